@@ -1,0 +1,5 @@
+"""``python -m attest`` is the command `attest`."""
+
+from attest.cli import main
+
+main()

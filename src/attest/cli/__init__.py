@@ -1,0 +1,65 @@
+"""The command `attest`: one short module for each subcommand, imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+import click
+
+from attest import __version__
+from attest.errors import AttestError
+
+__all__ = ["main"]
+
+_COMMANDS: Final = {
+    "run": "Run a test.",
+    "shell": "Open a shell in a fresh machine.",
+    "image": "Build and manage images.",
+    "doctor": "Check whether this host can run tests, and say what to do.",
+    "schema": "Print the manifest's JSON schema.",
+}
+
+
+class _Lazy(click.Group):
+    """Imports a subcommand's module only to run it: `--version` and `--help` stay quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"attest.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="attest")
+def _attest() -> None:
+    """VM integration tests that start like unit tests.
+
+    \b
+    Example: attest run examples/tiny/test.toml
+    """
+
+
+def main() -> None:
+    """Run the command and exit: 0 passed, 1 the test failed, 2 bad input, 3 this host cannot run it."""
+    try:
+        _attest.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        print("attest: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except AttestError as error:
+        print(f"attest: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

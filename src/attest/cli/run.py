@@ -1,0 +1,91 @@
+"""`attest run`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from attest.cluster import Cluster
+from attest.errors import AttestError, CommandFailed, MachineError
+from attest.events import EventLog, Kind
+from attest.manifest import load_manifest
+from attest.report.journal import journal
+from attest.report.live import view
+from attest.report.traceback import script_lines
+from attest.runs import new_run_directory
+from attest.script import ScriptRun, namespace
+
+
+@click.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option(
+    "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
+    help="KVM, software emulation, or KVM where it has been seen to work.",
+)  # fmt: skip
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for logs and artefacts [default: a new one in the cache].",
+)  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Show consoles and the output of commands.")
+def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
+    """Run the test that MANIFEST (TOML or JSON) declares.
+
+    \b
+    Example: attest run examples/web/test.toml
+
+    Exit code: 0 passed, 1 the test failed, 2 bad input, 3 this host cannot run it.
+    """
+    test = load_manifest(manifest)
+    text, filename = test.script_text()
+    try:
+        script = ScriptRun(text, filename, test.timeout)
+    except SyntaxError as error:
+        click.echo(f"attest: {filename}:{error.lineno}: {error.msg}", err=True)
+        sys.exit(2)
+    directory = out or new_run_directory(test.name)
+    directory.mkdir(parents=True, exist_ok=True)
+    events = EventLog()
+    begun = time.monotonic()
+    failure: BaseException | None = None
+    with (
+        journal(events, directory / "events.jsonl"),
+        view(events, list(test.nodes), verbose=verbose),
+        events.span(Kind.RUN, test.name) as span,
+    ):
+        try:
+            with Cluster(
+                test, accelerator=accel, out_dir=directory, events=events, on_fatal=script.abort
+            ) as cluster:
+                script.run(namespace(cluster))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            failure = error
+            span.data["error"] = str(error) or type(error).__name__
+    seconds = time.monotonic() - begun
+    if failure is None:
+        click.echo(f"{test.name}: passed in {seconds:.1f} s", err=True)
+        return
+    _explain(failure, filename, verbose)
+    click.echo(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}", err=True)
+    sys.exit(_exit_code(failure))
+
+
+def _explain(failure: BaseException, filename: str, verbose: bool) -> None:
+    click.echo("", err=True)
+    for line in script_lines(failure, filename):
+        click.echo(line, err=True)
+    click.echo(str(failure) if isinstance(failure, AttestError) else repr(failure), err=True)
+    if isinstance(failure, CommandFailed):
+        for name, output in (("stdout", failure.stdout), ("stderr", failure.stderr)):
+            for line in output.splitlines()[-200:]:
+                click.echo(f"  {name} | {line}", err=True)
+    for note in getattr(failure, "__notes__", []):
+        click.echo(note, err=True)
+
+
+def _exit_code(failure: BaseException) -> int:
+    if isinstance(failure, KeyboardInterrupt):
+        return 130
+    return failure.exit_code if isinstance(failure, AttestError) else 1

@@ -1,0 +1,43 @@
+"""`attest shell`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from attest.cluster import Cluster
+from attest.errors import UsageError
+from attest.events import EventLog
+from attest.manifest import parse_manifest
+from attest.report.live import view
+from attest.terminal import interact
+
+
+@click.command()
+@click.argument("image")
+@click.option("--memory", default=512, show_default=True, help="MiB.")
+@click.option("--vcpus", default=1, show_default=True, help="Virtual CPUs.")
+@click.option(
+    "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
+    help="KVM, software emulation, or KVM where it has been seen to work.",
+)  # fmt: skip
+def shell(image: str, memory: int, vcpus: int, accel: str) -> None:
+    """Open an interactive shell in a fresh machine of IMAGE, a built-in image or a recipe's path.
+
+    Ctrl-C goes to the guest; leave with Ctrl-D or `exit`. The machine goes with the shell.
+
+    \b
+    Example: attest shell debian
+    """
+    if not sys.stdin.isatty():
+        raise UsageError("attest shell needs a terminal", hint="use `attest run` in scripts")
+    manifest = parse_manifest(
+        {"nodes": {"machine": {"image": image, "memory": memory, "vcpus": vcpus}}, "name": "shell"}
+    )
+    events = EventLog()
+    with Cluster(manifest, accelerator=accel, events=events) as cluster:
+        machine = cluster["machine"]
+        with view(events, ["machine"], verbose=False):
+            machine.connect()
+        sys.exit(interact(machine))

@@ -1,0 +1,253 @@
+"""A manifest come alive: its machines and networks, from `start_all` to `close`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from attest.errors import MachineError, UsageError
+from attest.events import EventLog, Kind
+from attest.guest.identity import Identity, Interface
+from attest.image.recipe import load_recipe
+from attest.image.store import Image, ImageStore
+from attest.machine import Machine, MachineContext
+from attest.manifest import Manifest, Node, load_manifest, parse_manifest
+from attest.net.bridge import Attachment, address, make_bridges
+from attest.net.cell import Cell
+from attest.scope import Cancelled, Scope
+from attest.scratch import Scratch
+from attest.vmm import accel
+from attest.vmm.base import MachineSpec, Nic, Vmm, VmmExit
+from attest.vmm.qemu import Qemu
+
+__all__ = ["Cluster", "wait_all"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+_SEED: Final = 64
+"""Bytes of the host's randomness for each machine."""
+
+
+class Cluster:
+    """The machines and networks of one test; a context manager.
+
+    Args:
+        manifest: A `Manifest`, a path of one, or its content as a dictionary.
+        accelerator: ``"auto"``, ``"kvm"`` or ``"tcg"``.
+        out_dir: Where logs and artefacts go; made when missing. Default: a temporary directory that goes with
+            the cluster.
+        events: Where everything that happens is reported.
+        on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died). Default: the error is raised
+            by the next call that needs the machine.
+
+    Raises:
+        ManifestError: The manifest cannot be used.
+        HostError: This host cannot run it.
+        ImageBuildError: An image could not be built.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest | Path | str | dict[str, Any],
+        *,
+        accelerator: str = "auto",
+        out_dir: Path | None = None,
+        events: EventLog | None = None,
+        on_fatal: Callable[[MachineError], None] | None = None,
+    ) -> None:
+        if isinstance(manifest, dict):
+            manifest = parse_manifest(manifest)
+        elif not isinstance(manifest, Manifest):
+            manifest = load_manifest(manifest)
+        self.manifest = manifest
+        self.events = events or EventLog()
+        self._on_fatal = on_fatal or (lambda _: None)
+        self._images = _images(manifest, self.events)
+        self._accelerator = accel.choose(accelerator, next(iter(self._images.values())))
+        self._scratch = Scratch()
+        self.out_dir = out_dir or self._scratch.path / "out"
+        self.out_dir.mkdir(parents=True, exist_ok=True)
+        self._numbers = manifest.numbers()
+        try:
+            self._cell = Cell(self._scratch.path)
+        except BaseException:
+            self._scratch.close()
+            raise
+        try:
+            make_bridges(
+                self._cell, [each for name in manifest.nodes for each in self._attachments(name)]
+            )
+        except BaseException:
+            self._cell.close()
+            self._scratch.close()
+            raise
+        self.machines = {name: self._machine(name, node) for name, node in manifest.nodes.items()}
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> Machine:
+        """The machine of that name.
+
+        Raises:
+            UsageError: There is none.
+        """
+        try:
+            return self.machines[name]
+        except KeyError:
+            known = ", ".join(self.machines)
+            raise UsageError(f"no machine is called {name!r}; there are: {known}") from None
+
+    def start_all(self) -> None:
+        """Start every machine and return at once; each call to a machine waits until it is ready."""
+        for machine in self.machines.values():
+            machine.start()
+
+    def close(self) -> None:
+        """End every machine and remove everything that belongs to the cluster."""
+        with self.events.span(Kind.ACTION, "end the machines"):
+            # The cell first: the kernel ends all VMMs in one go, and their machines only have to notice.
+            for machine in self.machines.values():
+                machine.expect_end()
+            self._cell.close()
+            for machine in self.machines.values():
+                machine.close()
+            self._scratch.close()
+
+    # Inside
+
+    def _machine(self, name: str, node: Node) -> Machine:
+        def boot(
+            allow_reboot: bool,
+            on_exit: Callable[[VmmExit], None],
+            on_event: Callable[[str, dict[str, Any]], None],
+        ) -> Vmm:
+            directory = self._scratch.path / name
+            directory.mkdir(exist_ok=True)
+            spec = MachineSpec(
+                name=name, image=self._images[name], memory=node.memory, vcpus=node.vcpus,
+                machine=node.machine, accelerator=self._accelerator, directory=directory,
+                nics=tuple(Nic(each.tap, each.mac) for each in self._attachments(name)),
+                allow_reboot=allow_reboot,
+            )  # fmt: skip
+            return Qemu(spec, enter=self._cell.enter, on_exit=on_exit, on_event=on_event)
+
+        machine_id = uuid.uuid4().hex
+        context = MachineContext(
+            events=self.events,
+            boot=boot,
+            identity=lambda: self._identity(name, machine_id),
+            ready_unit=node.ready_unit,
+            start_timeout=node.start_timeout,
+            out_dir=self.out_dir,
+            on_fatal=self._on_fatal,
+        )
+        return Machine(name, context)
+
+    def _attachments(self, name: str) -> list[Attachment]:
+        number = self._numbers[name]
+        return [Attachment(vlan, number) for vlan in self.manifest.nodes[name].vlans]
+
+    def _identity(self, name: str, machine_id: str) -> Identity:
+        interfaces = tuple(
+            Interface(index=index, mac=each.mac, addresses=(each.address,), up=True)
+            for index, each in enumerate(self._attachments(name))
+        )
+        return Identity(
+            hostname=name,
+            machine_id=machine_id,
+            hosts=self._hosts(name),
+            interfaces=interfaces,
+            seed=secrets.token_bytes(_SEED),
+            clock_ns=time.time_ns(),
+        )
+
+    def _hosts(self, name: str) -> str:
+        """Every node by name: its address on a network that both are on, where there is one."""
+        own = set(self.manifest.nodes[name].vlans)
+        lines = []
+        for other, node in sorted(self.manifest.nodes.items()):
+            if node.vlans:
+                vlan = next((vlan for vlan in node.vlans if vlan in own), node.vlans[0])
+                lines.append(f"{address(vlan, self._numbers[other])} {other}\n")
+        return "".join(lines)
+
+
+def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
+    """Call ``fn`` with every item at once, each in a thread of its own, and wait for all.
+
+    Returns:
+        The results, in the order of the items.
+
+    Raises:
+        Exception: The first failure; the other calls are cancelled. What else had failed by itself is
+            attached as notes and as ``others``.
+    """
+    items = list(items)
+    scope = Scope()
+
+    def call(item: _T) -> _R:
+        with scope.entered():
+            return fn(item)
+
+    with ThreadPoolExecutor(max_workers=max(len(items), 1), thread_name_prefix="wait_all") as pool:
+        futures = [pool.submit(copy_context().run, call, item) for item in items]
+        try:
+            first = _first_failure(futures)
+        except BaseException:
+            scope.cancel()
+            raise
+        if first is not None:
+            scope.cancel()
+            wait(futures)
+            raise _with_others(first, futures)
+    return [future.result() for future in futures]
+
+
+def _first_failure(futures: list[Future[_R]]) -> BaseException | None:
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        for future in done:
+            if error := future.exception():
+                return error
+    return None
+
+
+def _with_others(first: BaseException, futures: list[Future[_R]]) -> BaseException:
+    errors = (future.exception() for future in futures)
+    others = [error for error in errors if error not in (None, first)]
+    others = [error for error in others if not isinstance(error, Cancelled)]
+    first.others = others  # type: ignore[attr-defined]
+    for error in others:
+        first.add_note(f"also failed: {error}")
+    return first
+
+
+def _images(manifest: Manifest, events: EventLog) -> dict[str, Image]:
+    """Each node's image, built where it is missing."""
+    store = ImageStore()
+    built: dict[str, Image] = {}
+    for node in manifest.nodes.values():
+        if node.image not in built:
+            recipe = load_recipe(node.image, relative_to=Path(manifest.directory))
+            built[node.image] = store.build(
+                recipe, progress=lambda text: events.emit(Kind.IMAGE, text)
+            )
+    return {name: built[node.image] for name, node in manifest.nodes.items()}

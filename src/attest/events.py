@@ -1,0 +1,132 @@
+"""What happened, in order: the one stream that the live view, the reports and the JSON log read.
+
+An `EventLog` numbers and times what happens in a run and hands it to its subscribers. A *span* is an
+action with a beginning and an end (a command, a wait, a boot); its two events share the span's number, and
+events inside it name it as their parent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+__all__ = ["Event", "EventLog", "Kind", "Span", "Subscriber"]
+
+
+class Kind(StrEnum):
+    """What an event is about."""
+
+    RUN = "run"  # span: a whole run
+    STAGE = "stage"  # a machine reached a stage of its start (text: the stage)
+    CONSOLE = "console"  # one line of a machine's console
+    ALARM = "alarm"  # a kernel panic, oops, OOM kill or hung task on a console
+    EXIT = "exit"  # a machine's VMM ended
+    COMMAND = "command"  # span: a command in a machine
+    OUTPUT = "output"  # a command's output (data: stream)
+    WAIT = "wait"  # span: a wait for something in a machine
+    COPY = "copy"  # span: files in or out
+    ACTION = "action"  # span: anything else done to a machine or a network
+    SUBTEST = "subtest"  # span: a subtest of the script
+    IMAGE = "image"  # progress of an image build
+    LOG = "log"  # a message of the script
+    WARNING = "warning"  # something the user should know that does not fail the test
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that happened.
+
+    Attributes:
+        time: Seconds since the log began (monotonic).
+        kind: What it is about.
+        phase: ``"begin"`` or ``"end"`` for the two ends of a span, else empty.
+        machine: The machine it concerns, or empty.
+        text: One line for people.
+        span: The span's number for its begin and end events, else 0.
+        parent: The number of the span it happened in, or 0.
+        data: What else is known; JSON values only.
+    """
+
+    time: float
+    kind: Kind
+    phase: str = ""
+    machine: str = ""
+    text: str = ""
+    span: int = 0
+    parent: int = 0
+    data: dict[str, Any] = {}
+
+
+Subscriber = Callable[[Event], None]
+
+_current_span: ContextVar[int] = ContextVar("attest_span", default=0)
+
+
+class Span:
+    """An action under way; ``data`` set on it travels with its end event."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.data: dict[str, Any] = {}
+
+
+class EventLog:
+    """Takes events from any thread and hands each, in order, to every subscriber."""
+
+    def __init__(self) -> None:
+        self.started = time.time()
+        self._zero = time.monotonic()
+        self._lock = threading.RLock()
+        self._subscribers: list[Subscriber] = []
+        self._numbers = itertools.count(1)
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Hand every event from now on to ``subscriber``, which must be quick and not raise."""
+        with self._lock:
+            self._subscribers.append(subscriber)
+
+    def now(self) -> float:
+        """Seconds since the log began."""
+        return time.monotonic() - self._zero
+
+    def emit(self, kind: Kind, text: str = "", *, machine: str = "", **data: Any) -> None:
+        """Record that something happened now, inside the current span."""
+        self._publish(kind=kind, machine=machine, text=text, parent=_current_span.get(), data=data)
+
+    @contextmanager
+    def span(self, kind: Kind, text: str, *, machine: str = "", **data: Any) -> Iterator[Span]:
+        """An action from here to the end of the ``with`` block; a raised error goes into its end."""
+        span = Span(next(self._numbers))
+        parent = _current_span.get()
+        common: dict[str, Any] = {
+            "kind": kind,
+            "machine": machine,
+            "text": text,
+            "span": span.number,
+            "parent": parent,
+        }
+        self._publish(phase="begin", data=data, **common)
+        begun = self.now()
+        token = _current_span.set(span.number)
+        try:
+            yield span
+        except BaseException as error:
+            span.data["error"] = str(error) or type(error).__name__
+            raise
+        finally:
+            _current_span.reset(token)
+            span.data["duration"] = round(self.now() - begun, 6)
+            self._publish(phase="end", data=data | span.data, **common)
+
+    def _publish(self, **fields: Any) -> None:
+        with self._lock:
+            event = Event(time=round(self.now(), 6), **fields)
+            for subscriber in self._subscribers:
+                subscriber(event)

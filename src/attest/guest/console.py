@@ -1,0 +1,164 @@
+"""A machine's console: to a file, to the events, and watched for what a kernel says when it is in trouble."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+__all__ = ["Alarm", "Console", "plain_text"]
+
+_MAX_LINE: Final = 4096
+"""Characters; a guest that never ends its line cannot make the driver grow."""
+
+_KEPT_LINES: Final = 2000
+"""Lines kept in memory for error messages and `Console.search`; the file has all."""
+
+# ECMA-48 control sequences, operating system commands, and other control characters but the tab.
+_CONTROL: Final = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+# A kernel's own lines have a time stamp, so that a program that prints these words raises nothing.
+_KERNEL_LINE: Final = re.compile(r"^\[ *\d+\.\d+\](?:\[[ TC]*\d+\])? (.*)")
+
+
+class Alarm(StrEnum):
+    """What a kernel can report of itself."""
+
+    PANIC = "kernel panic"
+    OOPS = "kernel oops"
+    OOM = "out of memory"
+    HUNG = "hung task"
+
+
+_ALARMS: Final = (
+    (Alarm.PANIC, re.compile(r"Kernel panic - not syncing")),
+    (Alarm.OOPS, re.compile(r"Oops: |BUG: (?!soft lockup)|kernel BUG at|general protection fault")),
+    (Alarm.OOM, re.compile(r"Out of memory: Killed|Memory cgroup out of memory: Killed")),
+    (Alarm.HUNG, re.compile(r"INFO: task .* blocked for more than|BUG: soft lockup")),
+)
+
+
+def plain_text(text: str) -> str:
+    """The text without terminal control sequences: a guest must not steer the user's terminal."""
+    return _CONTROL.sub("", text)
+
+
+def _alarm(line: str) -> Alarm | None:
+    match = _KERNEL_LINE.match(line)
+    if match is None:
+        return None
+    return next((alarm for alarm, words in _ALARMS if words.search(match[1])), None)
+
+
+class Console:
+    """Reads a console until its end, in a thread of its own.
+
+    Args:
+        name: The machine's name.
+        sock: The driver's end of the console.
+        log: The file that gets every byte as it came.
+        on_line: Called with each line, without control sequences.
+        on_alarm: Called with each alarm and its line.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sock: socket.socket,
+        log: Path,
+        *,
+        on_line: Callable[[str], None],
+        on_alarm: Callable[[Alarm, str], None],
+    ) -> None:
+        self.log = log
+        self.heard = False
+        self._sock = sock
+        self._on_line = on_line
+        self._on_alarm = on_alarm
+        self._changed = threading.Condition()
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._unsearched: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._partial = ""
+        self._ended = False
+        self._thread = threading.Thread(target=self._read, name=f"console {name}", daemon=True)
+        self._thread.start()
+
+    def last_lines(self, count: int = 20) -> list[str]:
+        """The last lines, an unfinished one included."""
+        with self._changed:
+            lines = [*self._lines, *([plain_text(self._partial)] if self._partial else [])]
+        return lines[-count:]
+
+    def send(self, chars: str) -> None:
+        """Type into the console."""
+        self._sock.sendall(chars.encode())
+
+    def search(self, pattern: re.Pattern[str], timeout: float | None) -> bool:
+        """Wait for a text since the last match (or the start); several lines can be matched.
+
+        Returns:
+            False when ``timeout`` seconds have passed, or the console has ended, without it.
+        """
+
+        def found() -> bool:
+            text = "\n".join([*self._unsearched, plain_text(self._partial)])
+            return pattern.search(text) is not None
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self._ended, timeout)
+            if not found():
+                return False
+            self._unsearched.clear()
+            return True
+
+    def join(self) -> None:
+        """Wait until the last byte of an ended machine has been read."""
+        self._thread.join()
+
+    def _read(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        with self.log.open("ab", buffering=0) as log:
+            while data := self._receive():
+                log.write(data)
+                self.heard = True
+                self._take(decoder.decode(data))
+        self._finish_line(self._partial)
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _receive(self) -> bytes:
+        try:
+            return self._sock.recv(65536)
+        except OSError:  # closed by the driver, or reset by a VMM that died
+            return b""
+
+    def _take(self, text: str) -> None:
+        *lines, rest = re.split(r"\r*\n", self._partial + text)
+        for line in lines:
+            self._finish_line(line)
+        while len(rest) > _MAX_LINE:
+            self._finish_line(rest[:_MAX_LINE])
+            rest = rest[_MAX_LINE:]
+        with self._changed:
+            self._partial = rest
+            self._changed.notify_all()
+
+    def _finish_line(self, line: str) -> None:
+        line = plain_text(line[:_MAX_LINE]).rstrip()
+        if not line:
+            return
+        with self._changed:
+            self._partial = ""
+            self._lines.append(line)
+            self._unsearched.append(line)
+        self._on_line(line)
+        if alarm := _alarm(line):
+            self._on_alarm(alarm, line)

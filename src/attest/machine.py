@@ -1,0 +1,733 @@
+"""The machine as a test sees it.
+
+Method names, parameters, defaults and failure behaviour are those of the NixOS test driver where it has them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from attest.errors import ChannelError, CommandFailed, MachineError, WaitFailed
+from attest.events import EventLog, Kind
+from attest.guest.agent_channel import AgentChannel, Completed, Process
+from attest.guest.console import Alarm, Console, plain_text
+from attest.guest.identity import Identity
+from attest.guest.protocol import PowerAction, WaitKind
+from attest.scope import cancellable
+from attest.vmm.base import Vmm, VmmExit
+
+__all__ = ["Machine", "MachineContext", "Stage"]
+
+DEFAULT_TIMEOUT: Final = 900.0
+"""Seconds that NixOS's driver waits where a script names no limit."""
+
+_POLL_FIRST: Final = 0.01
+_POLL_LAST: Final = 0.25
+"""Seconds between the tries of a wait that must try: from the first to the last."""
+
+_SHOWN_OUTPUT: Final = 16_384
+"""Characters of a command's output that go into the events; the test itself gets all of it."""
+
+
+class Stage(StrEnum):
+    """How far a machine has come."""
+
+    OFF = "off"
+    VMM = "VMM started"
+    KERNEL = "kernel"
+    INIT = "init"
+    AGENT = "agent"
+    READY = "ready"
+
+
+_ORDER: Final = list(Stage)
+
+
+@dataclass(frozen=True)
+class MachineContext:
+    """What a machine needs of its cluster.
+
+    Attributes:
+        events: Where it reports.
+        boot: Starts its VMM; the callbacks are for its exit and its events.
+        identity: Who it is to become.
+        ready_unit: The systemd unit that must be active before it is ready.
+        start_timeout: Seconds from start to ready.
+        out_dir: Where its logs and the test's artefacts go.
+        on_fatal: Called when the run cannot go on: a kernel panic, a VMM that died.
+    """
+
+    events: EventLog
+    boot: Callable[[bool, Callable[[VmmExit], None], Callable[[str, dict[str, Any]], None]], Vmm]
+    identity: Callable[[], Identity]
+    ready_unit: str
+    start_timeout: float
+    out_dir: Path
+    on_fatal: Callable[[MachineError], None]
+
+
+class Machine:
+    """One machine of a cluster.
+
+    Every method that needs the machine starts it and waits until it is ready. Methods can be called from several
+    threads at once.
+    """
+
+    def __init__(self, name: str, context: MachineContext) -> None:
+        self.name = name
+        self.out_dir = context.out_dir
+        self._context = context
+        self._events = context.events
+        self._lock = threading.RLock()
+        self._boot: _Boot | None = None
+
+    def __repr__(self) -> str:
+        return f"<machine {self.name}: {self.stage}>"
+
+    # Starting and ending
+
+    @property
+    def stage(self) -> Stage:
+        """How far it has come since its last start."""
+        return self._boot.stage if self._boot else Stage.OFF
+
+    @property
+    def booted(self) -> bool:
+        """It has been started and has not ended."""
+        return self._boot is not None and self._boot.vmm.exit is None
+
+    @property
+    def connected(self) -> bool:
+        """Its agent answers."""
+        return self.booted and _ORDER.index(self.stage) >= _ORDER.index(Stage.AGENT)
+
+    def is_up(self) -> bool:
+        """It has been started and its agent answers."""
+        return self.connected
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of its VMM on the host, or None while it is off."""
+        return self._boot.vmm.pid if self._boot and self.booted else None
+
+    def start(self, allow_reboot: bool = False) -> None:
+        """Start the machine and return at once; nothing happens when it is up.
+
+        Args:
+            allow_reboot: A reboot of the guest boots it again; otherwise it ends the machine.
+        """
+        with self._lock:
+            if self.booted:
+                return
+            self._boot = _Boot(self.name, self._context, allow_reboot)
+
+    def connect(self) -> None:
+        """Wait until the machine is ready; start it first when it is off.
+
+        Raises:
+            MachineError: It did not come up; says at which stage it stopped.
+        """
+        self._channel()
+
+    def shutdown(self) -> None:
+        """Power the machine off in an orderly way and wait for its end."""
+        if not self.booted:
+            return
+        with self._events.span(Kind.ACTION, "shut down", machine=self.name):
+            self._leave(PowerAction.POWER_OFF)
+            self.wait_for_shutdown()
+
+    def crash(self) -> None:
+        """End the machine at once, as a power cut does."""
+        boot = self._boot
+        if boot is None or not self.booted:
+            return
+        with self._events.span(Kind.ACTION, "crash", machine=self.name):
+            boot.kill()
+
+    def reboot(self) -> None:
+        """Reboot in an orderly way; the machine must have been started with ``allow_reboot=True``."""
+        with self._events.span(Kind.ACTION, "reboot", machine=self.name):
+            boot = self._booted()
+            if not boot.allow_reboot:
+                raise MachineError(self.name, "reboot() needs start(allow_reboot=True)")
+            self._channel().power(PowerAction.REBOOT)
+            boot.await_reboot(DEFAULT_TIMEOUT)
+
+    def wait_for_shutdown(self) -> None:
+        """Wait until the machine has ended by itself."""
+        boot = self._boot
+        if boot is None:
+            return
+        with self._events.span(Kind.WAIT, "wait for the machine to power off", machine=self.name):
+            boot.ending = True
+            if boot.vmm.wait(DEFAULT_TIMEOUT) is None:
+                raise self._error(f"did not power off in {DEFAULT_TIMEOUT:g} s")
+            boot.kill()
+
+    def _leave(self, action: PowerAction) -> None:
+        channel = self._channel()
+        self._booted().ending = True
+        channel.power(action)
+
+    def expect_end(self) -> None:
+        """From now on the end of its VMM is no failure."""
+        if self._boot is not None:
+            self._boot.ending = True
+
+    def close(self) -> None:
+        """End the machine without ceremony, at the end of its cluster."""
+        if self._boot is not None:
+            self._boot.kill()
+
+    # Commands
+
+    def execute(
+        self,
+        command: str,
+        check_return: bool = True,
+        check_output: bool = True,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> tuple[int, str]:
+        """Run a command with bash under ``set -euo pipefail``.
+
+        Returns:
+            Exit code and standard output. 124 when ``timeout`` seconds have passed; ``(-1, output)`` without
+            ``check_return``; ``(-2, "")`` at once, with the command still running, without ``check_output``.
+        """
+        if not check_output:
+            self.spawn(command)
+            return -2, ""
+        completed = self._run(command, timeout)
+        output = _text(completed.stdout)
+        return (completed.status if check_return else -1), output
+
+    def succeed(self, *commands: str, timeout: float | None = None) -> str:
+        """Run commands, each of which must exit with 0.
+
+        Returns:
+            The standard outputs, joined.
+
+        Raises:
+            CommandFailed: One did not.
+        """
+        return self._require(commands, timeout, lambda status: status == 0, "to succeed")
+
+    def fail(self, *commands: str, timeout: float | None = None) -> str:
+        """Run commands, each of which must exit with another code than 0.
+
+        Returns:
+            The standard outputs, joined.
+
+        Raises:
+            CommandFailed: One succeeded.
+        """
+        return self._require(commands, timeout, lambda status: status != 0, "to fail")
+
+    def spawn(
+        self,
+        command: str,
+        *,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bool = False,
+        pty: tuple[int, int] | None = None,
+    ) -> Process:
+        """Start a command and return it running.
+
+        Args:
+            command: For bash, as with `execute`, but without ``set -euo pipefail``.
+            user: Who runs it; default root.
+            env: Added to its environment.
+            stdin: Its standard input is to be written.
+            pty: Rows and columns of a terminal for it.
+        """
+        channel = self._channel()
+        self._events.emit(Kind.COMMAND, f"start: {command}", machine=self.name)
+        return channel.start(command, user=user, env=env, stdin=stdin, pty=pty)
+
+    def wait_until_succeeds(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
+        """Repeat a command until it exits with 0, and return its output.
+
+        Raises:
+            WaitFailed: It did not in ``timeout`` seconds.
+        """
+        return self._wait_until(command, timeout, lambda status: status == 0, "succeed")
+
+    def wait_until_fails(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
+        """Repeat a command until it exits with another code than 0, and return its output.
+
+        Raises:
+            WaitFailed: It did not in ``timeout`` seconds.
+        """
+        return self._wait_until(command, timeout, lambda status: status != 0, "fail")
+
+    def sleep(self, secs: float) -> None:
+        """Let ``secs`` seconds pass in the machine."""
+        self.succeed(f"sleep {secs}")
+
+    def _require(
+        self,
+        commands: tuple[str, ...],
+        timeout: float | None,
+        accept: Callable[[int], bool],
+        expected: str,
+    ) -> str:
+        outputs = []
+        for command in commands:
+            completed = self._run(command, timeout)
+            outputs.append(_text(completed.stdout))
+            if not accept(completed.status):
+                raise CommandFailed(
+                    self.name, command, completed.status, outputs[-1], _text(completed.stderr),
+                    expected=expected,
+                )  # fmt: skip
+        return "".join(outputs)
+
+    def _run(self, command: str, timeout: float | None) -> Completed:
+        channel = self._channel()
+        with self._events.span(Kind.COMMAND, command.strip(), machine=self.name) as span:
+            completed = self._attempt(channel, command, timeout)
+            span.data |= {
+                "status": completed.status,
+                "stdout": _shown(completed.stdout),
+                "stderr": _shown(completed.stderr),
+            }
+        return completed
+
+    def _attempt(self, channel: AgentChannel, command: str, timeout: float | None) -> Completed:
+        with self._explained():
+            process = channel.start(f"set -euo pipefail; {command}", timeout=timeout)
+            with cancellable(process.cancel):
+                return process.wait()
+
+    def _wait_until(
+        self, command: str, timeout: float, accept: Callable[[int], bool], verb: str
+    ) -> str:
+        channel = self._channel()
+        deadline = time.monotonic() + timeout
+        with self._events.span(
+            Kind.WAIT, f"wait until `{command.strip()}` {verb}s", machine=self.name
+        ) as span:
+            for pause in _pauses():
+                left = deadline - time.monotonic()
+                completed = self._attempt(channel, command, max(left, 0.001))
+                if accept(completed.status):
+                    span.data["stdout"] = _shown(completed.stdout)
+                    return _text(completed.stdout)
+                if time.monotonic() + pause >= deadline:
+                    last = f"{_text(completed.stdout)}{_text(completed.stderr)}".strip()
+                    raise WaitFailed(
+                        self.name,
+                        f"`{command}` did not {verb} in {timeout:g} s: exit code {completed.status}"
+                        + (f", last output:\n{last}" if last else ""),
+                    )
+                time.sleep(pause)
+        raise AssertionError("pauses never end")
+
+    # Waits that the agent watches
+
+    def wait_for_unit(
+        self, unit: str, user: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        """Wait until a systemd unit is active.
+
+        Raises:
+            WaitFailed: It failed, or is inactive with nothing pending, or ``timeout`` seconds passed.
+        """
+        if user is not None:
+            self._wait_for_user_unit(unit, user, timeout)
+            return
+        try:
+            self._wait(f"unit {unit}", WaitKind.UNIT, unit, timeout=timeout)
+        except WaitFailed as error:
+            raise self._with_journal(unit, error) from None
+
+    def wait_for_open_port(
+        self, port: int, addr: str = "localhost", timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        """Wait until something accepts TCP connections on a port."""
+        self._wait(f"port {port} of {addr}", WaitKind.PORT_OPEN, addr, port=port, timeout=timeout)
+
+    def wait_for_closed_port(
+        self, port: int, addr: str = "localhost", timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        """Wait until nothing accepts TCP connections on a port."""
+        self._wait(
+            f"port {port} of {addr} to close",
+            WaitKind.PORT_CLOSED,
+            addr,
+            port=port,
+            timeout=timeout,
+        )
+
+    def wait_for_open_unix_socket(
+        self, addr: str, is_datagram: bool = False, timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        """Wait until something listens on a Unix socket."""
+        self._wait(
+            f"socket {addr}", WaitKind.UNIX_SOCKET, addr, timeout=timeout, datagram=is_datagram
+        )
+
+    def wait_for_file(self, filename: str, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Wait until a file exists; ``filename`` is shell text, so globs and quotes work."""
+        if re.fullmatch(r"/[\w@%+=:,./-]*", filename):
+            self._wait(f"file {filename}", WaitKind.FILE_EXISTS, filename, timeout=timeout)
+        else:
+            self.wait_until_succeeds(f"test -e {filename}", timeout=timeout)
+
+    def wait_for_console_text(self, regex: str, timeout: float | None = None) -> None:
+        """Wait until the console shows a text, searching on from the last match."""
+        console = self._booted().console
+        with self._events.span(Kind.WAIT, f"wait for console text {regex!r}", machine=self.name):
+            if not console.search(re.compile(regex, re.MULTILINE), timeout):
+                raise WaitFailed(self.name, f"the console did not show {regex!r}")
+
+    def _wait(self, what: str, kind: WaitKind, subject: str, **options: Any) -> None:
+        channel = self._channel()
+        with (
+            self._events.span(Kind.WAIT, f"wait for {what}", machine=self.name) as span,
+            self._explained(),
+        ):
+            wait = channel.start_wait(kind, subject, **options)
+            with cancellable(wait.cancel):
+                span.data["seen"] = wait.result()
+
+    def _wait_for_user_unit(self, unit: str, user: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        with self._events.span(Kind.WAIT, f"wait for unit {unit} of {user}", machine=self.name):
+            for pause in _pauses():
+                state = self.get_unit_property(unit, "ActiveState", user)
+                if state == "active":
+                    return
+                if state == "failed":
+                    raise WaitFailed(self.name, f'unit "{unit}" of {user} has failed')
+                if state == "inactive" and "No jobs" in self.systemctl("list-jobs --full", user)[1]:
+                    raise WaitFailed(
+                        self.name,
+                        f'unit "{unit}" of {user} is inactive and there are no pending jobs',
+                    )
+                if time.monotonic() + pause >= deadline:
+                    raise WaitFailed(
+                        self.name, f'unit "{unit}" of {user} is {state} after {timeout:g} s'
+                    )
+                time.sleep(pause)
+
+    def _with_journal(self, unit: str, error: WaitFailed) -> WaitFailed:
+        completed = self._attempt(
+            self._channel(), f"journalctl --no-pager --quiet -n 20 -u {shlex.quote(unit)}", 30
+        )
+        lines = [plain_text(line) for line in _text(completed.stdout).splitlines()]
+        if lines:
+            error.args = ("\n".join([str(error), f"  last journal lines of {unit}:",
+                                     *(f"  | {line}" for line in lines)]),)  # fmt: skip
+            error.message = error.args[0]
+        return error
+
+    # systemd
+
+    def systemctl(self, q: str, user: str | None = None) -> tuple[int, str]:
+        """Run ``systemctl`` with the arguments ``q``, of a user's manager if ``user`` is given."""
+        if user is None:
+            return self.execute(f"systemctl {q}")
+        command = f"XDG_RUNTIME_DIR=/run/user/$(id -u) systemctl --user {q}"
+        return self.execute(f"su -l {shlex.quote(user)} --shell /bin/sh -c {shlex.quote(command)}")
+
+    def get_unit_info(self, unit: str, user: str | None = None) -> dict[str, str]:
+        """All properties of a unit, as ``systemctl show`` prints them."""
+        status, output = self.systemctl(f"--no-pager show {shlex.quote(unit)}", user)
+        if status != 0:
+            raise self._error(f'retrieving systemctl info for unit "{unit}" failed with {status}')
+        pairs = (line.partition("=") for line in output.splitlines())
+        return {key: value for key, separator, value in pairs if separator}
+
+    def get_unit_property(self, unit: str, property: str, user: str | None = None) -> str:
+        """One property of a unit."""
+        status, output = self.systemctl(
+            f"--no-pager show {shlex.quote(unit)} --property={shlex.quote(property)}", user
+        )
+        if status != 0 or "=" not in output:
+            raise self._error(f'retrieving property {property} of unit "{unit}" failed')
+        return output.strip().partition("=")[2]
+
+    def require_unit_state(self, unit: str, require_state: str = "active") -> None:
+        """Require a unit's ActiveState to be ``require_state`` now."""
+        state = self.get_unit_property(unit, "ActiveState")
+        if state != require_state:
+            raise WaitFailed(
+                self.name, f'unit "{unit}" is "{state}", required was "{require_state}"'
+            )
+
+    def start_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
+        """``systemctl start``."""
+        return self.systemctl(f"start {shlex.quote(jobname)}", user)
+
+    def stop_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
+        """``systemctl stop``."""
+        return self.systemctl(f"stop {shlex.quote(jobname)}", user)
+
+    # Files and networks
+
+    def copy_from_host(self, source: str | Path, target: str) -> None:
+        """Copy a file or a directory tree into the machine, with modes, owners, times and links."""
+        channel = self._channel()
+        with (
+            self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),
+            self._explained(),
+        ):
+            channel.put(Path(source), target)
+
+    def copy_from_machine(self, source: str, target_dir: str = "") -> None:
+        """Copy a file or a directory tree into ``target_dir`` below the output directory."""
+        channel = self._channel()
+        target = self.out_dir / target_dir / Path(source).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),
+            self._explained(),
+        ):
+            for warning in channel.get(source, target):
+                self._events.emit(Kind.WARNING, warning, machine=self.name)
+
+    copy_from_vm = copy_from_machine
+
+    def forward_port(self, host_port: int = 8080, guest_port: int = 80) -> None:
+        """Carry TCP connections to ``127.0.0.1:host_port`` into the machine; needs no network."""
+        self._channel().forward(host_port, guest_port)
+
+    def block(self) -> None:
+        """Take the machine's network away."""
+        self._set_links(False, "block network")
+
+    def unblock(self) -> None:
+        """Give the machine's network back."""
+        self._set_links(True, "unblock network")
+
+    def _set_links(self, up: bool, what: str) -> None:
+        with self._events.span(Kind.ACTION, what, machine=self.name):
+            boot = self._booted()
+            for index in range(len(self._context.identity().interfaces)):
+                boot.vmm.set_link(index, up)
+
+    # Logging
+
+    def log(self, msg: str) -> None:
+        """Write a message to the run's log."""
+        self._events.emit(Kind.LOG, msg, machine=self.name)
+
+    @contextmanager
+    def nested(self, msg: str) -> Iterator[None]:
+        """Group what happens inside under a message."""
+        with self._events.span(Kind.SUBTEST, msg, machine=self.name):
+            yield
+
+    def send_console(self, chars: str) -> None:
+        """Type into the machine's console."""
+        self._booted().console.send(chars)
+
+    def console_lines(self, count: int = 20) -> list[str]:
+        """The last lines of its console."""
+        return self._boot.console.last_lines(count) if self._boot else []
+
+    # Inside
+
+    def _booted(self) -> _Boot:
+        self.start()
+        assert self._boot is not None
+        return self._boot
+
+    def _channel(self) -> AgentChannel:
+        return self._booted().ready()
+
+    def _error(self, message: str) -> MachineError:
+        return MachineError(self.name, message)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A lost channel is mostly the machine's end: say what became of it."""
+        try:
+            yield
+        except ChannelError as error:
+            boot = self._boot
+            if boot is None:
+                raise
+            raise boot.explain(error) from None
+
+
+class _Boot:
+    """One life of a machine, from the start of its VMM to the end."""
+
+    def __init__(self, name: str, context: MachineContext, allow_reboot: bool) -> None:
+        self.name = name
+        self.allow_reboot = allow_reboot
+        self.ending = False
+        self.stage = Stage.OFF
+        self._context = context
+        self._events = context.events
+        self._panic = ""
+        self._ready = threading.Event()
+        self._rebooted = threading.Event()
+        self._failure: MachineError | None = None
+        self._started = time.monotonic()
+        self._deadline = self._started + context.start_timeout
+        self.vmm = context.boot(allow_reboot, self._vmm_ended, self._vmm_event)
+        self._reach(Stage.VMM)
+        self.console = Console(
+            name,
+            self.vmm.console,
+            context.out_dir / f"console-{name}.log",
+            on_line=self._console_line,
+            on_alarm=self._alarm,
+        )
+        self._channel = AgentChannel(name, self.vmm.agent)
+        self._starter = threading.Thread(target=self._start, name=f"start {name}", daemon=True)
+        self._starter.start()
+
+    def ready(self) -> AgentChannel:
+        """The channel, once the machine is ready.
+
+        Raises:
+            MachineError: It did not come up, or has ended since.
+        """
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._channel
+
+    def kill(self) -> None:
+        """End it at once and wait until all its threads are gone."""
+        self.ending = True
+        self.vmm.kill()
+        self._channel.close()
+        self.console.join()
+        self._starter.join()
+        self.stage = Stage.OFF
+
+    def await_reboot(self, timeout: float) -> None:
+        """Wait until the guest, which was told to reboot, is ready again."""
+        if not self._rebooted.wait(timeout):
+            raise self._fail(f"did not reboot in {timeout:g} s")
+        self.ready()
+
+    def explain(self, error: ChannelError) -> MachineError:
+        """What became of the machine whose channel ended with ``error``."""
+        exit = self.vmm.wait(1.0)  # QEMU's sockets close a moment before the process is reaped
+        if self._panic:
+            return self._fail(f"kernel panic: {self._panic}")
+        if exit is not None and not self.ending:
+            return self._fail(f"the VMM ended ({exit})")
+        return error
+
+    def _start(self) -> None:
+        try:
+            self._channel.connect(self._left())
+            self._reach(Stage.AGENT)
+            self._channel.identity(self._context.identity())
+            self._await_unit()
+            self._reach(Stage.READY, seconds=round(time.monotonic() - self._started, 3))
+        except ChannelError as error:
+            self._failure = self._explain_start(error)
+        except WaitFailed as error:
+            self._failure = self._fail(f"started, but is not ready: {error.message}")
+        finally:
+            self._ready.set()
+        if self._failure is not None and not self.ending:
+            self._context.on_fatal(self._failure)
+
+    def _await_unit(self) -> None:
+        if self._channel.welcome.init == "systemd":
+            unit = self._context.ready_unit
+            self._channel.wait_for(WaitKind.UNIT, unit, timeout=self._left())
+
+    def _explain_start(self, error: ChannelError) -> MachineError:
+        explained = self.explain(error)
+        if explained is not error:
+            return explained
+        return self._fail(
+            f"did not come up in {self._context.start_timeout:g} s; the last stage that it reached "
+            f"is: {self.stage}",
+            attempts=[error.message],
+        )
+
+    def _left(self) -> float:
+        return max(self._deadline - time.monotonic(), 0.001)
+
+    def _fail(self, message: str, attempts: list[str] | None = None) -> MachineError:
+        return MachineError(
+            self.name,
+            f"{message} [stage: {self.stage}]",
+            console=self.console.last_lines(),
+            log=str(self.console.log),
+            attempts=attempts,
+        )
+
+    def _reach(self, stage: Stage, **data: Any) -> None:
+        if _ORDER.index(stage) > _ORDER.index(self.stage):
+            self.stage = stage
+            self._events.emit(Kind.STAGE, stage, machine=self.name, **data)
+
+    def _console_line(self, line: str) -> None:
+        if line == "attest-stage: init":
+            self._reach(Stage.INIT)
+        elif self.stage is Stage.VMM:
+            self._reach(Stage.KERNEL)
+        self._events.emit(Kind.CONSOLE, line, machine=self.name)
+
+    def _alarm(self, alarm: Alarm, line: str) -> None:
+        self._events.emit(Kind.ALARM, f"{alarm}: {line}", machine=self.name)
+        if alarm is Alarm.PANIC and not self.ending:
+            self._panic = line
+            # The lines that follow say where; the VMM ends by itself (panic=-1), and `_vmm_ended` reports it.
+
+    def _vmm_event(self, event: str, data: dict[str, Any]) -> None:
+        if event != "RESET" or not data.get("guest") or self.ending:
+            return
+        self._events.emit(Kind.ACTION, "the guest reboots", machine=self.name)
+        self._ready.clear()
+        self.stage = Stage.VMM
+        self._started = time.monotonic()
+        self._deadline = self._started + self._context.start_timeout
+        self._starter = threading.Thread(
+            target=self._restart, name=f"restart {self.name}", daemon=True
+        )
+        self._starter.start()
+
+    def _restart(self) -> None:
+        self._channel.reconnect(self.vmm.agent, "the machine reboots")
+        self._rebooted.set()
+        self._start()
+
+    def _vmm_ended(self, exit: VmmExit) -> None:
+        self._events.emit(Kind.EXIT, f"the VMM ended ({exit})", machine=self.name)
+        if self.ending:
+            return
+        self.console.join()
+        if self._panic:
+            self._context.on_fatal(self._fail(f"kernel panic: {self._panic}"))
+        elif exit.status != 0:
+            self._context.on_fatal(self._fail(f"the VMM ended ({exit})"))
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="replace")
+
+
+def _shown(output: bytes) -> str:
+    text = plain_text(_text(output[: 4 * _SHOWN_OUTPUT]))
+    return text if len(text) <= _SHOWN_OUTPUT else f"{text[:_SHOWN_OUTPUT]}\n[…]"
+
+
+def _pauses() -> Iterator[float]:
+    pause = _POLL_FIRST
+    while True:
+        yield pause
+        pause = min(pause * 1.5, _POLL_LAST)

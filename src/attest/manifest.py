@@ -1,0 +1,212 @@
+"""What a test declares: nodes, networks, script and time limits, in TOML or JSON.
+
+`load_manifest` reads a file, `parse_manifest` takes what was read. Both raise `ManifestError` that
+names the file and the path in it, such as ``nodes.web.memory``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from attest.errors import ManifestError
+
+__all__ = ["Manifest", "Node", "json_schema", "load_manifest", "parse_manifest"]
+
+_NODE_NAME = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
+MAX_NODES = 250
+"""Addresses ``192.168.<vlan>.1`` to ``.250``; the rest is left for the host and broadcasts."""
+
+Vlan = Annotated[int, msgspec.Meta(ge=1, le=254, description="a network's number")]
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One machine of the test."""
+
+    image: Annotated[
+        str, msgspec.Meta(description="a built-in image (tiny, debian) or the path of a recipe")
+    ] = "debian"
+    memory: Annotated[int, msgspec.Meta(ge=32, le=1 << 20, description="MiB")] = 512
+    vcpus: Annotated[int, msgspec.Meta(ge=1, le=64, description="virtual CPUs")] = 1
+    vlans: Annotated[
+        list[Vlan], msgspec.Meta(description="networks it is on, in order eth0, …")
+    ] = [1]
+    machine: Annotated[Literal["microvm", "q35"], msgspec.Meta(description="QEMU machine type")] = (
+        "microvm"
+    )
+    ready_unit: Annotated[
+        str,
+        msgspec.Meta(description="the systemd unit that must be active before the script goes on"),
+    ] = "multi-user.target"
+    start_timeout: Annotated[
+        float, msgspec.Meta(gt=0, description="seconds from start until the machine is ready")
+    ] = 300.0
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A test: its machines and its script."""
+
+    nodes: Annotated[dict[str, Node], msgspec.Meta(min_length=1, description="machines by name")]
+    name: Annotated[str, msgspec.Meta(description="the test's name; default: the file's")] = ""
+    script: Annotated[
+        str, msgspec.Meta(description="the script: a path ending in .py, or the Python text itself")
+    ] = ""
+    timeout: Annotated[float, msgspec.Meta(gt=0, description="seconds for the whole run")] = 3600.0
+    directory: Annotated[str, msgspec.Meta(description="what relative paths are relative to")] = "."
+
+    def numbers(self) -> dict[str, int]:
+        """Each node's number: alphabetical, from 1 (as in NixOS tests)."""
+        return {name: number for number, name in enumerate(sorted(self.nodes), start=1)}
+
+    def script_text(self) -> tuple[str, str]:
+        """The script's text and the file name for its tracebacks.
+
+        Raises:
+            ManifestError: There is no script, or its file cannot be read.
+        """
+        if not self.script:
+            raise ManifestError(
+                f"{self.name}: no script", hint='add `script = "test.py"` to the manifest'
+            )
+        if "\n" in self.script or not self.script.endswith(".py"):
+            return self.script, f"<script of {self.name}>"
+        path = Path(self.directory, self.script)
+        try:
+            return path.read_text(), str(path)
+        except OSError as error:
+            raise ManifestError(
+                f"{self.name}: script: cannot read {path}: {error.strerror}"
+            ) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The manifest's JSON schema (draft 2020-12)."""
+    schema = msgspec.json.schema(Manifest)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def load_manifest(path: Path | str) -> Manifest:
+    """Read a manifest from a ``.toml`` or ``.json`` file.
+
+    Raises:
+        ManifestError: It cannot be read, parsed or used.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ManifestError(f"{path}: cannot read the manifest: {reason}") from None
+    try:
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        language = "JSON" if path.suffix == ".json" else "TOML"
+        raise ManifestError(f"{path}: not valid {language}: {error}") from None
+    if isinstance(raw, dict):
+        raw = {"name": path.stem, "directory": str(path.parent), **raw}
+    return parse_manifest(raw, source=str(path))
+
+
+def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
+    """Turn decoded TOML or JSON into a manifest.
+
+    Args:
+        raw: The decoded document.
+        source: What to call it in errors; a file name, mostly.
+
+    Raises:
+        ManifestError: A wrong key, type or value; names its path.
+    """
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{source}: expected a table of keys, found {_kind(raw)}")
+    nodes = raw.get("nodes")
+    if not isinstance(nodes, dict) or not nodes:
+        found = "nothing" if nodes is None else _kind(nodes) if nodes else "an empty table"
+        _check_keys(raw, Manifest, source, "")
+        raise ManifestError(
+            f"{source}: nodes: expected a table with one entry for each machine, found {found}",
+            hint='the smallest is `[nodes.machine]` with `image = "tiny"`',
+        )
+    if len(nodes) > MAX_NODES:
+        raise ManifestError(f"{source}: nodes: {len(nodes)} machines, at most {MAX_NODES} fit")
+    _check_keys(raw, Manifest, source, "")
+    parsed = {name: _node(name, value, source) for name, value in nodes.items()}
+    top = {key: value for key, value in raw.items() if key != "nodes"}
+    try:
+        fields = msgspec.convert({**top, "nodes": {"placeholder": {}}}, Manifest)
+    except msgspec.ValidationError as error:
+        raise _explain(error, raw, source, "") from None
+    _check_identifiers(parsed, source)
+    return msgspec.structs.replace(fields, nodes=parsed)
+
+
+def _node(name: str, value: Any, source: str) -> Node:
+    where = f"nodes.{name}"
+    if not re.fullmatch(_NODE_NAME, name):
+        raise ManifestError(
+            f"{source}: {where}: a node's name is its host name: letters, digits and inner hyphens, "
+            f"at most 63; found {name!r}"
+        )
+    if not isinstance(value, dict):
+        raise ManifestError(f"{source}: {where}: expected a table of keys, found {_kind(value)}")
+    _check_keys(value, Node, source, where)
+    try:
+        node = msgspec.convert(value, Node)
+    except msgspec.ValidationError as error:
+        raise _explain(error, value, source, where) from None
+    if len(set(node.vlans)) != len(node.vlans):
+        raise ManifestError(f"{source}: {where}.vlans: each network once, found {node.vlans}")
+    return node
+
+
+def _check_keys(raw: dict[str, Any], struct: type[msgspec.Struct], source: str, where: str) -> None:
+    known = struct.__struct_fields__
+    for key in raw:
+        if key in known:
+            continue
+        close = difflib.get_close_matches(str(key), known, n=1)
+        meant = f"; did you mean `{close[0]}`?" if close else f"; known: {', '.join(known)}"
+        raise ManifestError(f"{source}: {_join(where, str(key))}: unknown key{meant}")
+
+
+def _explain(
+    error: msgspec.ValidationError, raw: dict[str, Any], source: str, where: str
+) -> ManifestError:
+    """msgspec's message, with the path in the reader's notation and the value that was found."""
+    message, _, path = str(error).partition(" - at `$")
+    keys = re.findall(r"[A-Za-z_]\w*|\d+", path)
+    value: Any = raw
+    for key in keys:
+        try:
+            value = value[int(key)] if key.isdigit() else value[key]
+        except (KeyError, IndexError, TypeError):
+            return ManifestError(f"{source}: {_join(where, *keys)}: {message}")
+    sentence = message[0].lower() + message[1:]
+    return ManifestError(f"{source}: {_join(where, *keys)}: {sentence}, found {json.dumps(value)}")
+
+
+def _check_identifiers(nodes: dict[str, Node], source: str) -> None:
+    """Two nodes must not become the same global of the script."""
+    seen: dict[str, str] = {}
+    for name in nodes:
+        identifier = re.sub(r"\W", "_", name)
+        if other := seen.get(identifier):
+            raise ManifestError(
+                f"{source}: nodes.{name}: in the script this is `{identifier}`, as nodes.{other} is"
+            )
+        seen[identifier] = name
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a table", list: "a list", str: "text", bool: "a boolean", int: "a number"}
+    return names.get(type(value), type(value).__name__) if value is not None else "nothing"

@@ -1,0 +1,1 @@
+"""What connects machines: the cell that all of a cluster lives in, and the fabrics between its machines."""

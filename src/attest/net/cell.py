@@ -1,0 +1,128 @@
+"""The private namespaces in which all processes of one cluster live and with which they all die.
+
+A cell is a process that holds a user, network, PID and mount namespace and reads a pipe whose other end
+only the driver has. When the driver goes, for whatever reason, the pipe closes, the process (PID 1 of the
+namespace) removes the scratch directory and ends, and the kernel takes everything else with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from attest.errors import HostError
+
+__all__ = ["Cell"]
+
+# `kill -9 -1` spares PID 1 itself, so that the files of the VMMs are removed when nobody writes them any more.
+_INIT: Final = """
+mount -t proc proc /proc && ip link set lo up || exit 1
+echo 1 2>/dev/null > /proc/sys/net/ipv6/conf/default/disable_ipv6
+echo ready
+cat > /dev/null
+kill -9 -1
+rm -rf -- "$1"
+"""
+
+
+class Cell:
+    """A set of namespaces, from construction until `close`.
+
+    Args:
+        scratch: A directory that goes with the cell.
+
+    Raises:
+        HostError: This host does not let the user make the namespaces.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        attempts = [["--user", "--map-root-user"]]
+        if os.geteuid() == 0:
+            attempts.append([])  # root needs no user namespace, where they are forbidden
+        reasons = []
+        for user in attempts:
+            self._process = _unshare(user, scratch)
+            assert self._process.stdout is not None
+            if self._process.stdout.readline() == b"ready\n":
+                break
+            reasons.append(self._process.communicate()[1].decode(errors="replace").strip())
+        else:
+            raise _refusal(reasons[0])
+        self._pid = _only_child(self._process.pid)
+        self._enter = [
+            "nsenter", "--target", str(self._pid), "--net", "--pid", "--mount",
+            *(["--user", "--preserve-credentials"] if user else []),
+            "setpriv", "--pdeathsig", "KILL",
+        ]  # fmt: skip
+
+    def enter(self, command: Sequence[str]) -> list[str]:
+        """The command line that runs ``command`` inside; it dies with the process so started."""
+        return [*self._enter, *command]
+
+    def run(self, command: Sequence[str], *, stdin: str = "") -> str:
+        """Run a short command inside and return its output.
+
+        Raises:
+            subprocess.CalledProcessError: It failed; ``stderr`` says why.
+        """
+        result = subprocess.run(
+            self.enter(command), input=stdin, capture_output=True, text=True, check=True
+        )
+        return result.stdout
+
+    def close(self) -> None:
+        """End every process inside, remove the scratch directory, and wait until that is done."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _unshare(user: list[str], scratch: Path) -> subprocess.Popen[bytes]:
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        raise HostError("`unshare` was not found", hint="apt-get install util-linux")
+    return subprocess.Popen(
+        [unshare, *user, "--net", "--pid", "--mount", "--fork", "--kill-child",
+         "sh", "-c", _INIT, "cell", str(scratch)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the driver, which then closes the cell in order
+    )  # fmt: skip
+
+
+def _refusal(reason: str) -> HostError:
+    return HostError(
+        f"cannot make a private network and process namespace: {reason or 'no reason given'}",
+        hint=(
+            "user namespaces must be allowed: `sysctl kernel.unprivileged_userns_clone=1` and, "
+            "where AppArmor restricts them, `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; "
+            "`attest doctor` shows which"
+        ),
+    )
+
+
+def _only_child(pid: int) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    try:
+        return int(children.read_text().split()[0])
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and _parent(entry) == pid:
+                return int(entry.name)
+        raise
+
+
+def _parent(entry: Path) -> int:
+    try:
+        # Field 4 of proc(5) stat; the name in field 2 may hold spaces and parentheses.
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

@@ -1,0 +1,31 @@
+"""The event stream as a file: one JSON object a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from attest.events import Event, EventLog
+
+__all__ = ["journal"]
+
+
+@contextmanager
+def journal(events: EventLog, path: Path) -> Iterator[None]:
+    """Write every event to ``path`` until the end of the ``with`` block."""
+    encoder = msgspec.json.Encoder()
+    with path.open("wb") as file:
+        open_ = True
+
+        def write(event: Event) -> None:
+            if open_:
+                file.write(encoder.encode(event) + b"\n")
+
+        events.subscribe(write)
+        try:
+            yield
+        finally:
+            open_ = False

@@ -1,0 +1,67 @@
+"""One line of text for an event: what the plain view prints and the live view scrolls by."""
+
+from __future__ import annotations
+
+from attest.events import Event, Kind
+
+__all__ = ["describe", "headline"]
+
+_SPANS = {Kind.COMMAND: "$ ", Kind.WAIT: "", Kind.COPY: "", Kind.ACTION: ""}
+
+
+def headline(text: str, width: int = 100) -> str:
+    """The first line of a text, shortened: commands can be whole scripts."""
+    lines = text.strip().splitlines() or [""]
+    more = len(lines) > 1 or len(lines[0]) > width
+    return lines[0][:width] + (" …" if more else "")
+
+
+def describe(event: Event, *, verbose: bool) -> list[str]:
+    """The lines for an event, without its time; none when it is not worth one."""
+    where = f"{event.machine}: " if event.machine else ""
+    if event.kind in _SPANS:
+        return _span(event, where, verbose)
+    if event.kind is Kind.SUBTEST:
+        return _subtest(event, where)
+    if event.kind is Kind.CONSOLE:
+        return [f"{where}| {event.text}"] if verbose else []
+    if event.kind is Kind.STAGE:
+        return _stage(event, where, verbose)
+    if event.kind in (Kind.ALARM, Kind.WARNING):
+        return [f"{where}{event.kind}: {event.text}"]
+    if event.kind in (Kind.LOG, Kind.IMAGE):
+        return [f"{where}{event.text}"]
+    return []
+
+
+def _span(event: Event, where: str, verbose: bool) -> list[str]:
+    title = f"{where}{_SPANS[event.kind]}{headline(event.text)}"
+    if event.phase == "begin":
+        return []
+    if not event.phase:
+        return [title]
+    lines = [f"{title}  [{_outcome(event)}]"]
+    if verbose:
+        for stream in ("stdout", "stderr"):
+            lines += [f"{where}  {line}" for line in event.data.get(stream, "").splitlines()]
+    return lines
+
+
+def _outcome(event: Event) -> str:
+    duration = f"{event.data['duration']:.3f} s"
+    if "error" in event.data:
+        return f"failed, {duration}"
+    status = event.data.get("status", 0)
+    return f"exit code {status}, {duration}" if status else duration
+
+
+def _subtest(event: Event, where: str) -> list[str]:
+    if event.phase == "begin":
+        return [f"{where}subtest: {event.text}"]
+    return [f"{where}subtest: {event.text}  [{_outcome(event)}]"]
+
+
+def _stage(event: Event, where: str, verbose: bool) -> list[str]:
+    if event.text == "ready":
+        return [f"{where}ready  [{event.data['seconds']:.3f} s]"]
+    return [f"{where}{event.text}"] if verbose else []

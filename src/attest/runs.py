@@ -1,0 +1,32 @@
+"""The directories of past runs: logs and artefacts, the last few kept."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+from attest.cache import cache_dir
+
+__all__ = ["new_run_directory"]
+
+_KEPT: Final = 20
+
+
+def new_run_directory(name: str) -> Path:
+    """A fresh directory for a run of the test ``name``; the oldest beyond the last 20 are removed."""
+    base = cache_dir() / "runs"
+    base.mkdir(parents=True, exist_ok=True)
+    for old in sorted(base.iterdir(), key=lambda path: path.stat().st_mtime)[: 1 - _KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    stem = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name) or 'test'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in range(1, 1000):
+        path = base / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(base / stem)

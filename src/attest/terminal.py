@@ -1,0 +1,62 @@
+"""The user's terminal, joined to a shell in a machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from attest.guest.agent_channel import Process
+from attest.machine import Machine
+
+__all__ = ["interact"]
+
+
+def interact(machine: Machine) -> int:
+    """Run a login shell on the user's terminal until it ends; return its exit code."""
+    columns, rows = shutil.get_terminal_size()
+    command = "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi"
+    term = {"TERM": os.environ.get("TERM", "linux")}
+    process = machine.spawn(command, env=term, stdin=True, pty=(rows, columns))
+    with _raw(), _resizing(process):
+        # A daemon: it sits in read() on the terminal, which nothing can wake when the shell has ended.
+        threading.Thread(target=_type, args=[process], name="keyboard", daemon=True).start()
+        while data := process.read():
+            os.write(sys.stdout.fileno(), data)
+    return process.wait().status
+
+
+def _type(process: Process) -> None:
+    while data := os.read(sys.stdin.fileno(), 4096):
+        process.write(data)
+    process.close_stdin()
+
+
+@contextmanager
+def _raw() -> Iterator[None]:
+    """Keys reach the guest as they are, Ctrl-C included."""
+    before = termios.tcgetattr(sys.stdin)
+    tty.setraw(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _resizing(process: Process) -> Iterator[None]:
+    def resized(*_: object) -> None:
+        columns, rows = shutil.get_terminal_size()
+        process.resize(rows, columns)
+
+    before = signal.signal(signal.SIGWINCH, resized)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)

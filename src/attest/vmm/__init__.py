@@ -1,0 +1,1 @@
+"""The programs that run guests: one module each, one interface (`attest.vmm.base`)."""

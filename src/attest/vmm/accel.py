@@ -1,0 +1,126 @@
+"""KVM or software emulation: KVM only where a guest has been seen running with it.
+
+`/dev/kvm` can open and create a virtual machine and still not run one: QEMU aborts on a register that the
+outer hypervisor refuses, or the guest stalls. So the probe boots a kernel to its init. The answer holds until the host reboots.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from attest.cache import cache_dir
+from attest.errors import HostError
+from attest.image.store import Image
+from attest.net.cell import Cell
+from attest.scratch import Scratch
+from attest.vmm.base import MachineSpec
+from attest.vmm.qemu import Qemu, find_qemu
+
+__all__ = ["KvmProbe", "choose", "probe_kvm"]
+
+_DEVICE: Final = Path("/dev/kvm")
+_LIMIT: Final = 5.0
+"""Seconds for a guest to reach its init; with a working KVM it takes about one."""
+
+_PROOF: Final = b"attest-stage: init"
+
+
+class KvmProbe(msgspec.Struct, frozen=True):
+    """What the probe found.
+
+    Attributes:
+        usable: A guest has run with KVM.
+        reason: Why not, or how it was seen.
+    """
+
+    usable: bool
+    reason: str
+
+
+def choose(wanted: str, image: Image) -> str:
+    """The accelerator for a run: ``"kvm"`` or ``"tcg"``.
+
+    Args:
+        wanted: ``"auto"``, ``"kvm"`` or ``"tcg"``.
+        image: What a probe boots.
+
+    Raises:
+        HostError: KVM was asked for and does not work.
+    """
+    if wanted == "tcg":
+        return "tcg"
+    probe = probe_kvm(image=image)
+    if probe.usable:
+        return "kvm"
+    if wanted == "kvm":
+        raise HostError(f"KVM does not work here: {probe.reason}", hint="use --accel tcg")
+    return "tcg"
+
+
+def probe_kvm(*, image: Image | None = None) -> KvmProbe:
+    """Find out whether KVM runs guests here.
+
+    Args:
+        image: What to boot; without one, only what can be seen without booting is told.
+    """
+    if not _DEVICE.exists():
+        return KvmProbe(False, f"{_DEVICE} does not exist")
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+        return KvmProbe(False, f"{_DEVICE} may not be opened by this user; join the group `kvm`")
+    if image is None:
+        return KvmProbe(False, f"{_DEVICE} opens; no image to boot with it was given")
+    record = cache_dir() / "kvm-probe" / _key(image)
+    if record.exists():
+        return msgspec.json.decode(record.read_bytes(), type=KvmProbe)
+    probe = _boot(image)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_bytes(msgspec.json.encode(probe))
+    return probe
+
+
+def _key(image: Image) -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    return sha256(f"{boot}{find_qemu()}{image.digest}".encode()).hexdigest()[:32]
+
+
+def _boot(image: Image) -> KvmProbe:
+    scratch = Scratch()
+    cell = Cell(scratch.path)
+    spec = MachineSpec(
+        name="kvm-probe", image=replace(image, root=None), memory=256, vcpus=1,
+        machine="microvm", accelerator="kvm", directory=scratch.path,
+    )  # fmt: skip
+    vmm = Qemu(spec, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
+    try:
+        if _reads_proof(vmm.console):
+            return KvmProbe(True, "a guest booted with it")
+        if exit := vmm.wait(0.2):
+            return KvmProbe(False, f"{_DEVICE} opens, but QEMU ended with {exit}")
+        return KvmProbe(False, f"{_DEVICE} opens, but a guest did not boot in {_LIMIT:g} s")
+    finally:
+        vmm.kill()
+        cell.close()
+        scratch.close()
+
+
+def _reads_proof(console: socket.socket) -> bool:
+    deadline = time.monotonic() + _LIMIT
+    seen = b""
+    while _PROOF not in seen and (left := deadline - time.monotonic()) > 0:
+        console.settimeout(left)
+        try:
+            data = console.recv(65536)
+        except OSError:
+            break
+        if not data:
+            break
+        seen = seen[-len(_PROOF) :] + data
+    return _PROOF in seen

@@ -1,0 +1,70 @@
+"""The one door to long-running processes: start, watch for the end, kill, collect the last words."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from attest.vmm.base import VmmExit
+
+__all__ = ["WatchedProcess"]
+
+_LAST_WORDS: Final = 4096
+"""Bytes of standard error that are kept for the error message."""
+
+
+class WatchedProcess:
+    """A process with its standard error in a file and a thread that waits for its end.
+
+    Args:
+        command: The command line.
+        pass_fds: Descriptors it inherits under the same numbers.
+        stderr: The file for its standard output and error.
+        on_exit: Called once, in the watching thread, when it has ended.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        pass_fds: Sequence[int],
+        stderr: Path,
+        on_exit: Callable[[VmmExit], None],
+    ) -> None:
+        self._stderr = stderr
+        self._on_exit = on_exit
+        self._killed = False
+        self._ended = threading.Event()
+        self.exit: VmmExit | None = None
+        with stderr.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds,
+                start_new_session=True,
+            )  # fmt: skip
+        self.pid = self._process.pid
+        self._watcher = threading.Thread(
+            target=self._watch, name=f"watch {command[0]}", daemon=True
+        )
+        self._watcher.start()
+
+    def _watch(self) -> None:
+        status = self._process.wait()
+        last_words = self._stderr.read_bytes()[-_LAST_WORDS:].decode(errors="replace")
+        self.exit = VmmExit(status, self._killed or status == 0, last_words)
+        self._ended.set()
+        self._on_exit(self.exit)
+
+    def wait(self, timeout: float | None = None) -> VmmExit | None:
+        """Wait for the end, at most ``timeout`` seconds; None when it still runs."""
+        self._ended.wait(timeout)
+        return self.exit
+
+    def kill(self) -> None:
+        """Send SIGKILL and wait for the end."""
+        self._killed = True
+        self._process.kill()
+        if threading.current_thread() is not self._watcher:
+            self._watcher.join()
