@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from pathlib import Path
@@ -42,11 +42,11 @@ class Cluster:
     Args:
         manifest: A `Manifest`, a path of one, or its content as a dictionary.
         accelerator: ``"auto"``, ``"kvm"`` or ``"tcg"``.
-        out_dir: Where logs and artefacts go; made when missing. Default: a temporary directory that goes with
-            the cluster.
+        out_dir: Where logs and artefacts go; made when missing. Default: a temporary directory
+            that goes with the cluster.
         events: Where everything that happens is reported.
-        on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died). Default: the error is raised
-            by the next call that needs the machine.
+        on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died). Default: the
+            error is raised by the next call that needs the machine.
 
     Raises:
         ManifestError: The manifest cannot be used.
@@ -115,14 +115,15 @@ class Cluster:
             raise UsageError(f"no machine is called {name!r}; there are: {known}") from None
 
     def start_all(self) -> None:
-        """Start every machine and return at once; each call to a machine waits until it is ready."""
+        """Start all machines and return; each call waits until its machine is ready."""
         for machine in self.machines.values():
             machine.start()
 
     def close(self) -> None:
         """End every machine and remove everything that belongs to the cluster."""
         with self.events.span(Kind.ACTION, "end the machines"):
-            # The cell first: the kernel ends all VMMs in one go, and their machines only have to notice.
+            # The cell first: the kernel ends all VMMs in one go, and their machines only have to
+            # notice.
             for machine in self.machines.values():
                 machine.expect_end()
             self._cell.close()
@@ -196,8 +197,8 @@ def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
         The results, in the order of the items.
 
     Raises:
-        Exception: The first failure; the other calls are cancelled. What else had failed by itself is
-            attached as notes and as ``others``.
+        Exception: The first failure; the other calls are cancelled. What else had failed by itself
+            is attached as notes and as ``others``.
     """
     items = list(items)
     scope = Scope()

@@ -12,7 +12,8 @@
         │   └── ChannelError      the connection to a machine's agent ended
         └── WaitFailed            a wait ran into its limit, or cannot be fulfilled any more
 
-Each carries the objects it is about; ``str()`` makes the sentence. ``hint`` is the next step, where there is one.
+Each carries the objects it is about; ``str()`` makes the sentence. ``hint`` is the next step,
+where there is one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What happened, in order: the one stream that the live view, the reports and the JSON log read.
 
-An `EventLog` numbers and times what happens in a run and hands it to its subscribers. A *span* is an
-action with a beginning and an end (a command, a wait, a boot); its two events share the span's number, and
-events inside it name it as their parent.
+An `EventLog` numbers and times what happens in a run and hands it to its subscribers. A *span* is
+an action with a beginning and an end (a command, a wait, a boot); its two events share the span's
+number, and events inside it name it as their parent.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class EventLog:
 
     @contextmanager
     def span(self, kind: Kind, text: str, *, machine: str = "", **data: Any) -> Iterator[Span]:
-        """An action from here to the end of the ``with`` block; a raised error goes into its end."""
+        """An action that lasts as long as the ``with`` block; an error goes into its end."""
         span = Span(next(self._numbers))
         parent = _current_span.get()
         common: dict[str, Any] = {

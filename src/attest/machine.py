@@ -1,6 +1,7 @@
 """The machine as a test sees it.
 
-Method names, parameters, defaults and failure behaviour are those of the NixOS test driver where it has them.
+Method names, parameters, defaults and failure behaviour are those of the NixOS test driver where
+it has them.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class MachineContext:
 class Machine:
     """One machine of a cluster.
 
-    Every method that needs the machine starts it and waits until it is ready. Methods can be called from several
-    threads at once.
+    Every method that needs the machine starts it and waits until it is ready. Methods can be
+    called from several threads at once.
     """
 
     def __init__(self, name: str, context: MachineContext) -> None:
@@ -155,7 +156,7 @@ class Machine:
             boot.kill()
 
     def reboot(self) -> None:
-        """Reboot in an orderly way; the machine must have been started with ``allow_reboot=True``."""
+        """Reboot in an orderly way; it must have been started with ``allow_reboot=True``."""
         with self._events.span(Kind.ACTION, "reboot", machine=self.name):
             boot = self._booted()
             if not boot.allow_reboot:
@@ -201,8 +202,9 @@ class Machine:
         """Run a command with bash under ``set -euo pipefail``.
 
         Returns:
-            Exit code and standard output. 124 when ``timeout`` seconds have passed; ``(-1, output)`` without
-            ``check_return``; ``(-2, "")`` at once, with the command still running, without ``check_output``.
+            Exit code and standard output. 124 when ``timeout`` seconds have passed; ``(-1,
+            output)`` without ``check_return``; ``(-2, "")`` at once, with the command still
+            running, without ``check_output``.
         """
         if not check_output:
             self.spawn(command)
@@ -342,7 +344,8 @@ class Machine:
         """Wait until a systemd unit is active.
 
         Raises:
-            WaitFailed: It failed, or is inactive with nothing pending, or ``timeout`` seconds passed.
+            WaitFailed: It failed, or is inactive with nothing pending, or ``timeout`` seconds
+            passed.
         """
         if user is not None:
             self._wait_for_user_unit(unit, user, timeout)
@@ -686,7 +689,8 @@ class _Boot:
         self._events.emit(Kind.ALARM, f"{alarm}: {line}", machine=self.name)
         if alarm is Alarm.PANIC and not self.ending:
             self._panic = line
-            # The lines that follow say where; the VMM ends by itself (panic=-1), and `_vmm_ended` reports it.
+            # The lines that follow say where; the VMM ends by itself (panic=-1), and `_vmm_ended`
+            # reports it.
 
     def _vmm_event(self, event: str, data: dict[str, Any]) -> None:
         if event != "RESET" or not data.get("guest") or self.ending:

@@ -150,7 +150,7 @@ def _node(name: str, value: Any, source: str) -> Node:
     where = f"nodes.{name}"
     if not re.fullmatch(_NODE_NAME, name):
         raise ManifestError(
-            f"{source}: {where}: a node's name is its host name: letters, digits and inner hyphens, "
+            f"{source}: {where}: a name is a host name: letters, digits and inner hyphens, "
             f"at most 63; found {name!r}"
         )
     if not isinstance(value, dict):
@@ -178,7 +178,7 @@ def _check_keys(raw: dict[str, Any], struct: type[msgspec.Struct], source: str, 
 def _explain(
     error: msgspec.ValidationError, raw: dict[str, Any], source: str, where: str
 ) -> ManifestError:
-    """msgspec's message, with the path in the reader's notation and the value that was found."""
+    """The message of msgspec, with the path in dots and the value that was found."""
     message, _, path = str(error).partition(" - at `$")
     keys = re.findall(r"[A-Za-z_]\w*|\d+", path)
     value: Any = raw

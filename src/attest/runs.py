@@ -16,7 +16,7 @@ _KEPT: Final = 20
 
 
 def new_run_directory(name: str) -> Path:
-    """A fresh directory for a run of the test ``name``; the oldest beyond the last 20 are removed."""
+    """A fresh directory for a run of the test ``name``; the oldest of more than 20 go."""
     base = cache_dir() / "runs"
     base.mkdir(parents=True, exist_ok=True)
     for old in sorted(base.iterdir(), key=lambda path: path.stat().st_mtime)[: 1 - _KEPT]:

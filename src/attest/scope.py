@@ -1,7 +1,7 @@
 """Cancelling what several threads do at once.
 
-`wait_all` runs each call in a `Scope`; an operation in a machine registers there while it runs, so that the first failure
-can end the others at once instead of waiting for their time limits.
+`wait_all` runs each call in a `Scope`; an operation in a machine registers there while it runs, so
+that the first failure can end the others at once instead of waiting for their time limits.
 """
 
 from __future__ import annotations

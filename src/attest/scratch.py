@@ -1,7 +1,7 @@
 """The private directory of a run's temporary files.
 
-It is locked while its driver lives. The cell removes it when the driver dies; what even the cell could not remove
-(the host lost power) is swept by the next run, which finds the lock free.
+It is locked while its driver lives. The cell removes it when the driver dies; what even the cell
+could not remove (the host lost power) is swept by the next run, which finds the lock free.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class ScriptRun:
         self._reason: AttestError | None = None
 
     def abort(self, reason: AttestError) -> None:
-        """End the script with ``reason``; the first one counts, and nothing happens when it has ended."""
+        """End the script with ``reason``; the first counts, and none does when it has ended."""
         with self._lock:
             if not self._running or self._reason is not None:
                 return

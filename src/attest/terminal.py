@@ -25,7 +25,8 @@ def interact(machine: Machine) -> int:
     term = {"TERM": os.environ.get("TERM", "linux")}
     process = machine.spawn(command, env=term, stdin=True, pty=(rows, columns))
     with _raw(), _resizing(process):
-        # A daemon: it sits in read() on the terminal, which nothing can wake when the shell has ended.
+        # A daemon: it sits in read() on the terminal, which nothing can wake when the shell has
+        # ended.
         threading.Thread(target=_type, args=[process], name="keyboard", daemon=True).start()
         while data := process.read():
             os.write(sys.stdout.fileno(), data)

@@ -43,7 +43,7 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="attest")
 def _attest() -> None:
-    """VM integration tests that start like unit tests.
+    r"""VM integration tests that start like unit tests.
 
     \b
     Example: attest run examples/tiny/test.toml
@@ -51,7 +51,7 @@ def _attest() -> None:
 
 
 def main() -> None:
-    """Run the command and exit: 0 passed, 1 the test failed, 2 bad input, 3 this host cannot run it."""
+    """Run the command and exit; `attest.errors` has the exit codes."""
     try:
         _attest.main(standalone_mode=False)
     except click.ClickException as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from attest.cluster import Cluster
-from attest.errors import AttestError, CommandFailed, MachineError
+from attest.errors import AttestError, CommandFailed
 from attest.events import EventLog, Kind
 from attest.manifest import load_manifest
 from attest.report.journal import journal
@@ -31,7 +31,7 @@ from attest.script import ScriptRun, namespace
 )  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Show consoles and the output of commands.")
 def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
-    """Run the test that MANIFEST (TOML or JSON) declares.
+    r"""Run the test that MANIFEST (TOML or JSON) declares.
 
     \b
     Example: attest run examples/web/test.toml

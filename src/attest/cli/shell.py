@@ -23,7 +23,7 @@ from attest.terminal import interact
     help="KVM, software emulation, or KVM where it has been seen to work.",
 )  # fmt: skip
 def shell(image: str, memory: int, vcpus: int, accel: str) -> None:
-    """Open an interactive shell in a fresh machine of IMAGE, a built-in image or a recipe's path.
+    r"""Open an interactive shell in a fresh machine of IMAGE, a built-in image or a recipe's path.
 
     Ctrl-C goes to the guest; leave with Ctrl-D or `exit`. The machine goes with the shell.
 

@@ -1,4 +1,4 @@
-"""A machine's console: to a file, to the events, and watched for what a kernel says when it is in trouble."""
+"""A machine's console: to a file, to the events, and watched for a kernel's troubles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _KEPT_LINES: Final = 2000
 
 # ECMA-48 control sequences, operating system commands, and other control characters but the tab.
 _CONTROL: Final = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]?"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
 # A kernel's own lines have a time stamp, so that a program that prints these words raises nothing.
 _KERNEL_LINE: Final = re.compile(r"^\[ *\d+\.\d+\](?:\[[ TC]*\d+\])? (.*)")

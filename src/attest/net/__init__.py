@@ -1,1 +1,1 @@
-"""What connects machines: the cell that all of a cluster lives in, and the fabrics between its machines."""
+"""What connects machines: the cell that a cluster lives in, and the fabrics inside it."""

@@ -1,4 +1,4 @@
-"""The `bridge` fabric: one kernel bridge for each network, one tap for each attachment, inside the cell."""
+"""The `bridge` fabric: a kernel bridge for each network, a tap for each attachment."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ def _refusal(lines: list[str], stderr: str) -> HostError:
     if line.startswith("tuntap"):
         return HostError(
             f"cannot make a tap interface: {reason}",
-            hint="/dev/net/tun must exist and be writable: `modprobe tun`, `chmod 0666 /dev/net/tun`",
+            hint="/dev/net/tun must exist and be writable: `modprobe tun`, "
+            "`chmod 0666 /dev/net/tun`",
         )
     return HostError(
         f"cannot make a network bridge: `ip {line}`: {reason}",

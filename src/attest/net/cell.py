@@ -1,8 +1,9 @@
 """The private namespaces in which all processes of one cluster live and with which they all die.
 
-A cell is a process that holds a user, network, PID and mount namespace and reads a pipe whose other end
-only the driver has. When the driver goes, for whatever reason, the pipe closes, the process (PID 1 of the
-namespace) removes the scratch directory and ends, and the kernel takes everything else with it.
+A cell is a process that holds a user, network, PID and mount namespace and reads a pipe whose
+other end only the driver has. When the driver goes, for whatever reason, the pipe closes, the
+process (PID 1 of the namespace) removes the scratch directory and ends, and the kernel takes
+everything else with it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from attest.errors import HostError
 
 __all__ = ["Cell"]
 
-# `kill -9 -1` spares PID 1 itself, so that the files of the VMMs are removed when nobody writes them any more.
+# `kill -9 -1` spares PID 1 itself, so that the files of the VMMs are removed when nobody writes
+# them any more.
 _INIT: Final = """
 mount -t proc proc /proc && ip link set lo up || exit 1
 echo 1 2>/dev/null > /proc/sys/net/ipv6/conf/default/disable_ipv6
@@ -103,7 +105,7 @@ def _refusal(reason: str) -> HostError:
         f"cannot make a private network and process namespace: {reason or 'no reason given'}",
         hint=(
             "user namespaces must be allowed: `sysctl kernel.unprivileged_userns_clone=1` and, "
-            "where AppArmor restricts them, `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; "
+            "if AppArmor restricts them, `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; "
             "`attest doctor` shows which"
         ),
     )

@@ -1,4 +1,4 @@
-"""What a person sees while a test runs: a table of machines on a terminal, plain lines elsewhere."""
+"""What a person sees of a test: a table of machines on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

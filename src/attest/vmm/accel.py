@@ -1,7 +1,8 @@
 """KVM or software emulation: KVM only where a guest has been seen running with it.
 
-`/dev/kvm` can open and create a virtual machine and still not run one: QEMU aborts on a register that the
-outer hypervisor refuses, or the guest stalls. So the probe boots a kernel to its init. The answer holds until the host reboots.
+`/dev/kvm` can open and create a virtual machine and still not run one: QEMU aborts on a register
+that the outer hypervisor refuses, or the guest stalls. So the probe boots a kernel to its init.
+The answer holds until the host reboots.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The interface between a cluster and the programs that run its guests.
 
-A `MachineSpec` says what to run; a `Vmm` is one process that runs it. The driver holds both sockets of a guest, its
-agent's and its console's, from before the process starts, so nothing here waits for a socket to appear.
+A `MachineSpec` says what to run; a `Vmm` is one process that runs it. The driver holds both
+sockets of a guest, its agent's and its console's, from before the process starts, so nothing here
+waits for a socket to appear.
 """
 
 from __future__ import annotations

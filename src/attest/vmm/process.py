@@ -1,4 +1,4 @@
-"""The one door to long-running processes: start, watch for the end, kill, collect the last words."""
+"""The one door to long-running processes: start, watch for the end, kill, last words."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""QEMU: machine types `microvm` (virtio-mmio, no firmware) and `q35`, with KVM or in software emulation.
+"""QEMU: machine types `microvm` (virtio-mmio, no firmware) and `q35`, with KVM or emulated.
 
-QEMU gets its three sockets (QMP, console, agent) as ends of socket pairs, so there is no path and nothing to
-poll for. It lives in the cluster's cell and dies with it.
+QEMU gets its three sockets (QMP, console, agent) as ends of socket pairs, so there is no path and
+nothing to poll for. It lives in the cluster's cell and dies with it.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ def command_line(spec: MachineSpec, *, qmp: int, console: int, agent: int) -> li
                       "-device", f"virtio-blk-{bus},drive=root,serial=root"]  # fmt: skip
     for index, nic in enumerate(spec.nics):
         rom = "" if spec.machine == "microvm" else ",romfile="
+        card = f"virtio-net-{bus},netdev=net{index},id=nic{index},mac={nic.mac}{rom}"
         arguments += ["-netdev", f"tap,id=net{index},ifname={nic.tap},script=no,downscript=no",
-                      "-device", f"virtio-net-{bus},netdev=net{index},id=nic{index},mac={nic.mac}{rom}",
-                      ]  # fmt: skip
+                      "-device", card]  # fmt: skip
     if not spec.allow_reboot:
         arguments.append("-no-reboot")
     return arguments

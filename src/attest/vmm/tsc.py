@@ -1,7 +1,8 @@
 """The rate of the host's time-stamp counter.
 
-A guest in software emulation reads the host's counter. On `microvm` its kernel has no other clock to calibrate it
-against and can spin for ever on a busy host, so it is told the rate (`tsc_early_khz=`).
+A guest in software emulation reads the host's counter. On `microvm` its kernel has no other clock
+to calibrate it against and can spin for ever on a busy host, so it is told the rate
+(`tsc_early_khz=`).
 """
 
 from __future__ import annotations
