@@ -1,0 +1,41 @@
+# `make demo` on a fresh Debian needs nothing but Git and Python: each target sets up what it lacks.
+
+PYTHON ?= python3
+
+.PHONY: demo setup test lint format wheel lock clean
+
+demo:
+	@$(PYTHON) tools/setup.py run
+	@.venv/bin/attest run examples/demo.toml
+
+setup:
+	@$(PYTHON) tools/setup.py test
+
+test: setup
+	@.venv/bin/python -m pytest $(TESTS)
+
+lint:
+	@$(PYTHON) tools/setup.py lint
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format:
+	@$(PYTHON) tools/setup.py lint
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+wheel:
+	@$(PYTHON) tools/setup.py lint
+	.venv/bin/python -m build
+
+# Needs uv. The lock files hold for every Python that attest supports.
+LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --no-emit-index-url --no-emit-find-links --upgrade
+lock:
+	$(LOCK) pyproject.toml -o requirements/run.txt
+	$(LOCK) requirements/build.in -c requirements/run.txt -o requirements/build.txt
+	$(LOCK) pyproject.toml --extra dev -c requirements/build.txt -o requirements/dev.txt
+
+clean:
+	rm -rf .venv build dist agent/build src/attest/guest/bin

@@ -1,0 +1,26 @@
+"""The wheel's build hook: it carries the guest agent for every guest architecture."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+sys.path.insert(0, str(Path(__file__).parent / "tools"))
+from build_agent import build_agents
+
+
+class AgentHook(BuildHookInterface[Any]):
+    """Compile the agent before the wheel, or the editable installation, is made."""
+
+    def dependencies(self) -> list[str]:
+        """The compiler, unless the agent was compiled elsewhere."""
+        return [] if "ATTEST_AGENT_DIR" in os.environ else ["ziglang>=0.13"]
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and add the result, which Git ignores, to the wheel."""
+        build_agents(Path(self.root))
+        build_data["artifacts"].append("/src/attest/guest/bin/attest-agent-*")

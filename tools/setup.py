@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Set this checkout up: Debian packages, Python environment, guest agent.
+
+What is there already is left alone.
+
+Usage: tools/setup.py run|lint|test
+
+    run   what `attest` needs to build images and run machines
+    lint  what the code's checks need
+    test  all of it, and what the tests need besides, such as a second QEMU version
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+if sys.version_info < (3, 11):  # noqa: UP036 - not installed yet, so nothing else checks it
+    raise SystemExit(f"attest needs Python 3.11 or later; this is {platform.python_version()}")
+
+import python_env
+import second_qemu
+from debian import PrivateApt, codename
+
+_ROOT: Final = Path(__file__).resolve().parents[1]
+_SBIN: Final = "/usr/sbin:/sbin"  # not on an ordinary user's PATH in Debian
+
+
+@dataclass(frozen=True)
+class Need:
+    """A Debian package, and how to see that what it brings is there.
+
+    Attributes:
+        package: Its name.
+        brings: A command, an absolute path, or ``module:NAME`` for a Python module.
+        why: What it is for.
+    """
+
+    package: str
+    brings: str
+    why: str
+
+    def met(self) -> bool:
+        """What the package brings is there, from the package or from elsewhere."""
+        if self.brings.startswith("module:"):
+            return importlib.util.find_spec(self.brings.partition(":")[2]) is not None
+        if self.brings.startswith("/"):
+            return Path(self.brings).exists()
+        return shutil.which(self.brings, path=f"{os.environ['PATH']}:{_SBIN}") is not None
+
+
+_EMULATOR: Final = "qemu-system-arm" if platform.machine() == "aarch64" else "qemu-system-x86"
+
+_QEMU: Final = [
+    Need(_EMULATOR, f"qemu-system-{platform.machine()}", "runs the machines"),
+    Need("qemu-utils", "qemu-img", "makes machines' disks"),
+]
+_VENV: Final = [Need("python3-venv", "module:ensurepip", "makes the Python environment")]
+_RUN: Final = [
+    Need("mmdebstrap", "mmdebstrap", "builds Debian images"),
+    Need("erofs-utils", "mkfs.erofs", "packs images"),
+    Need("busybox-static", "busybox", "mounts an image's root inside the guest"),
+    Need("uidmap", "newuidmap", "lets ordinary users build images"),
+    Need("iproute2", "ip", "makes the networks between machines"),
+    Need("util-linux", "unshare", "makes the namespaces that machines live in"),
+    Need("kmod", "modprobe", "finds the kernel modules a guest needs"),
+]
+_TEST: Final = [
+    Need("gcc", "gcc", "compiles the guest agent with sanitizers"),
+    Need("libc6-dev", "/usr/include/stdlib.h", "compiles the guest agent with sanitizers"),
+]
+
+_PURPOSES: Final = {
+    "run": ([*_VENV, *_RUN], _QEMU, ["run", "build"]),
+    "lint": (_VENV, [], ["dev", "build"]),
+    "test": ([*_VENV, *_RUN, *_TEST], _QEMU, ["dev", "build"]),
+}
+
+
+def main(purpose: str) -> None:
+    """Set up for a purpose, one of those in the module's usage."""
+    needs, qemu, locks = _PURPOSES[purpose]
+    apt = PrivateApt(_cache() / "apt")
+    _install(apt, _missing(needs), _missing(qemu))
+    if purpose == "test" and shutil.which("apt-get"):
+        second_qemu.bring(apt, _EMULATOR, _cache() / "qemu")
+    python_env.bring(_ROOT, locks)
+    agent = [_ROOT / ".venv/bin/python", _ROOT / "tools/build_agent.py"]
+    if status := subprocess.call(agent):
+        raise SystemExit(status)
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "attest"
+
+
+def _missing(needs: Sequence[Need]) -> list[Need]:
+    return [need for need in needs if not need.met()]
+
+
+def _install(apt: PrivateApt, plain: Sequence[Need], qemu: Sequence[Need]) -> None:
+    if not plain and not qemu:
+        return
+    print("missing here, and to be installed:")
+    for need in [*plain, *qemu]:
+        print(f"  {need.package:16} {need.why}")
+    sys.stdout.flush()
+    if not shutil.which("apt-get"):
+        raise SystemExit("this is not a Debian system: install what brings these, then try again")
+    apt.update()
+    if plain:
+        apt.install([need.package for need in plain])
+    if qemu:
+        _install_qemu(apt, [need.package for need in qemu])
+
+
+def _install_qemu(apt: PrivateApt, packages: Sequence[str]) -> None:
+    if apt.has_backports:
+        apt.install(packages, release=apt.backports)
+        return
+    print(f"no backports for {codename()} at its mirror: taking the release's own, older QEMU")
+    apt.install(packages)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in _PURPOSES:
+        raise SystemExit(__doc__)
+    main(sys.argv[1])
