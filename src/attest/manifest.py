@@ -19,7 +19,7 @@ from attest.errors import ManifestError
 
 __all__ = ["Manifest", "Node", "json_schema", "load_manifest", "parse_manifest"]
 
-_NODE_NAME = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
+_NODE_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
 MAX_NODES = 250
 """Addresses ``192.168.<vlan>.1`` to ``.250``; the rest is left for the host and broadcasts."""
 
@@ -36,7 +36,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     vcpus: Annotated[int, msgspec.Meta(ge=1, le=64, description="virtual CPUs")] = 1
     vlans: Annotated[
         list[Vlan], msgspec.Meta(description="networks it is on, in order eth0, …")
-    ] = [1]
+    ] = msgspec.field(default_factory=lambda: [1])
     machine: Annotated[Literal["microvm", "q35"], msgspec.Meta(description="QEMU machine type")] = (
         "microvm"
     )
@@ -150,7 +150,7 @@ def _node(name: str, value: Any, source: str) -> Node:
     where = f"nodes.{name}"
     if not re.fullmatch(_NODE_NAME, name):
         raise ManifestError(
-            f"{source}: {where}: a name is a host name: letters, digits and inner hyphens, "
+            f"{source}: {where}: a name is a host name: letters, digits and inner - and _, "
             f"at most 63; found {name!r}"
         )
     if not isinstance(value, dict):

@@ -37,6 +37,9 @@ class Cell:
     Args:
         scratch: A directory that goes with the cell.
 
+    Attributes:
+        pid: The host's number of the process that holds it.
+
     Raises:
         HostError: This host does not let the user make the namespaces.
     """
@@ -55,9 +58,9 @@ class Cell:
             reasons.append(self._process.communicate()[1].decode(errors="replace").strip())
         else:
             raise _refusal(reasons[0])
-        self._pid = _only_child(self._process.pid)
+        self.pid = _only_child(self._process.pid)
         self._enter = [
-            "nsenter", "--target", str(self._pid), "--net", "--pid", "--mount",
+            "nsenter", "--target", str(self.pid), "--net", "--pid", "--mount",
             *(["--user", "--preserve-credentials"] if user else []),
             "setpriv", "--pdeathsig", "KILL",
         ]  # fmt: skip

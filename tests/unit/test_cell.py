@@ -1,0 +1,97 @@
+"""The cell: real namespaces, real bridges, and nothing of them left."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attest.errors import HostError
+from attest.net.bridge import Attachment, make_bridges
+from attest.net.cell import Cell
+from attest.scratch import Scratch
+
+
+@pytest.fixture
+def cell() -> Iterator[Cell]:
+    scratch = Scratch()
+    cell = Cell(scratch.path)
+    yield cell
+    cell.close()
+    scratch.close()
+
+
+def test_a_cell_has_a_network_of_its_own(cell: Cell) -> None:
+    outside = os.readlink("/proc/self/ns/net")
+    assert cell.run(["readlink", "/proc/self/ns/net"]).strip() != outside
+    assert "LOOPBACK,UP" in cell.run(["ip", "link", "show", "lo"])
+
+
+def test_bridges_and_taps_are_made_in_one_go(cell: Cell) -> None:
+    make_bridges(cell, [Attachment(1, 1), Attachment(1, 2), Attachment(7, 2)])
+    links = cell.run(["ip", "-o", "link"])
+    assert [name for name in ("vlan1", "vlan7", "t1v1", "t2v1", "t2v7") if name not in links] == []
+    assert "master vlan7" in cell.run(["ip", "-o", "link", "show", "t2v7"])
+
+
+def test_an_interface_that_exists_is_an_error_that_names_it(cell: Cell) -> None:
+    make_bridges(cell, [Attachment(1, 1)])
+    with pytest.raises(HostError, match=r"link add vlan1"):
+        make_bridges(cell, [Attachment(1, 2)])
+
+
+def test_closing_ends_what_runs_inside_and_removes_the_scratch_directory() -> None:
+    scratch = Scratch()
+    cell = Cell(scratch.path)
+    (scratch.path / "file").write_text("x")
+    inside = subprocess.Popen(cell.enter(["sleep", "1000"]))
+    cell.close()
+    assert inside.wait(10) != 0
+    assert not scratch.path.exists()
+    scratch.close()
+
+
+_DRIVER = """
+import subprocess, sys, time
+from attest.net.bridge import Attachment, make_bridges
+from attest.net.cell import Cell
+from attest.scratch import Scratch
+scratch = Scratch()
+cell = Cell(scratch.path)
+make_bridges(cell, [Attachment(1, 1)])
+sleeper = subprocess.Popen(cell.enter(["sh", "-c", "sleep 1000 & echo up; wait"]), stdout=subprocess.PIPE)
+sleeper.stdout.readline()
+print(scratch.path, cell.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_killed_driver_leaves_nothing() -> None:
+    driver = subprocess.Popen([sys.executable, "-c", _DRIVER], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    scratch, pid = driver.stdout.readline().split()
+    gone = os.pidfd_open(int(pid))
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    driver.stdout.close()
+    # The descriptor of PID 1 becomes readable when the whole namespace has ended.
+    readable, _, _ = select.select([gone], [], [], 20)
+    os.close(gone)
+    assert readable, "the cell outlived its driver"
+    assert not Path(scratch).exists()
+
+
+def test_a_killed_process_outside_takes_the_one_inside_with_it(cell: Cell) -> None:
+    process = subprocess.Popen(cell.enter(["sleep", "1234"]))
+    process.kill()
+    process.wait()
+    listing = cell.run(
+        ["sh", "-c", "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done"]
+    )
+    assert "sleep 1234" not in listing

@@ -1,0 +1,98 @@
+"""The console: what a guest writes reaches the file whole and the terminal without control sequences."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attest.guest.console import Alarm, Console, plain_text
+
+
+class Guest:
+    """A guest's end of a console, and what the driver made of it."""
+
+    def __init__(self, log: Path) -> None:
+        self.sock, self.driver = socket.socketpair()
+        self.lines: list[str] = []
+        self.alarms: list[tuple[Alarm, str]] = []
+        self.console = Console(
+            "web",
+            self.driver,
+            log,
+            on_line=self.lines.append,
+            on_alarm=lambda alarm, line: self.alarms.append((alarm, line)),
+        )
+
+    def end(self) -> None:
+        self.sock.close()
+        self.console.join()
+        self.driver.close()
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    guest = Guest(tmp_path / "console.log")
+    yield guest
+    guest.end()
+
+
+def test_lines_are_whole_and_the_file_has_every_byte(guest: Guest) -> None:
+    raw = "one\r\ntw\x1b[31mo\x1b[0m\r\r\n\r\nünfinished".encode()
+    for byte in raw:
+        guest.sock.sendall(bytes([byte]))
+    guest.end()
+    assert guest.lines == ["one", "two", "ünfinished"]
+    assert guest.console.log.read_bytes() == raw
+
+
+def test_a_line_without_an_end_does_not_grow(guest: Guest) -> None:
+    guest.sock.sendall(b"x" * 1_000_000)
+    guest.end()
+    assert max(len(line) for line in guest.lines) <= 4096
+    assert sum(len(line) for line in guest.lines) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("line", "alarm"),
+    [
+        ("[    1.5] Kernel panic - not syncing: Attempted to kill init!", Alarm.PANIC),
+        ("[    1.5][   T1] Kernel panic - not syncing: VFS", Alarm.PANIC),
+        ("[   12.1] BUG: kernel NULL pointer dereference, address: 00", Alarm.OOPS),
+        ("[   12.1] Out of memory: Killed process 31 (java)", Alarm.OOM),
+        ("[  242.1] INFO: task dd:31 blocked for more than 120 seconds.", Alarm.HUNG),
+    ],
+)
+def test_a_kernel_in_trouble_raises_an_alarm(guest: Guest, line: str, alarm: Alarm) -> None:
+    guest.sock.sendall(line.encode() + b"\n")
+    guest.end()
+    assert guest.alarms == [(alarm, line)]
+
+
+def test_a_program_that_prints_the_words_raises_none(guest: Guest) -> None:
+    guest.sock.sendall(b"Kernel panic - not syncing: says the test\n")
+    guest.end()
+    assert guest.alarms == []
+
+
+def test_a_search_goes_on_from_its_last_match(guest: Guest) -> None:
+    guest.sock.sendall(b"first\nsecond\n")
+    assert guest.console.search(re.compile("first\nsecond"), 10)
+    assert not guest.console.search(re.compile("first"), 0)
+    guest.sock.sendall(b"first again")
+    assert guest.console.search(re.compile("first"), 10)
+
+
+def test_a_search_ends_with_the_console(guest: Guest) -> None:
+    guest.sock.close()
+    assert not guest.console.search(re.compile("never"), None)
+
+
+@pytest.mark.parametrize("hostile", ["\x1b]0;title\x07", "\x1b[2J", "\x1bc", "\x9b31m", "\x00\x08"])
+def test_no_control_sequence_survives(hostile: str) -> None:
+    left = plain_text(f"a{hostile}b")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", left)
+    assert left.startswith("a") and left.endswith("b")

@@ -1,0 +1,57 @@
+"""The event stream: order, spans and their parents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from attest.events import Event, EventLog, Kind
+from attest.report.journal import journal
+from attest.report.lines import describe, headline
+
+
+def _recorded() -> tuple[EventLog, list[Event]]:
+    events = EventLog()
+    seen: list[Event] = []
+    events.subscribe(seen.append)
+    return events, seen
+
+
+def test_what_happens_inside_a_span_names_it_as_its_parent() -> None:
+    events, seen = _recorded()
+    with events.span(Kind.SUBTEST, "outer") as outer, events.span(Kind.COMMAND, "true") as inner:
+        events.emit(Kind.LOG, "hello")
+    phases = [(event.phase, event.span, event.parent) for event in seen]
+    assert phases == [
+        ("begin", outer.number, 0),
+        ("begin", inner.number, outer.number),
+        ("", 0, inner.number),
+        ("end", inner.number, outer.number),
+        ("end", outer.number, 0),
+    ]
+
+
+def test_an_error_ends_its_span_and_is_told() -> None:
+    events, seen = _recorded()
+    with pytest.raises(ValueError, match="no"), events.span(Kind.COMMAND, "false"):
+        raise ValueError("no")
+    assert seen[-1].data["error"] == "no"
+    assert "failed" in describe(seen[-1], verbose=False)[0]
+
+
+def test_the_journal_reads_back_as_the_events(tmp_path: Path) -> None:
+    events, seen = _recorded()
+    with journal(events, tmp_path / "events.jsonl"):
+        with events.span(Kind.COMMAND, "true", machine="web") as span:
+            span.data["status"] = 0
+        events.emit(Kind.LOG, "done")
+    events.emit(Kind.LOG, "after the end")
+    lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    assert [msgspec.json.decode(line, type=Event) for line in lines] == seen[:-1]
+
+
+def test_a_long_command_is_shown_by_its_first_line() -> None:
+    assert headline("\n  true\nfalse\n") == "true …"
+    assert len(headline("x" * 500)) < 110

@@ -1,0 +1,85 @@
+"""Manifests: what is read, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attest.errors import ManifestError
+from attest.manifest import json_schema, load_manifest, parse_manifest
+
+
+def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text(
+        'script = "pass"\n[nodes.web]\nmemory = 256\nvlans = [1, 3]\n'
+    )
+    (tmp_path / "one.json").write_text(
+        json.dumps({"script": "pass", "nodes": {"web": {"memory": 256, "vlans": [1, 3]}}})
+    )
+    assert load_manifest(tmp_path / "one.toml") == load_manifest(tmp_path / "one.json")
+
+
+def test_nodes_are_numbered_by_name() -> None:
+    manifest = parse_manifest({"nodes": {"web": {}, "db": {}, "client": {}}})
+    assert manifest.numbers() == {"client": 1, "db": 2, "web": 3}
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"nodes": {"web": {"memroy": 256}}}, ["nodes.web.memroy", "did you mean `memory`"]),
+        ({"nodes": {"web": {"memory": "big"}}}, ["nodes.web.memory", "expected `int`", '"big"']),
+        ({"nodes": {"web": {"memory": 3}}}, ["nodes.web.memory", ">= 32", "found 3"]),
+        ({"nodes": {"web": {"vlans": [1, 999]}}}, ["nodes.web.vlans.1", "<= 254", "found 999"]),
+        ({"nodes": {"web": {"vlans": [1, 1]}}}, ["nodes.web.vlans", "once"]),
+        ({"nodes": {"web": {"machine": "pc"}}}, ["nodes.web.machine", '"pc"']),
+        ({"nodes": {"web-": {}}}, ["nodes.web-", "host name"]),
+        ({"nodes": {"web": 3}}, ["nodes.web", "expected a table", "a number"]),
+        ({"nodes": {}}, ["nodes", "an empty table"]),
+        ({"nodse": {"web": {}}}, ["nodse", "did you mean `nodes`"]),
+        ({"nodes": {"web": {}}, "timeout": -1}, ["timeout", "> 0", "found -1"]),
+        ({"nodes": {"a-b": {}, "a_b": {}}}, ["nodes.a_b", "`a_b`", "nodes.a-b"]),
+        ([1], ["expected a table", "a list"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_path(raw: Any, words: list[str]) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(raw, source="test.toml")
+    message = str(caught.value)
+    assert message.startswith("test.toml: ")
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_a_file_that_is_no_toml_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("[nodes.web]\nmemory = \n")
+    with pytest.raises(ManifestError, match=r"bad\.toml: not valid TOML: .*line 2"):
+        load_manifest(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"none\.toml: cannot read .*No such file"):
+        load_manifest(tmp_path / "none.toml")
+
+
+def test_the_script_is_a_path_or_a_text(tmp_path: Path) -> None:
+    (tmp_path / "test.py").write_text("a = 1\n")
+    (tmp_path / "test.toml").write_text('script = "test.py"\n[nodes.web]\n')
+    text, filename = load_manifest(tmp_path / "test.toml").script_text()
+    assert (text, filename) == ("a = 1\n", str(tmp_path / "test.py"))
+    inline = parse_manifest({"name": "x", "script": "b = 2", "nodes": {"web": {}}})
+    assert inline.script_text() == ("b = 2", "<script of x>")
+
+
+def test_a_script_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test.toml").write_text('script = "nope.py"\n[nodes.web]\n')
+    with pytest.raises(ManifestError, match=r"script: cannot read .*nope\.py"):
+        load_manifest(tmp_path / "test.toml").script_text()
+
+
+def test_the_schema_knows_every_key_of_a_node() -> None:
+    node = json_schema()["$defs"]["Node"]["properties"]
+    assert {"image", "memory", "vcpus", "vlans", "machine"} <= set(node)
