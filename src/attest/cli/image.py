@@ -1,0 +1,138 @@
+"""`attest image`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from attest.image.store import Image
+
+
+@click.group()
+def image() -> None:
+    r"""Build and manage images.
+
+    \b
+    Example: attest image build debian
+    """
+
+
+@image.command()
+@click.argument("recipe")
+@click.option("--refresh", is_flag=True, help="Build anew, with the packages of today.")
+def build(recipe: str, refresh: bool) -> None:
+    r"""Build the image of RECIPE, a built-in name (tiny, debian) or a recipe's path.
+
+    Nothing is built when nothing has changed; then it takes no time.
+
+    \b
+    Example: attest image build images/web.toml
+    """
+    from attest.image.recipe import load_recipe
+    from attest.image.store import ImageStore
+
+    started = time.monotonic()
+
+    def progress(line: str) -> None:
+        click.echo(f"{time.monotonic() - started:7.1f} s  {line}", err=True)
+
+    click.echo(ImageStore().build(load_recipe(recipe), progress=progress, refresh=refresh).digest)
+
+
+@image.command("ls")
+def list_() -> None:
+    r"""List the images, the one used last first.
+
+    \b
+    Example: attest image ls
+    """
+    from attest.image.store import ImageStore
+
+    row = "{:<12}  {:<16}  {:<8}  {:>8}  {:<16}  {}"
+    click.echo(row.format("DIGEST", "NAME", "ARCH", "SIZE", "LAST USED", "KERNEL"))
+    for each in ImageStore().images():
+        used = _date(each.last_used)
+        size = f"{each.size >> 20} MiB"
+        click.echo(
+            row.format(each.digest[:12], each.name, each.arch, size, used, each.kernel_version)
+        )
+
+
+@image.command()
+@click.argument("image_")
+@click.option("--packages", is_flag=True, help="List the installed packages instead.")
+def show(image_: str, packages: bool) -> None:
+    r"""Show what is known of an image, given by its name or the beginning of its digest.
+
+    \b
+    Example: attest image show debian
+    """
+    from attest.image.store import ImageStore
+
+    store = ImageStore()
+    found = store.find(image_)
+    installed = store.packages(found)
+    if packages:
+        click.echo("".join(f"{package}\n" for package in installed), nl=False)
+        return
+    for label, value in _facts(found, len(installed)):
+        click.echo(f"{label:<11} {value}")
+
+
+def _facts(found: Image, packages: int) -> list[tuple[str, object]]:
+    return [
+        ("name", found.name),
+        ("digest", found.digest),
+        ("recipe", found.recipe),
+        ("built", _date(found.built)),
+        ("last used", _date(found.last_used)),
+        ("init", found.init),
+        ("packages", packages),
+        ("kernel", f"{found.kernel_version} ({found.arch})"),
+        ("parameters", " ".join(found.cmdline)),
+        ("directory", found.path),
+        *((file.name, f"{file.stat().st_size:,} bytes") for file in sorted(found.path.iterdir())),
+    ]
+
+
+@image.command()
+@click.argument("images", nargs=-1, required=True)
+def rm(images: tuple[str, ...]) -> None:
+    r"""Remove images, given by names or beginnings of digests.
+
+    \b
+    Example: attest image rm web
+    """
+    from attest.image.store import ImageStore
+
+    store = ImageStore()
+    for found in [store.find(name) for name in images]:
+        store.remove(found)
+        click.echo(f"removed {found.name} {found.digest[:12]}")
+
+
+@image.command()
+@click.option(
+    "--days", type=click.FloatRange(min=0), default=30.0, show_default=True,
+    help="Keep what was used within so many days.",
+)  # fmt: skip
+def gc(days: float) -> None:
+    r"""Remove images not used for long, and what failed or dead builds have left.
+
+    \b
+    Example: attest image gc --days 7
+    """
+    from attest.image.store import ImageStore
+
+    removed = ImageStore().gc(max_age=days * 24 * 3600)
+    for found in removed:
+        click.echo(f"removed {found.name} {found.digest[:12]}")
+    print(f"{len(removed)} images removed", file=sys.stderr)
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,0 +1,1 @@
+"""Images: recipes, how they are built, and the store they live in."""

@@ -1,0 +1,180 @@
+"""Layers: what is expensive to make of an image, and shared by all images of the same content.
+
+A layer's directory has the kernel (`vmlinuz`; uncompressed, `vmlinux`), the part of the initrd that
+does not depend on the agent (`initrd.base`), for Debian the root (`root.erofs`), and `layer.json`.
+Its digest is that of these contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from attest.image.debian import bootstrap_root, fetch_packages, finish_root
+from attest.image.initrd import CpioWriter
+from attest.image.kernel import KernelModules, uncompressed_kernel
+from attest.image.namespace import BuildSpace, require_tools
+from attest.image.recipe import Recipe
+
+__all__ = ["CONTENT", "Layer", "build_layer"]
+
+CONTENT: Final = ("vmlinuz", "vmlinux", "initrd.base", "root.erofs")
+"""A layer's files; ``root.erofs`` is optional."""
+
+_MODULES: Final = (
+    "virtio_mmio", "virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "virtio_rng",
+    "af_packet", "vsock", "vmw_vsock_virtio_transport",
+)  # fmt: skip
+"""What every guest may need before its root is there, or has no udev to load; fewer boot faster."""
+
+_ROOT_MODULES: Final = ("erofs", "overlay")
+_DIRECTORIES: Final = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
+_BUSYBOX_FILES: Final = {
+    "/etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+}
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """What `layer.json` says of a layer.
+
+    Attributes:
+        digest: SHA-256 of its content, hexadecimal.
+        kernel_version: As ``uname -r`` has it.
+        packages: Installed packages, ``name version``.
+    """
+
+    digest: str
+    kernel_version: str
+    packages: list[str]
+
+
+def build_layer(recipe: Recipe, work: Path, cache: Path, space: BuildSpace) -> Layer:
+    """Make a layer's files in ``work/out``.
+
+    Args:
+        recipe: What to make.
+        work: A directory for this build alone.
+        cache: The directory of fetched packages, shared with other builds.
+        space: Where the steps run.
+
+    Raises:
+        HostError: A program is missing.
+        RecipeError: The kernel has no module of a name that the recipe wants.
+        ImageBuildError: A step failed.
+    """
+    require_tools("mmdebstrap", "dpkg-deb", "depmod")
+    out = work / "out"
+    out.mkdir()
+    if recipe.base == "debian":
+        require_tools("mkfs.erofs")
+        bootstrap_root(recipe, work, cache, space)
+    else:
+        fetch_packages(recipe, ["busybox-static"], work, cache, space)
+    modules = _take_kernel(recipe, work, out, space)
+    with (out / "initrd.base").open("wb") as stream:
+        _write_initrd(recipe, modules, work, CpioWriter(stream))
+    packages: list[str] = []
+    if recipe.base == "debian":
+        packages = _make_root(recipe, modules, work, out, space)
+    layer = Layer(_content_digest(out), modules.version, packages)
+    (out / "layer.json").write_bytes(msgspec.json.encode(layer))
+    return layer
+
+
+def _take_kernel(recipe: Recipe, work: Path, out: Path, space: BuildSpace) -> KernelModules:
+    space.progress("taking the kernel apart")
+    tree = work / "kernel"
+    if not (tree / "usr/lib/modules").exists():  # where newer packages have it, and depmod may look
+        (tree / "usr/lib").mkdir(parents=True, exist_ok=True)
+        (tree / "lib/modules").rename(tree / "usr/lib/modules")
+    shutil.rmtree(tree / "lib", ignore_errors=True)
+    (tree / "lib").symlink_to("usr/lib")
+    (directory,) = (tree / "usr/lib/modules").iterdir()
+    space.run("listing modules", ["depmod", "--basedir", str(tree), directory.name])
+    (compressed,) = (tree / "boot").glob("vmlinu[xz]-*")
+    shutil.copyfile(compressed, out / "vmlinuz")
+    (out / "vmlinux").write_bytes(uncompressed_kernel(compressed.read_bytes()))
+    modules = KernelModules(directory)
+    modules.check(recipe.modules, f"{recipe.source}: modules")
+    return modules
+
+
+def _write_initrd(recipe: Recipe, modules: KernelModules, work: Path, archive: CpioWriter) -> None:
+    """All of the initrd but ``/init``; the agent loads what ``/modules/order`` lists."""
+    for name in _DIRECTORIES:
+        archive.directory(name, 0o1777 if name == "tmp" else 0o755)
+    archive.character_device("dev/console", 5, 1)
+    wanted = [*_MODULES, *(_ROOT_MODULES if recipe.base == "debian" else ()), *recipe.modules]
+    order = modules.load_order(wanted)
+    for name in order:
+        archive.file(f"modules/{name}.ko", modules.content(name))
+    archive.file("modules/order", "".join(f"/modules/{name}.ko\n" for name in order).encode())
+    if recipe.base == "tiny":
+        _write_busybox(work / "busybox-static", archive)
+        for file in recipe.files:
+            archive.file(file.path, file.content, file.mode)
+    archive.finish()
+
+
+def _write_busybox(package: Path, archive: CpioWriter) -> None:
+    (program,) = (path for path in package.glob("**/bin/busybox") if path.is_file())
+    archive.file("bin/busybox", program.read_bytes(), 0o755)
+    listed = subprocess.run(
+        [program, "--list-full"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    for applet in listed:
+        if applet not in ("bin/busybox", "linuxrc", "sbin/init"):  # the agent is init
+            archive.symlink(applet, "/bin/busybox")
+    for path, text in _BUSYBOX_FILES.items():
+        archive.file(path, text.encode())
+
+
+def _make_root(
+    recipe: Recipe, modules: KernelModules, work: Path, out: Path, space: BuildSpace
+) -> list[str]:
+    root = work / "root"
+    (root / "usr/lib/modules").mkdir(exist_ok=True)
+    modules.directory.rename(root / "usr/lib/modules" / modules.version)
+    finish_root(recipe, root, space)
+    space.progress("writing the root file system")
+    identifier = uuid.UUID(hex=recipe.key()[:32])
+    # Uncompressed: a guest in software emulation would spend its boot on decompressing.
+    space.run(
+        "writing the root file system",
+        ["mkfs.erofs", "--quiet", "-U", str(identifier), str(out / "root.erofs"), str(root)],
+        # Times later than this become this one, so that equal roots are equal images.
+        env={"SOURCE_DATE_EPOCH": str(_newest_package(root))},
+    )
+    return _installed(root / "var/lib/dpkg/status")
+
+
+def _newest_package(root: Path) -> int:
+    notices = (root / "usr/share/doc").glob("*/copyright")
+    return max(int(os.lstat(notice).st_mtime) for notice in notices)
+
+
+def _installed(status: Path) -> list[str]:
+    packages = []
+    for paragraph in status.read_text(errors="replace").split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line)
+        if fields.get("Status", "").endswith(" installed"):
+            packages.append(f"{fields['Package']} {fields['Version']}")
+    return sorted(packages)
+
+
+def _content_digest(out: Path) -> str:
+    digest = hashlib.sha256()
+    for name in CONTENT:
+        if (out / name).exists():
+            with (out / name).open("rb") as file:
+                digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

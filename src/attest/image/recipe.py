@@ -1,0 +1,274 @@
+"""Image recipes: what a TOML file says of an image, checked and resolved.
+
+`load_recipe` takes a built-in name or the path of a recipe, and returns a `Recipe` whose `key`
+changes whenever something changes that shapes the image's root.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import platform
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from attest.errors import HostError, RecipeError
+
+__all__ = ["Recipe", "RecipeFile", "builtin_recipes", "load_recipe"]
+
+BUILDER_VERSION: Final = 1
+"""Goes into every key: raise it when the builder makes something else of the same recipe."""
+
+_BUILTIN: Final = Path(__file__).parent / "recipes"
+_DPKG_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+_PATTERNS: Final = {
+    "suite": (r"[a-z][a-z0-9-]*", "a Debian suite, such as `bookworm` or `stable`"),
+    "kernel": (r"[a-z0-9][a-z0-9+.-]+", "a package name"),
+    "packages": (
+        r"[a-z0-9][a-z0-9+.-]+([=/][A-Za-z0-9.+:~-]+)?",
+        "a package name, or `name=version`",
+    ),
+    "mask": (
+        r"[A-Za-z0-9:_.\\@-]+\.(service|socket|target|timer|mount|automount|path|swap|device)",
+        "a unit's full name, such as `cron.service`",
+    ),
+    "modules": (r"[A-Za-z0-9_-]+", "a kernel module's name"),
+    "cmdline": (r"\S+", "one kernel parameter without blanks"),
+}
+_NOT_IN_TINY: Final = ("packages", "run", "mask")
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of the image, in the recipe's long form."""
+
+    source: str = ""
+    text: str | None = None
+    mode: str = ""
+
+
+class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A recipe as it is written."""
+
+    base: Literal["debian", "tiny"]
+    suite: str = "bookworm"
+    kernel: str = ""
+    packages: list[str] = []
+    files: dict[str, str | _File] = {}
+    run: list[str] = []
+    mask: list[str] = []
+    modules: list[str] = []
+    cmdline: list[str] = []
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A file that the recipe puts into the image.
+
+    Attributes:
+        path: Where, absolute.
+        mode: Permission bits.
+        content: What is in it.
+    """
+
+    path: str
+    mode: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an image is made of.
+
+    Attributes:
+        name: The recipe's name: its file name without ``.toml``.
+        source: The recipe's file.
+        base: ``"debian"``, or ``"tiny"`` (busybox only).
+        arch: The guest's architecture as ``uname -m`` has it; the host's.
+        suite: The Debian suite that packages and kernel come from.
+        kernel: The kernel's package.
+        packages: Packages beyond those of the base.
+        files: Files put into the image.
+        run: Shell commands run in the image, in order, after packages and files are there.
+        mask: systemd units that shall not start.
+        modules: Kernel modules that the initrd loads beyond the usual ones.
+        cmdline: Kernel parameters.
+    """
+
+    name: str
+    source: Path
+    base: Literal["debian", "tiny"]
+    arch: str
+    suite: str
+    kernel: str
+    packages: tuple[str, ...] = ()
+    files: tuple[RecipeFile, ...] = ()
+    run: tuple[str, ...] = ()
+    mask: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    cmdline: tuple[str, ...] = ()
+
+    @property
+    def dpkg_arch(self) -> str:
+        """The architecture as dpkg names it."""
+        return _DPKG_ARCHITECTURES[self.arch]
+
+    @property
+    def init(self) -> Literal["systemd", "agent"]:
+        """What process 1 is."""
+        return "systemd" if self.base == "debian" else "agent"
+
+    def key(self) -> str:
+        """The SHA-256 (hexadecimal) of all that shapes the root, kernel and modules.
+
+        Name, place and kernel parameters do not: recipes that differ only in them share their root.
+        """
+        files = [(f.path, f.mode, hashlib.sha256(f.content).hexdigest()) for f in self.files]
+        inputs = [
+            BUILDER_VERSION, self.base, self.arch, self.suite, self.kernel,
+            sorted(self.packages), sorted(files), self.run, sorted(self.mask), self.modules,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+def builtin_recipes() -> list[str]:
+    """The names of the recipes that come with attest."""
+    return sorted(path.stem for path in _BUILTIN.glob("*.toml"))
+
+
+def load_recipe(reference: str, relative_to: Path | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        reference: A built-in name, or the path of a ``.toml`` file.
+        relative_to: The directory that a relative path starts from; default: the working directory.
+
+    Raises:
+        RecipeError: There is no such recipe, or it cannot be used.
+    """
+    path = _locate(reference, relative_to or Path())
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RecipeError(f"{path}: cannot read the recipe: {reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from None
+    return _resolve(_parse(raw, path), path)
+
+
+def _locate(reference: str, relative_to: Path) -> Path:
+    builtin = builtin_recipes()
+    if reference in builtin:
+        return _BUILTIN / f"{reference}.toml"
+    path = relative_to / Path(reference).expanduser()
+    if path.suffix == ".toml" or path.is_file():
+        return path
+    close = difflib.get_close_matches(reference, builtin, n=1)
+    raise RecipeError(
+        f"no image recipe `{reference}`; built in: {', '.join(builtin)}",
+        hint=f"did you mean `{close[0]}`?"
+        if close
+        else "a recipe of your own is a path in `.toml`",
+    )
+
+
+def _parse(raw: dict[str, Any], path: Path) -> _Document:
+    _check_keys(raw, _Document, path, "")
+    files = raw.get("files")
+    for target, value in files.items() if isinstance(files, dict) else ():
+        if isinstance(value, dict):
+            _check_keys(value, _File, path, f"files.{json.dumps(target)}.")
+    if "base" not in raw:
+        raise RecipeError(f'{path}: base: missing; it is "debian" or "tiny"')
+    try:
+        return msgspec.convert(raw, _Document)
+    except msgspec.ValidationError as error:
+        raise _explain(error, raw, path) from None
+
+
+def _check_keys(raw: dict[str, Any], struct: type[msgspec.Struct], path: Path, where: str) -> None:
+    known = struct.__struct_fields__
+    for key in raw:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            meant = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
+            raise RecipeError(f"{path}: {where}{key}: unknown key; {meant}")
+
+
+def _explain(error: msgspec.ValidationError, raw: dict[str, Any], path: Path) -> RecipeError:
+    """The message of msgspec, with the key first and the value that was found."""
+    message, _, place = str(error).partition(" - at `$")
+    key = place.strip("`").lstrip(".")
+    found: Any = raw
+    for part in re.findall(r"\w+", key):
+        try:
+            found = found[int(part)] if part.isdigit() else found[part]
+        except (KeyError, IndexError, TypeError):  # a `[...]`: msgspec does not name a table's key
+            break
+    return RecipeError(f"{path}: {key}: {message}, found {json.dumps(found, default=str)}")
+
+
+def _resolve(document: _Document, path: Path) -> Recipe:
+    arch = platform.machine()
+    if arch not in _DPKG_ARCHITECTURES:
+        raise HostError(
+            f"images cannot be built on {arch}; known: {', '.join(_DPKG_ARCHITECTURES)}"
+        )
+    _check_values(document, path)
+    return Recipe(
+        name=path.stem,
+        source=path,
+        base=document.base,
+        arch=arch,
+        suite=document.suite,
+        kernel=document.kernel or f"linux-image-cloud-{_DPKG_ARCHITECTURES[arch]}",
+        packages=tuple(document.packages),
+        files=tuple(_file(path, target, value) for target, value in document.files.items()),
+        run=tuple(document.run),
+        mask=tuple(document.mask),
+        modules=tuple(document.modules),
+        cmdline=tuple(document.cmdline),
+    )
+
+
+def _check_values(document: _Document, path: Path) -> None:
+    for key, (pattern, right) in _PATTERNS.items():
+        value = getattr(document, key)
+        for entry in value if isinstance(value, list) else [value] if value else []:
+            if not re.fullmatch(pattern, entry):
+                raise RecipeError(f"{path}: {key}: expected {right}, found {entry!r}")
+    if document.base == "tiny":
+        for key in _NOT_IN_TINY:
+            if getattr(document, key):
+                raise RecipeError(
+                    f'{path}: {key}: not possible with base = "tiny", which has no packages',
+                    hint='use base = "debian"',
+                )
+
+
+def _file(recipe: Path, target: str, value: str | _File) -> RecipeFile:
+    where = f"{recipe}: files.{json.dumps(target)}"
+    if not target.startswith("/") or ".." in target.split("/") or target.endswith("/"):
+        raise RecipeError(f"{where}: expected the absolute path of a file in the image")
+    entry = _File(source=value) if isinstance(value, str) else value
+    if bool(entry.source) == (entry.text is not None):
+        raise RecipeError(f"{where}: expected either `source` or `text`")
+    if not re.fullmatch(r"([0-7]?[0-7]{3})?", entry.mode):
+        raise RecipeError(
+            f'{where}.mode: expected octal digits such as "0644", found {entry.mode!r}'
+        )
+    if entry.text is not None:
+        return RecipeFile(target, int(entry.mode or "644", 8), entry.text.encode())
+    source = recipe.parent / Path(entry.source).expanduser()
+    try:
+        executable = bool(source.stat().st_mode & 0o100)
+        mode = int(entry.mode, 8) if entry.mode else 0o755 if executable else 0o644
+        return RecipeFile(target, mode, source.read_bytes())
+    except OSError as error:
+        raise RecipeError(f"{where}: cannot read {source}: {error.strerror}") from None
