@@ -16,6 +16,8 @@ from attest.errors import HostError
 from attest.net.bridge import Attachment, make_bridges
 from attest.net.cell import Cell
 from attest.scratch import Scratch
+from attest.vmm.base import VmmExit
+from attest.vmm.process import WatchedProcess
 
 
 @pytest.fixture
@@ -87,11 +89,27 @@ def test_a_killed_driver_leaves_nothing() -> None:
     assert not Path(scratch).exists()
 
 
-def test_a_killed_process_outside_takes_the_one_inside_with_it(cell: Cell) -> None:
-    process = subprocess.Popen(cell.enter(["sleep", "1234"]))
+@pytest.mark.parametrize("early", [True, False])
+def test_a_killed_process_outside_takes_the_one_inside_with_it(cell: Cell, early: bool) -> None:
+    process = subprocess.Popen(
+        cell.enter(["sh", "-c", "echo up; exec sleep 1234"]), stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    if not early:
+        process.stdout.readline()
     process.kill()
     process.wait()
-    listing = cell.run(
-        ["sh", "-c", "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done"]
+    # Its standard output ends when the last process that could write it has gone.
+    assert process.stdout.read() in (b"", b"up\n")
+    process.stdout.close()
+
+
+def test_ending_a_watched_process_ends_the_one_inside(cell: Cell, tmp_path: Path) -> None:
+    ends: list[VmmExit] = []
+    process = WatchedProcess(
+        cell.enter(["sleep", "1234"]), pass_fds=(), stderr=tmp_path / "log", on_exit=ends.append
     )
-    assert "sleep 1234" not in listing
+    process.kill()
+    process.kill()
+    assert [end.status for end in ends] == [-signal.SIGKILL]
+    assert "1234" not in cell.run(["sh", "-c", "cat /proc/[0-9]*/cmdline"])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
+from attest.processes import children
 
 __all__ = ["Cell"]
 
@@ -29,6 +30,12 @@ cat > /dev/null
 kill -9 -1
 rm -rf -- "$1"
 """
+
+# A parent that died before the wish was made sends no signal; but then the process has got PID 1
+# of the namespace as its parent, while a living one, outside the namespace, counts as 0.
+_DIES_WITH_PARENT: Final = (
+    "setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = 0 ] && exec "$@"', "sh",
+)  # fmt: skip
 
 
 class Cell:
@@ -62,7 +69,7 @@ class Cell:
         self._enter = [
             "nsenter", "--target", str(self.pid), "--net", "--pid", "--mount",
             *(["--user", "--preserve-credentials"] if user else []),
-            "setpriv", "--pdeathsig", "KILL",
+            *_DIES_WITH_PARENT,
         ]  # fmt: skip
 
     def enter(self, command: Sequence[str]) -> list[str]:
@@ -115,19 +122,5 @@ def _refusal(reason: str) -> HostError:
 
 
 def _only_child(pid: int) -> int:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    try:
-        return int(children.read_text().split()[0])
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and _parent(entry) == pid:
-                return int(entry.name)
-        raise
-
-
-def _parent(entry: Path) -> int:
-    try:
-        # Field 4 of proc(5) stat; the name in field 2 may hold spaces and parentheses.
-        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+    (child,) = children(pid)
+    return child

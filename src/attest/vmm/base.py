@@ -10,9 +10,10 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from attest.image.store import Image
+if TYPE_CHECKING:
+    from attest.image.store import Image
 
 __all__ = ["MachineSpec", "Nic", "Vmm", "VmmExit"]
 

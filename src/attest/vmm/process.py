@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from attest.processes import children
 from attest.vmm.base import VmmExit
 
 __all__ = ["WatchedProcess"]
@@ -63,8 +67,16 @@ class WatchedProcess:
         return self.exit
 
     def kill(self) -> None:
-        """Send SIGKILL and wait for the end."""
+        """Kill it and wait for the end; nothing happens when it has ended.
+
+        In a cell the process is `nsenter`, which ends when the VMM, its child, has: so its end is
+        also that of the VMM's hold on taps and files.
+        """
         self._killed = True
-        self._process.kill()
+        if self.exit is not None:
+            return
+        for pid in children(self.pid) or [self.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if threading.current_thread() is not self._watcher:
             self._watcher.join()
