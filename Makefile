@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 
-.PHONY: demo setup test lint format wheel lock clean
+.PHONY: demo setup agent test lint format wheel lock clean
 
 demo:
 	@$(PYTHON) tools/setup.py run
@@ -10,6 +10,9 @@ demo:
 
 setup:
 	@$(PYTHON) tools/setup.py test
+
+agent: setup
+	@.venv/bin/python tools/build_agent.py
 
 test: setup
 	@.venv/bin/python -m pytest $(TESTS)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,15 +24,19 @@ ARCHITECTURES: Final = ("x86_64", "aarch64")
 _FLAGS: Final = ["-static", "-std=gnu11", "-O2", "-s", "-Wall", "-Wextra", "-Werror"]
 
 
-def build_agents(root: Path) -> None:
-    """Bring `src/attest/guest/bin/` of the source tree ``root`` up to date.
+def build_agents(root: Path, architectures: Sequence[str] = ARCHITECTURES) -> None:
+    """Bring `src/attest/guest/bin/` of a source tree up to date.
+
+    Args:
+        root: The source tree.
+        architectures: Guests' architectures, as ``uname -m`` has them.
 
     Raises:
         SystemExit: The agent cannot be compiled here; the message says why.
     """
     target = root / "src/attest/guest/bin"
     target.mkdir(parents=True, exist_ok=True)
-    for architecture in ARCHITECTURES:
+    for architecture in architectures:
         output = target / f"attest-agent-{architecture}"
         if ready := os.environ.get("ATTEST_AGENT_DIR"):
             shutil.copyfile(Path(ready, output.name), output)
@@ -67,4 +73,4 @@ def _digest(source: Path, architecture: str) -> str:
 
 
 if __name__ == "__main__":
-    build_agents(Path(__file__).parents[1])
+    build_agents(Path(__file__).parents[1], [platform.machine()])

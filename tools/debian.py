@@ -38,10 +38,13 @@ class PrivateApt:
     def __init__(self, directory: Path) -> None:
         self._parts = directory / "sources"
         self._lists = directory / "lists"
+        self._updated = False
         self.backports = f"{codename()}-backports"
 
     def update(self) -> None:
-        """Fetch the package lists; `has_backports` tells whether the backports' were among them."""
+        """Fetch the package lists, once; `has_backports` tells whether backports were among them."""
+        if self._updated:
+            return
         shutil.rmtree(self._parts, ignore_errors=True)
         self._parts.mkdir(parents=True)
         (self._lists / "partial").mkdir(parents=True, exist_ok=True)
@@ -49,6 +52,7 @@ class PrivateApt:
             (self._parts / name).write_text(text)
         # A mirror without backports makes it fail though all else was fetched.
         self._run(["-qq", "-o", "APT::Sandbox::User=root", "update"], check=False)
+        self._updated = True
 
     @property
     def has_backports(self) -> bool:

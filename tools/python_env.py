@@ -26,7 +26,7 @@ def bring(root: Path, locks: Sequence[str]) -> None:
     usable = _usable(environment)
     if usable and record.exists() and record.read_text() == wanted:
         return
-    print(f"installing Python packages into {environment}", flush=True)
+    print(f"installing Python packages into {environment}, compiling the agent", flush=True)
     python = environment / "bin/python"
     if not usable:
         _run([sys.executable, "-m", "venv", "--clear", environment])

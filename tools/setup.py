@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - not installed yet, so nothing el
 
 import python_env
 import second_qemu
-from debian import PrivateApt, codename
+from debian import PrivateApt
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _SBIN: Final = "/usr/sbin:/sbin"  # not on an ordinary user's PATH in Debian
@@ -67,7 +68,12 @@ _VENV: Final = [Need("python3-venv", "module:ensurepip", "makes the Python envir
 _RUN: Final = [
     Need("mmdebstrap", "mmdebstrap", "builds Debian images"),
     Need("erofs-utils", "mkfs.erofs", "packs images"),
-    Need("busybox-static", "busybox", "mounts an image's root inside the guest"),
+    Need("lz4", "lz4", "unpacks images' kernels"),
+    Need(
+        "debian-archive-keyring",
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+        "verifies the packages of images",
+    ),
     Need("uidmap", "newuidmap", "lets ordinary users build images"),
     Need("iproute2", "ip", "makes the networks between machines"),
     Need("util-linux", "unshare", "makes the namespaces that machines live in"),
@@ -79,9 +85,9 @@ _TEST: Final = [
 ]
 
 _PURPOSES: Final = {
-    "run": ([*_VENV, *_RUN], _QEMU, ["run", "build"]),
-    "lint": (_VENV, [], ["dev", "build"]),
-    "test": ([*_VENV, *_RUN, *_TEST], _QEMU, ["dev", "build"]),
+    "run": (_RUN, _QEMU, ["run", "build"]),
+    "lint": ([], [], ["dev", "build"]),
+    "test": ([*_RUN, *_TEST], _QEMU, ["dev", "build"]),
 }
 
 
@@ -89,13 +95,19 @@ def main(purpose: str) -> None:
     """Set up for a purpose, one of those in the module's usage."""
     needs, qemu, locks = _PURPOSES[purpose]
     apt = PrivateApt(_cache() / "apt")
-    _install(apt, _missing(needs), _missing(qemu))
-    if purpose == "test" and shutil.which("apt-get"):
-        second_qemu.bring(apt, _EMULATOR, _cache() / "qemu")
-    python_env.bring(_ROOT, locks)
-    agent = [_ROOT / ".venv/bin/python", _ROOT / "tools/build_agent.py"]
-    if status := subprocess.call(agent):
-        raise SystemExit(status)
+    missing = _missing([*_VENV, *needs, *qemu])
+    _announce(missing)
+    if missing:
+        apt.update()
+    _install(apt, _missing(_VENV))
+    # apt waits for the network and the disk, the compiler for the processor: they go together.
+    with ThreadPoolExecutor() as pool:
+        packages = pool.submit(_packages, apt, needs, qemu, second=purpose == "test")
+        python_env.bring(_ROOT, locks)
+        agent = [_ROOT / ".venv/bin/python", _ROOT / "tools/build_agent.py"]
+        if status := subprocess.call(agent):
+            raise SystemExit(status)
+        packages.result()
 
 
 def _cache() -> Path:
@@ -107,28 +119,34 @@ def _missing(needs: Sequence[Need]) -> list[Need]:
     return [need for need in needs if not need.met()]
 
 
-def _install(apt: PrivateApt, plain: Sequence[Need], qemu: Sequence[Need]) -> None:
-    if not plain and not qemu:
+def _announce(missing: Sequence[Need]) -> None:
+    if not missing:
         return
-    print("missing here, and to be installed:")
-    for need in [*plain, *qemu]:
-        print(f"  {need.package:16} {need.why}")
-    sys.stdout.flush()
+    print("missing on this machine, and installed now:")
+    for need in missing:
+        print(f"  {need.package:22} {need.why}", flush=True)
     if not shutil.which("apt-get"):
         raise SystemExit("this is not a Debian system: install what brings these, then try again")
-    apt.update()
-    if plain:
-        apt.install([need.package for need in plain])
-    if qemu:
-        _install_qemu(apt, [need.package for need in qemu])
 
 
-def _install_qemu(apt: PrivateApt, packages: Sequence[str]) -> None:
-    if apt.has_backports:
-        apt.install(packages, release=apt.backports)
-        return
-    print(f"no backports for {codename()} at its mirror: taking the release's own, older QEMU")
-    apt.install(packages)
+def _packages(
+    apt: PrivateApt, needs: Sequence[Need], qemu: Sequence[Need], *, second: bool
+) -> None:
+    _install(apt, _missing(needs))
+    if missing := _missing(qemu):
+        if not apt.has_backports:
+            print(f"{apt.backports} is not at the mirror: taking the release's own, older QEMU")
+        _install(apt, missing, release=apt.backports if apt.has_backports else "")
+    if second and shutil.which("apt-get"):
+        try:
+            second_qemu.bring(apt, _EMULATOR, _cache() / "qemu")
+        except SystemExit as error:
+            print(f"{error}\nso there is no second QEMU: the tests run with the installed one only")
+
+
+def _install(apt: PrivateApt, needs: Sequence[Need], *, release: str = "") -> None:
+    if needs:
+        apt.install([need.package for need in needs], release=release)
 
 
 if __name__ == "__main__":
