@@ -487,7 +487,8 @@ class Machine:
             self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),
             self._explained(),
         ):
-            channel.put(Path(source), target)
+            for warning in channel.put(Path(source), target):
+                self._events.emit(Kind.WARNING, warning, machine=self.name)
 
     def copy_from_machine(self, source: str, target_dir: str = "") -> None:
         """Copy a file or a directory tree into ``target_dir`` below the output directory."""

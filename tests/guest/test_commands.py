@@ -1,0 +1,80 @@
+"""Commands in a real machine: what the NixOS driver's methods promise."""
+
+from __future__ import annotations
+
+import pytest
+
+from attest.cluster import wait_all
+from attest.errors import CommandFailed, WaitFailed
+from attest.machine import Machine
+
+
+def test_succeed_returns_all_outputs_joined(machine: Machine) -> None:
+    assert machine.succeed("echo one", "echo two >&2; echo three") == "one\nthree\n"
+
+
+def test_succeed_raises_with_what_the_command_said(machine: Machine) -> None:
+    with pytest.raises(CommandFailed) as caught:
+        machine.succeed("echo out; echo err >&2; exit 3")
+    assert (caught.value.status, caught.value.stdout, caught.value.stderr) == (3, "out\n", "err\n")
+    assert "exit 3" in str(caught.value)
+
+
+def test_fail_is_its_opposite(machine: Machine) -> None:
+    assert machine.fail("echo seen; false") == "seen\n"
+    with pytest.raises(CommandFailed, match="to fail"):
+        machine.fail("true")
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("false | true", 1), ("echo $unset_name", 1), ("false; echo not reached", 1), ("exit 0", 0)],
+)
+def test_commands_run_under_strict_bash(machine: Machine, command: str, status: int) -> None:
+    assert machine.execute(command)[0] == status
+
+
+def test_execute_has_the_four_forms(machine: Machine) -> None:
+    assert machine.execute("echo x; exit 7") == (7, "x\n")
+    assert machine.execute("echo x; exit 7", check_return=False) == (-1, "x\n")
+    assert machine.execute("touch /tmp/done", check_output=False) == (-2, "")
+    machine.wait_for_file("/tmp/done")
+    assert machine.execute("echo x; sleep 60", timeout=1)[0] == 124
+
+
+def test_a_command_waits_for_its_background_processes_to_close_the_output(machine: Machine) -> None:
+    assert machine.succeed("(sleep 0.3; echo late) & echo early") == "early\nlate\n"
+
+
+def test_output_is_decoded_whatever_it_is(machine: Machine) -> None:
+    assert machine.succeed(r"printf 'a\xffb\n'") == "a\ufffdb\n"
+
+
+def test_a_hundred_commands_at_once_keep_their_outputs_apart(machine: Machine) -> None:
+    outputs = wait_all(range(100), lambda n: machine.succeed(f"echo {n}; echo {n} >&2"))
+    assert outputs == [f"{n}\n" for n in range(100)]
+
+
+def test_a_failure_elsewhere_ends_a_command_at_once(machine: Machine) -> None:
+    def call(command: str) -> None:
+        machine.succeed(command)
+
+    with pytest.raises(CommandFailed, match="exit 5"):
+        wait_all(["sleep 1000", "sleep 0.2; exit 5"], call)
+    machine.wait_until_fails("pgrep -x sleep", timeout=30)
+
+
+def test_wait_until_succeeds_returns_the_output_of_the_try_that_did(machine: Machine) -> None:
+    machine.succeed("rm -f /tmp/count")
+    command = "echo x >>/tmp/count; test $(wc -l </tmp/count) -ge 3; cat /tmp/count"
+    assert machine.wait_until_succeeds(command) == "x\nx\nx\n"
+
+
+def test_wait_until_succeeds_tells_the_last_try(machine: Machine) -> None:
+    with pytest.raises(WaitFailed, match=r"did not succeed in 1 s: exit code 4, last output:\nwhy"):
+        machine.wait_until_succeeds("echo why; exit 4", timeout=1)
+
+
+def test_wait_until_fails(machine: Machine) -> None:
+    machine.succeed("touch /tmp/there; (sleep 0.3; rm /tmp/there) >/dev/null 2>&1 &")
+    machine.wait_until_fails("test -e /tmp/there")

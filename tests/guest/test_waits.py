@@ -1,0 +1,87 @@
+"""Waits that the agent watches inside a real machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from attest.cluster import wait_all
+from attest.errors import WaitFailed
+from attest.machine import Machine
+
+_LATER = "(sleep 0.3; {}) >/dev/null 2>&1 &"
+
+
+def test_an_active_unit_is_seen_at_once(machine: Machine) -> None:
+    machine.wait_for_unit("multi-user.target", timeout=30)
+    machine.wait_for_unit("systemd-journald.service", timeout=30)
+
+
+def test_a_unit_that_starts_later_is_waited_for(machine: Machine) -> None:
+    machine.succeed(
+        "systemctl stop later.service 2>/dev/null || true",
+        "systemd-run --quiet --no-block --unit later --property Type=notify "
+        "sh -c 'sleep 0.5; systemd-notify --ready; sleep 1000'",
+    )
+    machine.wait_for_unit("later.service", timeout=60)
+    assert machine.get_unit_property("later.service", "ActiveState") == "active"
+    machine.stop_job("later.service")
+
+
+def test_a_failed_unit_ends_the_wait_with_its_journal(machine: Machine) -> None:
+    machine.execute("systemd-run --quiet --unit broken sh -c 'echo the reason; exit 9'")
+    with pytest.raises(WaitFailed) as caught:
+        machine.wait_for_unit("broken.service", timeout=60)
+    assert caught.value.state["ActiveState"] == "failed"
+    assert "the reason" in str(caught.value)
+    machine.succeed("systemctl reset-failed broken.service")
+
+
+def test_an_inactive_unit_ends_the_wait(machine: Machine) -> None:
+    machine.succeed("printf '[Service]\\nExecStart=true\\n' > /run/systemd/system/idle.service")
+    machine.succeed("systemctl daemon-reload")
+    with pytest.raises(WaitFailed, match="inactive"):
+        machine.wait_for_unit("idle.service", timeout=60)
+
+
+def test_a_unit_that_does_not_exist_ends_the_wait(machine: Machine) -> None:
+    with pytest.raises(WaitFailed, match=r"nonesuch\.service"):
+        machine.wait_for_unit("nonesuch.service", timeout=60)
+
+
+def test_ports_open_and_close(machine: Machine) -> None:
+    server = machine.spawn("exec nc -lk 127.0.0.1 7777")
+    machine.wait_for_open_port(7777, timeout=30)
+    server.cancel()
+    machine.wait_for_closed_port(7777, timeout=30)
+    with pytest.raises(WaitFailed, match="7777"):
+        machine.wait_for_open_port(7777, timeout=0.5)
+
+
+def test_a_file_that_appears_later_is_waited_for(machine: Machine) -> None:
+    machine.succeed(
+        "rm -rf /tmp/deep", _LATER.format("mkdir -p /tmp/deep/er; touch /tmp/deep/er/f")
+    )
+    machine.wait_for_file("/tmp/deep/er/f", timeout=30)
+    machine.wait_for_file("/tmp/deep/*/f", timeout=30)
+
+
+def test_a_unix_socket_is_waited_for(machine: Machine) -> None:
+    server = machine.spawn("sleep 0.3; exec nc -lkU /tmp/sock")
+    machine.wait_for_open_unix_socket("/tmp/sock", timeout=30)
+    server.cancel()
+
+
+def test_a_wait_is_ended_by_a_failure_elsewhere(machine: Machine) -> None:
+    def call(what: str) -> None:
+        if what == "wait":
+            machine.wait_for_file("/never")
+        else:
+            machine.succeed("exit 6")
+
+    with pytest.raises(Exception, match="exit 6"):
+        wait_all(["wait", "fail"], call)
+
+
+def test_console_text_is_found(machine: Machine) -> None:
+    machine.succeed("echo needle-in-console > /dev/ttyS0")
+    machine.wait_for_console_text("needle-in-con.*", timeout=30)
