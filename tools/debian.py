@@ -42,7 +42,7 @@ class PrivateApt:
         self.backports = f"{codename()}-backports"
 
     def update(self) -> None:
-        """Fetch the package lists, once; `has_backports` tells whether backports were among them."""
+        """Fetch the package lists, once; `has_backports` tells whether the mirror has those."""
         if self._updated:
             return
         shutil.rmtree(self._parts, ignore_errors=True)
