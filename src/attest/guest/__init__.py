@@ -1,0 +1,1 @@
+"""Talking to what runs inside a machine: its agent and its console."""

@@ -1,0 +1,469 @@
+"""The connection to a machine's agent: commands, waits, files, connections, identity, power."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from attest.errors import ChannelError, MachineError, WaitFailed
+from attest.guest.forward import Connection, PortForward
+from attest.guest.identity import Identity
+from attest.guest.process import Completed, Process, Sink
+from attest.guest.protocol import (
+    ConnectField,
+    CopyField,
+    ExecField,
+    ExecFlag,
+    Fields,
+    Operation,
+    PowerAction,
+    PowerField,
+    Result,
+    Status,
+    WaitField,
+    WaitFlag,
+    WaitKind,
+    Welcome,
+    decode_pairs,
+    encode_terminal_size,
+)
+from attest.guest.session import Session
+from attest.guest.stream import Stream, StreamEnded
+from attest.guest.transfer import TransferError, pack, unpack
+
+__all__ = ["AgentChannel", "Completed", "Process", "Wait", "Welcome"]
+
+_GRACE: Final = 60.0
+"""Seconds for an answer that an agent gives at once; a busy host may starve a guest for long."""
+
+
+class AgentChannel:
+    """The connection to the agent in a machine.
+
+    Methods can be called from several threads at once. Those that talk to the agent raise
+    `ChannelError` when the session ends meanwhile, and when it has ended.
+
+    Args:
+        machine: The machine's name, for errors.
+        sock: The connection, which the channel closes.
+        padding: The connection may carry remains of an earlier session.
+        on_closed: Called, in a thread of the channel, when the session ends other than by `close`
+            or `reconnect`.
+    """
+
+    def __init__(
+        self,
+        machine: str,
+        sock: socket.socket,
+        *,
+        padding: bool = False,
+        on_closed: Callable[[ChannelError], None] | None = None,
+    ) -> None:
+        self._machine = machine
+        self._on_closed = on_closed
+        self._sock = sock
+        self._padding = padding
+        self._session = Session(machine, sock, on_closed)
+        self._welcome: Welcome | None = None
+        self._forwards: list[PortForward] = []
+
+    @property
+    def welcome(self) -> Welcome:
+        """What the agent said of itself in the last `connect`."""
+        if self._welcome is None:
+            raise self._session.error()
+        return self._welcome
+
+    # The session
+
+    def connect(self, timeout: float) -> Welcome:
+        """Greet the agent; a guest that still boots finds the greeting when it is up.
+
+        Args:
+            timeout: Seconds to wait for its answer.
+
+        Raises:
+            ChannelError: It did not answer, or speaks another version of the protocol.
+        """
+        self._welcome = self._session.connect(timeout, padding=self._padding)
+        return self._welcome
+
+    def reconnect(self, sock: socket.socket, reason: str, *, padding: bool = True) -> None:
+        """Begin anew, as after a reboot or a restore; `connect` comes next.
+
+        Args:
+            sock: The new connection, which may be the same as before.
+            reason: What happened; whatever is under way fails with a `ChannelError` that says so.
+            padding: The connection may carry remains of an earlier session.
+        """
+        self._session.end(reason)
+        if sock is not self._sock:
+            self._sock.close()
+        self._sock = sock
+        self._padding = padding
+        self._welcome = None
+        self._session = Session(self._machine, sock, self._on_closed)
+
+    def close(self) -> None:
+        """End the connection, its threads, and everything under way on it."""
+        self._session.end("the channel is closed")
+        for forward in self._forwards:
+            forward.close()
+        self._sock.close()
+
+    # Commands
+
+    def run(
+        self,
+        command: str | list[str],
+        *,
+        timeout: float | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | BinaryIO | None = None,
+        stdout: Sink | None = None,
+        stderr: Sink | None = None,
+        wait_for_output: bool = True,
+    ) -> Completed:
+        """Run a command to its end.
+
+        Args:
+            command: For the guest's shell, or a program and its arguments.
+            timeout: Seconds, after which it is killed with all that it has started.
+            cwd: Its working directory.
+            user: Who runs it: name or number; default root.
+            env: Added to its environment.
+            stdin: Its standard input.
+            stdout: Called, in this thread, with its output as it comes; default: it is collected.
+            stderr: The same for its standard error.
+            wait_for_output: Also wait until processes in the background have closed its output.
+
+        Raises:
+            MachineError: It could not be started.
+        """
+        process = self.start(
+            command, timeout=timeout, cwd=cwd, user=user, env=env, stdin=stdin is not None,
+            stdout=stdout, stderr=stderr, wait_for_output=wait_for_output,
+        )  # fmt: skip
+        try:
+            if stdin is not None:
+                process.feed(stdin)
+            return process.wait()
+        except BaseException:
+            process.abandon()
+            raise
+
+    def start(
+        self,
+        command: str | list[str],
+        *,
+        timeout: float | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bool = False,
+        stdout: Sink | None = None,
+        stderr: Sink | None = None,
+        pty: tuple[int, int] | None = None,
+        wait_for_output: bool = True,
+    ) -> Process:
+        """Start a command and return it running.
+
+        Args:
+            command: For the guest's shell, or a program and its arguments.
+            timeout: Seconds, after which it is killed with all that it has started.
+            cwd: Its working directory.
+            user: Who runs it: name or number; default root.
+            env: Added to its environment.
+            stdin: Its standard input is to be written.
+            stdout: Called with its output by `Process.wait`; default: it is collected.
+            stderr: The same for its standard error.
+            pty: Rows and columns of a terminal for it.
+            wait_for_output: It has ended only when processes in the background have closed its
+                output.
+        """
+        flags = ExecFlag(0)
+        flags |= ExecFlag.STDIN if stdin or pty else ExecFlag(0)
+        flags |= ExecFlag(0) if wait_for_output else ExecFlag.LEAVE_BACKGROUND
+        fields = Fields()
+        if isinstance(command, str):
+            fields.text(ExecField.COMMAND, command)
+        else:
+            for argument in command:
+                fields.text(ExecField.ARGUMENT, argument)
+        fields.text(ExecField.DIRECTORY, cwd).text(ExecField.USER, user)
+        for name, value in (env or {}).items():
+            fields.text(ExecField.ENVIRONMENT, f"{name}={value}")
+        fields.milliseconds(ExecField.TIME_LIMIT, timeout)
+        fields.raw(ExecField.PTY, encode_terminal_size(*pty) if pty else None)
+        fields.u32(ExecField.FLAGS, flags or None)
+        return Process(
+            self._machine,
+            self._session.open(Operation.EXEC, fields.encode()),
+            command if isinstance(command, str) else " ".join(command),
+            limit=_overdue(timeout),
+            stdout=stdout,
+            stderr=stderr,
+        )
+
+    # Waits
+
+    def wait_for(
+        self,
+        kind: WaitKind,
+        subject: str,
+        *,
+        timeout: float,
+        port: int | None = None,
+        wanted: str | None = None,
+        datagram: bool = False,
+    ) -> str:
+        """Wait in the guest until something is so.
+
+        Args:
+            kind: What to wait for.
+            subject: Its address, path, unit, or process name or id.
+            timeout: Seconds.
+            port: TCP port.
+            wanted: ActiveState of a unit; default ``active``.
+            datagram: The Unix socket takes datagrams.
+
+        Returns:
+            What was seen.
+
+        Raises:
+            WaitFailed: The time limit passed, or it cannot come any more.
+        """
+        wait = self.start_wait(
+            kind, subject, timeout=timeout, port=port, wanted=wanted, datagram=datagram
+        )
+        return wait.result()
+
+    def start_wait(
+        self,
+        kind: WaitKind,
+        subject: str,
+        *,
+        timeout: float,
+        port: int | None = None,
+        wanted: str | None = None,
+        datagram: bool = False,
+    ) -> Wait:
+        """Begin a wait, as `wait_for` has it, and return it under way."""
+        fields = (
+            Fields()
+            .u32(WaitField.KIND, kind)
+            .text(WaitField.SUBJECT, subject)
+            .u32(WaitField.PORT, port)
+            .milliseconds(WaitField.TIME_LIMIT, timeout)
+            .u32(WaitField.FLAGS, WaitFlag.DATAGRAM if datagram else None)
+            .text(WaitField.WANTED, wanted)
+        )
+        stream = self._session.open(Operation.WAIT, fields.encode())
+        subject = f"{subject}:{port}" if port is not None else subject
+        return Wait(self._machine, stream, f"{kind.name.lower()} {subject}", timeout)
+
+    # Files
+
+    def put(self, source: Path, target: str) -> list[str]:
+        """Copy a file or a tree into the guest, with modes, owners, times and links.
+
+        Args:
+            source: What to copy; when it is a link itself, what it leads to.
+            target: What it becomes, or an existing directory in which it gets its own name.
+
+        Returns:
+            What was left out, and why.
+
+        Raises:
+            OSError: Something could not be read on the host.
+            MachineError: Something could not be written in the guest.
+        """
+        fields = Fields().text(CopyField.PATH, target).text(CopyField.NAME, source.name)
+        with self._operation(Operation.PUT, fields) as stream:
+            left_out: list[str] = []
+            with contextlib.suppress(StreamEnded):  # the result says why
+                left_out = pack(source, stream.write)
+                stream.write_eof()
+            self._require_done(stream.result(), f"copy {source} to {target}")
+        return left_out
+
+    def get(self, source: str, target: Path) -> list[str]:
+        """Copy a file or a tree out of the guest.
+
+        Modes (without set-user-ID, set-group-ID and sticky bits), times, and links that stay inside
+        the tree are kept; owners when root copies. The target is replaced when all is there.
+
+        Args:
+            source: What to copy.
+            target: What it becomes; its parents are made.
+
+        Returns:
+            What was left out, and why.
+
+        Raises:
+            MachineError: It could not be read, or not be written on the host.
+        """
+        what = f"copy {source} to {target}"
+        with self._operation(Operation.GET, Fields().text(CopyField.PATH, source)) as stream:
+            try:
+                left_out = unpack(_reader(stream), target)
+            except (TransferError, OSError) as error:
+                if stream.ended:
+                    self._require_done(stream.result(), what)
+                raise MachineError(self._machine, f"cannot {what}: {error}") from error
+            result = self._require_done(stream.result(), what)
+        return left_out + _counted(result.value)
+
+    # Connections
+
+    def connect_tcp(self, address: str, port: int) -> Connection:
+        """Open a TCP connection inside the guest; an absolute path as ``address`` is a Unix socket.
+
+        Raises:
+            MachineError: The connection failed; the cause is the `OSError` that the guest met.
+        """
+        fields = Fields().text(ConnectField.ADDRESS, address).u32(ConnectField.PORT, port)
+        with self._operation(Operation.CONNECT, fields) as stream:
+            if not stream.await_opened(None):
+                result = stream.result()
+                message = f"cannot connect to {address}:{port}: {result.message}"
+                cause = OSError(result.errno, result.message)
+                raise MachineError(self._machine, message) from cause
+        return Connection(stream)
+
+    def forward(self, host_port: int, guest_port: int, address: str = "127.0.0.1") -> PortForward:
+        """Carry connections to a port of this host's loopback into the guest, until `close`.
+
+        Args:
+            host_port: Port on 127.0.0.1; 0 takes a free one, which is the result's ``port``.
+            guest_port: Port in the guest.
+            address: Address in the guest.
+
+        Raises:
+            HostError: The host's port is taken.
+        """
+        forward = PortForward(host_port, lambda: self.connect_tcp(address, guest_port))
+        self._forwards.append(forward)
+        return forward
+
+    # The machine itself
+
+    def identity(self, identity: Identity) -> None:
+        """Make the guest who it is to be.
+
+        Raises:
+            MachineError: Something could not be set.
+        """
+        self._ask(Operation.IDENTITY, identity.encode(), "set the machine's identity")
+
+    def power(self, action: PowerAction) -> None:
+        """Make the guest leave; returns when it has begun to."""
+        fields = Fields().u32(PowerField.ACTION, action)
+        self._ask(Operation.POWER, fields.encode(), action.name.lower().replace("_", " "))
+
+    def info(self) -> dict[str, str]:
+        """What the agent says of the guest now, ``uptime_ms`` and ``operations`` among it."""
+        return decode_pairs(self._ask(Operation.INFO, b"", "ask the agent").value)
+
+    # Inside
+
+    def _ask(self, operation: Operation, fields: bytes, what: str) -> Result:
+        with self._operation(operation, fields) as stream:
+            try:
+                result = stream.result(_overdue(0))
+            except TimeoutError:
+                message = f"cannot {what}: the agent did not answer in {_GRACE:g} s"
+                raise ChannelError(self._machine, message) from None
+        return self._require_done(result, what)
+
+    @contextlib.contextmanager
+    def _operation(self, operation: Operation, fields: Fields | bytes) -> Iterator[Stream]:
+        encoded = fields if isinstance(fields, bytes) else fields.encode()
+        stream = self._session.open(operation, encoded)
+        try:
+            yield stream
+        except BaseException:
+            stream.abandon()
+            raise
+
+    def _require_done(self, result: Result, what: str) -> Result:
+        if result.status is not Status.DONE:
+            reason = result.message or result.status.name.lower().replace("_", " ")
+            raise MachineError(self._machine, f"cannot {what}: {reason}")
+        return result
+
+
+class Wait:
+    """A wait under way in a guest.
+
+    Args:
+        machine: The machine's name, for errors.
+        stream: The wait's stream.
+        what: What is waited for, for errors.
+        timeout: Its time limit in seconds.
+    """
+
+    def __init__(self, machine: str, stream: Stream, what: str, timeout: float) -> None:
+        self._machine = machine
+        self._stream = stream
+        self._what = what
+        self._timeout = timeout
+        self._limit = _overdue(timeout)
+
+    def cancel(self) -> None:
+        """End the wait; `result` then raises `WaitFailed`."""
+        self._stream.cancel()
+
+    def result(self) -> str:
+        """What was seen.
+
+        Raises:
+            WaitFailed: The time limit passed, or it cannot come any more.
+            ChannelError: The session has ended.
+        """
+        try:
+            result = self._stream.result(self._limit)
+        except TimeoutError:
+            message = f"the agent no longer answers: the wait for {self._what} is long overdue"
+            self._stream.abandon()
+            raise ChannelError(self._machine, message) from None
+        except BaseException:
+            self._stream.abandon()
+            raise
+        if result.status is Status.DONE:
+            return result.value
+        raise WaitFailed(self._machine, self._failed(result), state=decode_pairs(result.state))
+
+    def _failed(self, result: Result) -> str:
+        if result.status is Status.TIMED_OUT:
+            seen = f"; last seen: {result.message}" if result.message else ""
+            return f"no {self._what} in {self._timeout:g} s{seen}"
+        if result.status is Status.CANCELLED:
+            return f"the wait for {self._what} was cancelled"
+        return f"no {self._what}: {result.message}"
+
+
+def _overdue(timeout: float | None) -> float | None:
+    """When an agent that is alive would have answered a request with this time limit."""
+    return None if timeout is None else time.monotonic() + timeout + _GRACE
+
+
+def _reader(stream: Stream) -> Callable[[], bytes]:
+    def read() -> bytes:
+        piece = stream.take()
+        if piece is None:
+            return b""
+        stream.taken(len(piece[1]))
+        return piece[1]
+
+    return read
+
+
+def _counted(value: str) -> list[str]:
+    return [f"left out: {value} sockets, devices or FIFOs"] if value.strip("0") else []

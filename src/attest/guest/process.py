@@ -1,0 +1,235 @@
+"""A command under way in a machine, and what came of it."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, BinaryIO, Final
+
+from attest.errors import ChannelError, MachineError
+from attest.guest.protocol import (
+    WINDOW,
+    FrameType,
+    Result,
+    Status,
+    encode_frame,
+    encode_terminal_size,
+)
+from attest.guest.stream import Stream, StreamEnded, deadline
+
+__all__ = ["Completed", "Process", "Sink"]
+
+Sink = Callable[[bytes], object]
+"""Takes a command's output, piece by piece."""
+
+_IN_MEMORY: Final = 1 << 20
+"""Bytes of output that are collected in memory; more goes to a temporary file."""
+
+_PIECE: Final = 65_536
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that has ended.
+
+    Attributes:
+        status: Exit code; 128 + N after signal N; 124 after its time limit.
+        stdout: What it printed, unless that went to a sink.
+        stderr: What it printed on standard error, unless that went to a sink.
+        timed_out: It was ended by its time limit.
+        signal: The signal that ended it, or None.
+    """
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+    timed_out: bool = False
+    signal: int | None = None
+
+
+class Process:
+    """A command under way.
+
+    Its output is taken by whoever calls `read` or `wait`; until then the command can print a
+    quarter of a MiB before it has to wait. Methods can be called from several threads.
+
+    Args:
+        machine: The machine's name, for errors.
+        stream: The command's stream.
+        command: The command, for errors.
+        limit: When, on the monotonic clock, an agent that is alive would have ended it; None
+            without a time limit.
+        stdout: Takes its output; None collects it.
+        stderr: Takes its errors; None collects them.
+    """
+
+    def __init__(
+        self,
+        machine: str,
+        stream: Stream,
+        command: str,
+        *,
+        limit: float | None = None,
+        stdout: Sink | None = None,
+        stderr: Sink | None = None,
+    ) -> None:
+        self._machine = machine
+        self._stream = stream
+        self._command = command
+        self._limit = limit
+        self._collected = (_Collected(), _Collected())
+        self._sinks = (stdout or self._collected[0], stderr or self._collected[1])
+        self._taking = threading.RLock()
+        self._completed: Completed | None = None
+        self._feed_error: BaseException | None = None
+
+    def write(self, data: bytes) -> None:
+        """Write to its standard input, as fast as the command reads.
+
+        Raises:
+            BrokenPipeError: The command has ended.
+            ChannelError: The session has ended.
+        """
+        try:
+            self._stream.write(data)
+        except StreamEnded:
+            raise BrokenPipeError(f"{self._machine}: `{self._command}` has ended") from None
+
+    def close_stdin(self) -> None:
+        """End its standard input."""
+        self._stream.write_eof()
+
+    def feed(self, source: bytes | BinaryIO) -> None:
+        """Write all of ``source`` to its standard input and end that, in a thread where need be."""
+        if isinstance(source, bytes) and len(source) <= WINDOW:
+            self._feed(source)  # fits into the window, so nothing can wait
+            return
+        threading.Thread(
+            target=self._feed, args=(source,), name=f"stdin {self._machine}", daemon=True
+        ).start()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Change the size of its terminal."""
+        if not self._stream.ended:
+            size = encode_terminal_size(rows, columns)
+            self._stream.send(encode_frame(FrameType.RESIZE, self._stream.number, size))
+
+    def read(self, timeout: float | None = None) -> bytes:
+        """The next standard output, waiting ``timeout`` seconds for some; empty at its end.
+
+        Raises:
+            TimeoutError: Nothing came in time.
+            ChannelError: The session has ended.
+        """
+        until = deadline(timeout)
+        with self._taking:
+            while (piece := self._stream.take(until)) is not None:
+                channel, data = piece
+                if channel == 0:
+                    self._stream.taken(len(data))
+                    return data
+                self._hand_over(channel, data)
+            return b""
+
+    def wait(self, timeout: float | None = None) -> Completed:
+        """Wait for its end, handing its output to the sinks meanwhile, in this thread.
+
+        Raises:
+            TimeoutError: It did not end in ``timeout`` seconds, and still runs.
+            MachineError: It could not be started.
+            ChannelError: The session has ended.
+        """
+        until = deadline(timeout)
+        with self._taking:
+            if self._completed is None:
+                try:
+                    self._take_all(until)
+                except ChannelError:
+                    self._drop_output()
+                    raise
+                self._completed = self._evaluate(self._stream.result())
+            return self._completed
+
+    def cancel(self) -> None:
+        """Kill it and all that it has started; `wait` then returns."""
+        self._stream.cancel()
+
+    def abandon(self) -> None:
+        """Kill it, as nobody waits for it any more."""
+        self._stream.abandon()
+        self._drop_output()
+
+    def _take_all(self, until: float | None) -> None:
+        limits = [limit for limit in (until, self._limit) if limit is not None]
+        try:
+            while (piece := self._stream.take(min(limits, default=None))) is not None:
+                self._hand_over(*piece)
+        except TimeoutError:
+            if self._limit is None or (until is not None and until < self._limit):
+                raise
+            raise ChannelError(
+                self._machine, f"the agent no longer answers: `{self._command}` is long overdue"
+            ) from None
+        if self._feed_error is not None:
+            raise self._feed_error
+
+    def _hand_over(self, channel: int, data: bytes) -> None:
+        if data:
+            self._sinks[channel](data)
+            self._stream.taken(len(data))
+
+    def _feed(self, source: bytes | BinaryIO) -> None:
+        try:
+            if isinstance(source, bytes):
+                self._stream.write(source)
+            else:
+                while data := source.read(_PIECE):
+                    self._stream.write(data)
+            self._stream.write_eof()
+        except (StreamEnded, ChannelError):
+            pass  # whoever waits for the command learns it there
+        except Exception as error:
+            self._feed_error = error
+            self._stream.cancel()
+
+    def _evaluate(self, result: Result) -> Completed:
+        stdout, stderr = self._drop_output()
+        match result.status:
+            case Status.DONE | Status.EXITED:
+                return Completed(result.code, stdout, stderr)
+            case Status.SIGNALLED:
+                return Completed(128 + result.code, stdout, stderr, signal=result.code)
+            case Status.TIMED_OUT:
+                return Completed(124, stdout, stderr, timed_out=True, signal=9)
+            case Status.CANCELLED:
+                return Completed(128 + 9, stdout, stderr, signal=9)
+            case Status.ERROR:
+                message = f"`{self._command}` could not be started: {result.message}"
+                raise MachineError(self._machine, message)
+
+    def _drop_output(self) -> tuple[bytes, bytes]:
+        stdout, stderr = self._collected
+        return stdout.close(), stderr.close()
+
+
+class _Collected:
+    """Output that nobody takes: in memory while it is small, then in a temporary file."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+
+    def __call__(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - close() does
+        self._file.write(data)
+
+    def close(self) -> bytes:
+        """All of it; there is none any more afterwards."""
+        if self._file is None:
+            return b""
+        with self._file as file:
+            self._file = None
+            file.seek(0)
+            return file.read()

@@ -1,0 +1,228 @@
+"""One operation under way: its data in both directions, its flow control, and its result.
+
+The channel's reader thread hands in what came, and never waits here; the user's threads take it
+out. What has come and was not taken is bounded by the window, whatever the guest sends.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from attest.errors import ChannelError
+from attest.guest.protocol import (
+    MAX_DATA,
+    WINDOW,
+    FrameType,
+    ProtocolError,
+    Result,
+    encode_frame,
+    encode_window,
+)
+
+__all__ = ["Stream", "StreamEnded", "deadline"]
+
+
+class StreamEnded(Exception):
+    """The guest takes no more data, as the operation has ended; its result says why."""
+
+
+def deadline(timeout: float | None) -> float | None:
+    """The moment, on the monotonic clock, at which ``timeout`` seconds will have passed."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+class Stream:
+    """One operation under way.
+
+    Args:
+        number: Its stream number.
+        send: Sends a frame.
+    """
+
+    def __init__(self, number: int, send: Callable[[bytes], None]) -> None:
+        self.number = number
+        self.send = send
+        """Sends a frame."""
+        self._changed = threading.Condition()
+        self._received = (bytearray(), bytearray())
+        self._eof = [False, False]
+        self._eof_taken = [False, False]
+        self._window_in = WINDOW
+        self._window_out = WINDOW
+        self._taken = 0
+        self._last_taken = 1  # the two data channels take turns, so that neither holds up the other
+        self._abandoned = False
+        self._opened = False
+        self._result: Result | None = None
+        self._failure: Callable[[], ChannelError] | None = None
+
+    # What the reader thread hands in
+
+    def data_came(self, channel: int, data: bytes) -> None:
+        """Keep the data for whoever takes it.
+
+        Raises:
+            ProtocolError: It is more than the window allows, or the data channel had ended.
+        """
+        with self._changed:
+            self._window_in -= len(data)
+            if self._window_in < 0 or self._eof[channel]:
+                reason = "after its end" if self._eof[channel] else "beyond its window"
+                raise ProtocolError(f"data on stream {self.number} {reason}")
+            self._opened = True
+            if not self._abandoned:
+                self._received[channel].extend(data)
+            self._changed.notify_all()
+
+    def eof_came(self, channel: int) -> None:
+        """No more data comes on this data channel."""
+        with self._changed:
+            self._eof[channel] = True
+            self._changed.notify_all()
+
+    def window_came(self, size: int) -> None:
+        """The guest takes ``size`` bytes more."""
+        with self._changed:
+            self._window_out += size
+            self._changed.notify_all()
+
+    def result_came(self, result: Result) -> None:
+        """The operation has ended."""
+        with self._changed:
+            self._result = result
+            self._changed.notify_all()
+
+    def fail(self, failure: Callable[[], ChannelError]) -> None:
+        """The session is over; ``failure`` makes the error that whoever waits here gets."""
+        with self._changed:
+            self._failure = failure
+            self._changed.notify_all()
+
+    # What the user's threads do
+
+    @property
+    def ended(self) -> bool:
+        """The operation has ended, or its session has."""
+        return self._result is not None or self._failure is not None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Send data, as fast as the guest takes it.
+
+        Raises:
+            StreamEnded: The operation has ended.
+            ChannelError: The session has ended.
+        """
+        view = memoryview(data)
+        while view:
+            size = self._reserve(min(len(view), MAX_DATA))
+            self.send(encode_frame(FrameType.DATA, self.number, bytes(view[:size])))
+            view = view[size:]
+
+    def write_eof(self) -> None:
+        """Say that no more data is sent; nothing happens when the operation has ended."""
+        if not self.ended:
+            self.send(encode_frame(FrameType.EOF, self.number))
+
+    def take(self, until: float | None = None) -> tuple[int, bytes] | None:
+        """The next data and its data channel; empty data is that channel's end, which is told once.
+
+        Whoever takes data says with `taken` when it is done with it.
+
+        Args:
+            until: When to give up, on the monotonic clock.
+
+        Returns:
+            None when the operation has ended and nothing is left, or nobody wants to know.
+
+        Raises:
+            TimeoutError: Nothing came in time.
+            ChannelError: The session has ended.
+        """
+        with self._changed:
+            while True:
+                self._check()
+                for channel in (1 - self._last_taken, self._last_taken):
+                    if self._has_news(channel):
+                        return channel, self._take_from(channel)
+                if self._result is not None or self._abandoned:
+                    return None
+                self._wait(until)
+
+    def taken(self, size: int) -> None:
+        """Let the guest send ``size`` bytes more."""
+        with self._changed:
+            self._taken += size
+            if self._taken < WINDOW // 2 or self.ended:
+                return
+            credit, self._taken = self._taken, 0
+            self._window_in += credit
+        self.send(encode_window(self.number, credit))
+
+    def await_opened(self, until: float | None) -> bool:
+        """Wait for the first data, which may be empty; False when the operation ended before."""
+        with self._changed:
+            while not self._opened and self._result is None:
+                self._check()
+                self._wait(until)
+            return self._opened
+
+    def result(self, until: float | None = None) -> Result:
+        """Wait for the result.
+
+        Raises:
+            TimeoutError: It did not come in time.
+            ChannelError: The session has ended.
+        """
+        with self._changed:
+            while self._result is None:
+                self._check()
+                self._wait(until)
+            return self._result
+
+    def cancel(self) -> None:
+        """End the operation; its result follows. Nothing happens when it has ended."""
+        if not self.ended:
+            self.send(encode_frame(FrameType.CANCEL, self.number))
+
+    def abandon(self) -> None:
+        """End the operation, of which nobody wants to know any more."""
+        with self._changed:
+            self._abandoned = True
+            for received in self._received:
+                received.clear()
+            self._changed.notify_all()
+        self.cancel()
+
+    def _reserve(self, size: int) -> int:
+        with self._changed:
+            while self._window_out == 0 and self._result is None and not self._abandoned:
+                self._check()
+                self._wait(None)
+            self._check()
+            if self._result is not None or self._abandoned:
+                raise StreamEnded
+            size = min(size, self._window_out)
+            self._window_out -= size
+            return size
+
+    def _has_news(self, channel: int) -> bool:
+        ended = self._eof[channel] and not self._eof_taken[channel]
+        return bool(self._received[channel]) or ended
+
+    def _take_from(self, channel: int) -> bytes:
+        data = bytes(self._received[channel])
+        self._received[channel].clear()
+        self._eof_taken[channel] = not data
+        self._last_taken = channel
+        return data
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure()
+
+    def _wait(self, until: float | None) -> None:
+        left = None if until is None else until - time.monotonic()
+        if (left is not None and left <= 0) or not self._changed.wait(left):
+            raise TimeoutError
