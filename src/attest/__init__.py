@@ -1,3 +1,33 @@
-"""attest: VM integration tests that start like unit tests."""
+"""attest: VM integration tests that start like unit tests.
+
+The public names are imported when they are first used, since a mere ``attest --version`` needs none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attest.cluster import Cluster, wait_all
+    from attest.machine import Machine
+    from attest.manifest import Manifest, load_manifest
+
+__all__ = ["Cluster", "Machine", "Manifest", "load_manifest", "wait_all"]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Cluster": "attest.cluster",
+    "wait_all": "attest.cluster",
+    "Machine": "attest.machine",
+    "Manifest": "attest.manifest",
+    "load_manifest": "attest.manifest",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attest' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -137,7 +137,12 @@ class Machine:
         Raises:
             MachineError: It did not come up; says at which stage it stopped.
         """
-        self._channel()
+        self._booted().ready()
+
+    @property
+    def channel(self) -> AgentChannel:
+        """The connection to its agent; starts the machine and waits until it is ready."""
+        return self._booted().ready()
 
     def shutdown(self) -> None:
         """Power the machine off in an orderly way and wait for its end."""
@@ -161,7 +166,7 @@ class Machine:
             boot = self._booted()
             if not boot.allow_reboot:
                 raise MachineError(self.name, "reboot() needs start(allow_reboot=True)")
-            self._channel().power(PowerAction.REBOOT)
+            self.channel.power(PowerAction.REBOOT)
             boot.await_reboot(DEFAULT_TIMEOUT)
 
     def wait_for_shutdown(self) -> None:
@@ -176,7 +181,7 @@ class Machine:
             boot.kill()
 
     def _leave(self, action: PowerAction) -> None:
-        channel = self._channel()
+        channel = self.channel
         self._booted().ending = True
         channel.power(action)
 
@@ -253,7 +258,7 @@ class Machine:
             stdin: Its standard input is to be written.
             pty: Rows and columns of a terminal for it.
         """
-        channel = self._channel()
+        channel = self.channel
         self._events.emit(Kind.COMMAND, f"start: {command}", machine=self.name)
         return channel.start(command, user=user, env=env, stdin=stdin, pty=pty)
 
@@ -296,7 +301,7 @@ class Machine:
         return "".join(outputs)
 
     def _run(self, command: str, timeout: float | None) -> Completed:
-        channel = self._channel()
+        channel = self.channel
         with self._events.span(Kind.COMMAND, command.strip(), machine=self.name) as span:
             completed = self._attempt(channel, command, timeout)
             span.data |= {
@@ -315,7 +320,7 @@ class Machine:
     def _wait_until(
         self, command: str, timeout: float, accept: Callable[[int], bool], verb: str
     ) -> str:
-        channel = self._channel()
+        channel = self.channel
         deadline = time.monotonic() + timeout
         with self._events.span(
             Kind.WAIT, f"wait until `{command.strip()}` {verb}s", machine=self.name
@@ -396,7 +401,7 @@ class Machine:
                 raise WaitFailed(self.name, f"the console did not show {regex!r}")
 
     def _wait(self, what: str, kind: WaitKind, subject: str, **options: Any) -> None:
-        channel = self._channel()
+        channel = self.channel
         with (
             self._events.span(Kind.WAIT, f"wait for {what}", machine=self.name) as span,
             self._explained(),
@@ -427,7 +432,7 @@ class Machine:
 
     def _with_journal(self, unit: str, error: WaitFailed) -> WaitFailed:
         completed = self._attempt(
-            self._channel(), f"journalctl --no-pager --quiet -n 20 -u {shlex.quote(unit)}", 30
+            self.channel, f"journalctl --no-pager --quiet -n 20 -u {shlex.quote(unit)}", 30
         )
         lines = [plain_text(line) for line in _text(completed.stdout).splitlines()]
         if lines:
@@ -482,7 +487,7 @@ class Machine:
 
     def copy_from_host(self, source: str | Path, target: str) -> None:
         """Copy a file or a directory tree into the machine, with modes, owners, times and links."""
-        channel = self._channel()
+        channel = self.channel
         with (
             self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),
             self._explained(),
@@ -492,7 +497,7 @@ class Machine:
 
     def copy_from_machine(self, source: str, target_dir: str = "") -> None:
         """Copy a file or a directory tree into ``target_dir`` below the output directory."""
-        channel = self._channel()
+        channel = self.channel
         target = self.out_dir / target_dir / Path(source).name
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -506,7 +511,7 @@ class Machine:
 
     def forward_port(self, host_port: int = 8080, guest_port: int = 80) -> None:
         """Carry TCP connections to ``127.0.0.1:host_port`` into the machine; needs no network."""
-        self._channel().forward(host_port, guest_port)
+        self.channel.forward(host_port, guest_port)
 
     def block(self) -> None:
         """Take the machine's network away."""
@@ -549,8 +554,6 @@ class Machine:
         assert self._boot is not None
         return self._boot
 
-    def _channel(self) -> AgentChannel:
-        return self._booted().ready()
 
     def _error(self, message: str) -> MachineError:
         return MachineError(self.name, message)

@@ -39,7 +39,7 @@ _MASKED: Final = (
     "systemd-firstboot.service", "systemd-machine-id-commit.service", "systemd-sysusers.service",
     # The agent is the way in, and the console is for messages.
     "console-getty.service", "getty@.service", "getty-static.service", "serial-getty@.service",
-    "systemd-logind.service",
+    "systemd-logind.service", "systemd-user-sessions.service",
     # The agent sets addresses and clock.
     "systemd-networkd.service", "systemd-networkd-wait-online.service", "systemd-timesyncd.service",
     # The initrd has loaded what a guest needs.
@@ -47,6 +47,19 @@ _MASKED: Final = (
     "sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
     "sys-fs-fuse-connections.mount",
 )  # fmt: skip
+
+_MASKED_GENERATORS: Final = (
+    "systemd-bless-boot-generator", "systemd-cryptsetup-generator", "systemd-getty-generator",
+    "systemd-gpt-auto-generator", "systemd-hibernate-resume-generator",
+    "systemd-integritysetup-generator", "systemd-rc-local-generator",
+    "systemd-system-update-generator", "systemd-veritysetup-generator",
+)  # fmt: skip
+"""Each is a process at every boot, and none finds anything to do."""
+
+_REMOVED: Final = (
+    "/etc/modules-load.d/modules.conf",  # a link to an empty list, for which a process starts
+    "/lib/systemd/system/multi-user.target.wants/dbus.service",  # its socket starts it when wanted
+)
 
 _BLACKLISTED: Final = (
     "aesni_intel", "button", "cirrus", "crc32_pclmul", "crc32c_intel", "crct10dif_pclmul",
@@ -64,6 +77,7 @@ _CONFIGURATION: Final = {
     "/etc/modprobe.d/attest.conf": "".join(f"blacklist {name}\n" for name in _BLACKLISTED),
     "/etc/resolv.conf": "",
     "/etc/systemd/journald.conf.d/attest.conf": "[Journal]\nStorage=volatile\n",
+    "/etc/tmpfiles.d/systemd-nologin.conf": "",  # nobody logs in before the boot has ended
 }
 
 _FETCH: Final = """#!/bin/sh
@@ -161,6 +175,7 @@ def finish_root(recipe: Recipe, root: Path, space: BuildSpace) -> None:
             ["chroot", str(root), "tar", "-x", "-C", "/", "--keep-directory-symlink"],
             stdin=archive,
         )
+    space.run("removing files", ["chroot", str(root), "rm", "-f", *_REMOVED])
     for command in recipe.run:
         space.progress(f"running `{command.splitlines()[0]}`")
         space.run(f"`{command}`", ["sh", "-c", _CHROOT, "chroot", str(root), command])
@@ -171,7 +186,7 @@ def _write_overlay(recipe: Recipe, stream: IO[bytes]) -> None:
     contents |= {file.path: (file.content, file.mode) for file in recipe.files}
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, target in _links(recipe):
-            link = tarfile.TarInfo(f"etc/systemd/system/{name}")
+            link = tarfile.TarInfo(f"etc/systemd/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, target
             archive.addfile(link)
         for path, (content, mode) in contents.items():
@@ -181,6 +196,8 @@ def _write_overlay(recipe: Recipe, stream: IO[bytes]) -> None:
 
 
 def _links(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    yield "default.target", "/lib/systemd/system/multi-user.target"
+    yield "system/default.target", "/lib/systemd/system/multi-user.target"
     for unit in (*_MASKED, *recipe.mask):
-        yield unit, "/dev/null"
+        yield f"system/{unit}", "/dev/null"
+    for generator in _MASKED_GENERATORS:
+        yield f"system-generators/{generator}", "/dev/null"

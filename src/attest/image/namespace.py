@@ -22,6 +22,9 @@ from attest.errors import HostError, ImageBuildError
 __all__ = ["BuildSpace", "remove_as_root", "require_tools"]
 
 _LAST_LINES: Final = 20
+_STAGES: Final = ("I: running apt-get", "I: downloading", "I: extracting", "I: installing")
+"""What of mmdebstrap's output is worth telling."""
+
 _PACKAGES: Final = {
     "depmod": "kmod",
     "dpkg-deb": "dpkg",
@@ -104,7 +107,7 @@ class BuildSpace:
 
     def _follow(self, line: str, last: deque[str]) -> None:
         last.append(line)
-        if line.startswith("I: ") and line.endswith("..."):  # mmdebstrap's stages
+        if line.startswith(_STAGES):
             self.progress(line.removeprefix("I: ").removesuffix("..."))
 
     def _start(

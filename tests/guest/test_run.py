@@ -1,0 +1,183 @@
+"""`attest run` as a user runs it: exit codes, what it prints, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+_TINY = '[nodes.one]\nimage = "tiny"\nmemory = 96\n[nodes.two]\nimage = "tiny"\nmemory = 96\n'
+
+
+def _write(directory: Path, script: str, nodes: str = _TINY) -> Path:
+    manifest = directory / "test.toml"
+    manifest.write_text(f"script = '''\n{script}\n'''\n{nodes}")
+    return manifest
+
+
+def _command(manifest: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "attest", "run", "--accel", "tcg", *options, str(manifest)]
+
+
+def _run(manifest: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(manifest, *options), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_a_test_that_passes_exits_with_0_and_leaves_its_logs(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = _run(_write(tmp_path, "one.succeed('ping -c1 two')"), "-o", str(out))
+    assert result.returncode == 0, result.stderr
+    assert "test: passed" in result.stderr
+    assert "attest-stage: init" in (out / "console-one.log").read_text()
+    kinds = {json.loads(line)["kind"] for line in (out / "events.jsonl").read_text().splitlines()}
+    assert {"run", "stage", "console", "command"} <= kinds
+
+
+def test_a_test_that_fails_exits_with_1_and_says_why(tmp_path: Path) -> None:
+    result = _run(
+        _write(tmp_path, "one.succeed('true')\ntwo.succeed('echo out; echo err >&2; exit 3')")
+    )
+    assert result.returncode == 1
+    for words in (
+        "two.succeed(",
+        "exit code 3",
+        "stdout | out",
+        "stderr | err",
+        "FAILED",
+        "console",
+    ):
+        assert words in result.stderr
+
+
+def test_an_assertion_names_its_line(tmp_path: Path) -> None:
+    result = _run(_write(tmp_path, "x = 1\nassert x == 2, 'x is one'"))
+    assert result.returncode == 1
+    assert ">:3: in <module>" in result.stderr
+    assert "x is one" in result.stderr
+
+
+def test_a_bad_manifest_exits_with_2(tmp_path: Path) -> None:
+    result = _run(_write(tmp_path, "pass", '[nodes.one]\nimgae = "tiny"\n'))
+    assert result.returncode == 2
+    assert "nodes.one.imgae" in result.stderr
+    assert "did you mean `image`?" in result.stderr
+
+
+def test_a_script_that_is_no_python_exits_with_2(tmp_path: Path) -> None:
+    result = _run(_write(tmp_path, "one.succeed("))
+    assert result.returncode == 2
+    assert "was never closed" in result.stderr
+
+
+def test_an_unknown_option_exits_with_2(tmp_path: Path) -> None:
+    assert _run(_write(tmp_path, "pass"), "--nonesuch").returncode == 2
+
+
+def test_a_host_without_qemu_exits_with_3(tmp_path: Path) -> None:
+    environment = {**os.environ, "ATTEST_QEMU": "/nonexistent/qemu"}
+    manifest = _write(tmp_path, "one.succeed('true')")
+    result = subprocess.run(
+        _command(manifest), capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 3
+    assert "/nonexistent/qemu" in result.stderr
+
+
+def test_a_panic_ends_the_test_at_once_whatever_it_waits_for(tmp_path: Path) -> None:
+    script = "two.connect()\none.execute('echo c > /proc/sysrq-trigger', check_output=False)\n"
+    script += "import time\ntime.sleep(250)"
+    result = _run(_write(tmp_path, script))
+    assert result.returncode == 1
+    assert "one: kernel panic" in result.stderr
+
+
+def test_the_time_limit_ends_the_test(tmp_path: Path) -> None:
+    manifest = tmp_path / "test.toml"
+    manifest.write_text(f"timeout = 8\nscript = 'one.succeed(\"sleep 1000\")'\n{_TINY}")
+    result = _run(manifest)
+    assert result.returncode == 1
+    assert "longer than its 8 s" in result.stderr
+
+
+def test_verbose_shows_consoles_and_outputs(tmp_path: Path) -> None:
+    result = _run(_write(tmp_path, "one.succeed('echo seen-$((6 * 7))')"), "-v")
+    assert "seen-42" in result.stderr
+    assert "one: | " in result.stderr
+
+
+class Host:
+    """What a run could leave on the host."""
+
+    def __init__(self, mark: str, scratch: Path) -> None:
+        self._mark = mark.encode()
+        self._scratch = scratch
+        self._before = self._shared()
+
+    def left(self) -> list[str]:
+        """Processes of the run, and what differs from before."""
+        processes = [f"process {entry}" for entry in self._processes()]
+        files = [f"file {path}" for path in self._scratch.glob("*/*")]
+        return processes + files + sorted(self._shared() ^ self._before)
+
+    def _processes(self) -> list[str]:
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if self._mark in environ.read_bytes():
+                    found.append((environ.parent / "comm").read_text().strip())
+            except OSError:
+                continue
+        return found
+
+    @staticmethod
+    def _shared() -> set[str]:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        links = [link.name for link in Path("/sys/class/net").iterdir()]
+        return {*mounts, *links}
+
+
+@pytest.mark.timeout(600)
+def test_a_driver_killed_at_any_moment_leaves_nothing(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    mark = f"ATTEST_TEST_MARK={uuid.uuid4().hex}"
+    environment = {**os.environ, "TMPDIR": str(scratch), **dict([mark.split("=")])}
+    manifest = _write(tmp_path, "wait_all(machines, lambda m: m.succeed('true'))")
+    begun = time.monotonic()
+    subprocess.run(_command(manifest), env=environment, capture_output=True, check=True)
+    duration = time.monotonic() - begun
+    host = Host(mark, scratch)
+    assert host.left() == []
+    moments = random.Random(1).choices(range(100), k=20)
+    for moment in moments:
+        _kill_after(duration * moment / 100, manifest, environment)
+        _await_nothing_left(host, f"after a kill at {moment} %")
+
+
+def _kill_after(seconds: float, manifest: Path, environment: dict[str, str]) -> None:
+    driver = subprocess.Popen(
+        _command(manifest), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        driver.wait(seconds)
+    except subprocess.TimeoutExpired:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+
+
+def _await_nothing_left(host: Host, when: str) -> None:
+    """The kernel ends a namespace in its own time, some milliseconds after the driver."""
+    deadline = time.monotonic() + 30
+    while left := host.left():
+        assert time.monotonic() < deadline, f"left {when}: {left}"
+        time.sleep(0.01)
