@@ -1,6 +1,6 @@
 """attest: VM integration tests that start like unit tests.
 
-The public names are imported when they are first used, since a mere ``attest --version`` needs none.
+The public names are imported when they are first used: ``attest --version`` needs none.
 """
 
 from __future__ import annotations

@@ -42,4 +42,5 @@ def _rate(read: ctypes._CFunctionType) -> int:
     ticks, begun = read(), time.monotonic_ns()
     time.sleep(_SAMPLE)
     ticks, elapsed = read() - ticks, time.monotonic_ns() - begun
-    return int(round(ticks * 1_000_000 / elapsed))
+    rate: int = round(ticks * 1_000_000 / elapsed)
+    return rate
