@@ -1,0 +1,99 @@
+#include "child.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "system.h"
+
+enum { KILLED_MAX = 4096 };
+
+static struct child *children;
+
+void child_watch(struct child *child, pid_t pid, void (*exited)(struct child *, int))
+{
+    *child = (struct child){.pid = pid, .exited = exited, .next = children};
+    children = child;
+}
+
+void child_forget(struct child *child)
+{
+    for (struct child **at = &children; *at; at = &(*at)->next) {
+        if (*at == child) {
+            *at = child->next;
+            break;
+        }
+    }
+    child->pid = 0;
+}
+
+void children_reap(void)
+{
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        struct child *child = children;
+        while (child && child->pid != pid)
+            child = child->next;
+        if (child) {
+            child_forget(child);
+            child->exited(child, status);
+        }
+    }
+}
+
+/* Whether /proc/PID/stat says that it is a living process of the session. */
+static bool in_session(const char *pid, pid_t session)
+{
+    char path[300], line[512], state;
+    int parent, group, found;
+    snprintf(path, sizeof path, "/proc/%s/stat", pid);
+    char *after_name = strrchr(read_line(path, line, sizeof line), ')');
+    return after_name && sscanf(after_name + 1, " %c %d %d %d", &state, &parent, &group, &found) == 4 &&
+           found == session && state != 'Z' && state != 'X';
+}
+
+struct killed {
+    pid_t pids[KILLED_MAX];
+    size_t count;
+};
+
+static bool is_new(struct killed *killed, pid_t pid)
+{
+    for (size_t i = 0; i < killed->count; i++)
+        if (killed->pids[i] == pid)
+            return false;
+    if (killed->count < KILLED_MAX)
+        killed->pids[killed->count++] = pid;
+    return killed->count < KILLED_MAX;
+}
+
+/* Whether there were processes that the rounds before did not see. */
+static bool kill_round(pid_t session, struct killed *killed)
+{
+    DIR *proc = opendir("/proc");
+    bool found = false;
+    for (struct dirent *entry; proc && (entry = readdir(proc));) {
+        if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || !in_session(entry->d_name, session))
+            continue;
+        pid_t pid = (pid_t)atoi(entry->d_name);
+        kill(pid, SIGKILL);
+        found |= is_new(killed, pid);
+    }
+    if (proc)
+        closedir(proc);
+    return found;
+}
+
+void kill_session(pid_t leader)
+{
+    static struct killed killed;
+    killed.count = 0;
+    kill(-leader, SIGKILL);
+    /* A process may have forked behind the reading of /proc. What has got SIGKILL forks no more, so this ends soon. */
+    while (kill_round(leader, &killed))
+        ;
+}

@@ -1,0 +1,91 @@
+/* attest-agent: carries commands, files, connections and identity between a host and the guest it runs in. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "child.h"
+#include "link.h"
+#include "loop.h"
+#include "serve.h"
+#include "shells.h"
+#include "spawn.h"
+#include "version.h"
+
+enum { IDLE_MS = 2 };
+
+static struct watch signals;
+
+static void signalled(struct watch *watch, uint32_t events)
+{
+    struct signalfd_siginfo info;
+    (void)events;
+    while (read(watch->fd, &info, sizeof info) == sizeof info)
+        if (info.ssi_signo != SIGCHLD)
+            exit(0);
+    children_reap();
+}
+
+static void watch_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_SETMASK, &set, NULL);
+    watch_start(&signals, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), EPOLLIN, signalled);
+}
+
+/* The loop's zeroed watches stand on 0, 1 and 2 being taken. */
+static void take_standard_descriptors(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    while (fd >= 0 && fd <= 2);
+    close(fd);
+}
+
+static void run(void)
+{
+    for (;;) {
+        links_flush();
+        /* Shells are started when a moment has passed in which the host wanted nothing. */
+        bool wanting = shells_wanting();
+        if (!loop_turn(wanting ? IDLE_MS : -1) && wanting)
+            shells_add();
+    }
+}
+
+static int usage(void)
+{
+    fputs("usage: attest-agent [--unix PATH | --version]\n", stderr);
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    const char *unix_path = NULL;
+    if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+        puts("attest-agent " AGENT_VERSION);
+        return 0;
+    }
+    if (argc == 3 && strcmp(argv[1], "--unix") == 0)
+        unix_path = argv[2];
+    else if (argc != 1)
+        return usage();
+    take_standard_descriptors();
+    spawn_prepare();
+    loop_start();
+    watch_signals();
+    if (unix_path && !serve_unix(unix_path))
+        return 1;
+    if (!unix_path)
+        serve_devices();
+    run();
+}

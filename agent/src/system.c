@@ -1,0 +1,55 @@
+#include "system.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#define USUAL_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#define NIXOS_BIN "/run/current-system/sw/bin"
+
+char *read_line(const char *path, char *line, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, line, size - 1);
+    if (fd >= 0)
+        close(fd);
+    line[got > 0 ? got : 0] = 0;
+    line[strcspn(line, "\n")] = 0;
+    return line;
+}
+
+bool write_text(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    bool done = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    close(fd);
+    return done;
+}
+
+const char *init_name(void)
+{
+    if (getpid() == 1)
+        return "agent";
+    return access("/run/systemd/system", F_OK) == 0 ? "systemd" : "other";
+}
+
+const char *shell_path(void)
+{
+    static const char *const shells[] = {NIXOS_BIN "/bash", "/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"};
+    for (size_t i = 0; i < sizeof shells / sizeof *shells; i++)
+        if (access(shells[i], X_OK) == 0)
+            return shells[i];
+    return "/bin/sh";
+}
+
+const char *default_path(void)
+{
+    return access(NIXOS_BIN, F_OK) == 0 ? "/run/wrappers/bin:" NIXOS_BIN ":" USUAL_PATH : USUAL_PATH;
+}
+
+void set_nonblocking(int fd)
+{
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+}

@@ -1,0 +1,24 @@
+/* What kind of guest this is. */
+#ifndef ATTEST_SYSTEM_H
+#define ATTEST_SYSTEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* The first line of a file; empty when it cannot be read. Returns `line`. */
+char *read_line(const char *path, char *line, size_t size);
+/* Write a whole file in one go, as /proc and /sys want it. */
+bool write_text(const char *path, const char *text);
+
+/* `systemd`, `agent` (this process is PID 1) or `other`. */
+const char *init_name(void);
+
+/* The shell that runs commands: bash where the guest has it, else /bin/sh. */
+const char *shell_path(void);
+
+/* The PATH of commands. */
+const char *default_path(void);
+
+void set_nonblocking(int fd);
+
+#endif

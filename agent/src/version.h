@@ -1,0 +1,1 @@
+#define AGENT_VERSION "1.0.0"
