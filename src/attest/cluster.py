@@ -12,12 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from attest.errors import MachineError, UsageError
+from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity, Interface
 from attest.image.recipe import load_recipe
 from attest.image.store import Image, ImageStore
-from attest.machine import Machine, MachineContext
+from attest.life import MachineContext
+from attest.machine import Machine
 from attest.manifest import Manifest, Node, load_manifest, parse_manifest
 from attest.net.bridge import Attachment, address, make_bridges
 from attest.net.cell import Cell
@@ -61,7 +62,7 @@ class Cluster:
         accelerator: str = "auto",
         out_dir: Path | None = None,
         events: EventLog | None = None,
-        on_fatal: Callable[[MachineError], None] | None = None,
+        on_fatal: Callable[[AttestError], None] | None = None,
     ) -> None:
         if isinstance(manifest, dict):
             manifest = parse_manifest(manifest)

@@ -12,21 +12,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from attest.errors import ChannelError, CommandFailed, MachineError, WaitFailed
-from attest.events import EventLog, Kind
+from attest.events import Kind
 from attest.guest.agent_channel import AgentChannel, Completed, Process
-from attest.guest.console import Alarm, Console, plain_text
-from attest.guest.identity import Identity
+from attest.guest.console import plain_text
 from attest.guest.protocol import PowerAction, WaitKind
+from attest.life import Life, MachineContext, Stage
 from attest.scope import cancellable
-from attest.vmm.base import Vmm, VmmExit
 
-__all__ = ["Machine", "MachineContext", "Stage"]
+__all__ = ["Machine"]
 
 DEFAULT_TIMEOUT: Final = 900.0
 """Seconds that NixOS's driver waits where a script names no limit."""
@@ -37,43 +34,6 @@ _POLL_LAST: Final = 0.25
 
 _SHOWN_OUTPUT: Final = 16_384
 """Characters of a command's output that go into the events; the test itself gets all of it."""
-
-
-class Stage(StrEnum):
-    """How far a machine has come."""
-
-    OFF = "off"
-    VMM = "VMM started"
-    KERNEL = "kernel"
-    INIT = "init"
-    AGENT = "agent"
-    READY = "ready"
-
-
-_ORDER: Final = list(Stage)
-
-
-@dataclass(frozen=True)
-class MachineContext:
-    """What a machine needs of its cluster.
-
-    Attributes:
-        events: Where it reports.
-        boot: Starts its VMM; the callbacks are for its exit and its events.
-        identity: Who it is to become.
-        ready_unit: The systemd unit that must be active before it is ready.
-        start_timeout: Seconds from start to ready.
-        out_dir: Where its logs and the test's artefacts go.
-        on_fatal: Called when the run cannot go on: a kernel panic, a VMM that died.
-    """
-
-    events: EventLog
-    boot: Callable[[bool, Callable[[VmmExit], None], Callable[[str, dict[str, Any]], None]], Vmm]
-    identity: Callable[[], Identity]
-    ready_unit: str
-    start_timeout: float
-    out_dir: Path
-    on_fatal: Callable[[MachineError], None]
 
 
 class Machine:
@@ -89,7 +49,7 @@ class Machine:
         self._context = context
         self._events = context.events
         self._lock = threading.RLock()
-        self._boot: _Boot | None = None
+        self._life: Life | None = None
 
     def __repr__(self) -> str:
         return f"<machine {self.name}: {self.stage}>"
@@ -99,17 +59,17 @@ class Machine:
     @property
     def stage(self) -> Stage:
         """How far it has come since its last start."""
-        return self._boot.stage if self._boot else Stage.OFF
+        return self._life.stage if self._life else Stage.OFF
 
     @property
     def booted(self) -> bool:
         """It has been started and has not ended."""
-        return self._boot is not None and self._boot.vmm.exit is None
+        return self._life is not None and not self._life.ended
 
     @property
     def connected(self) -> bool:
         """Its agent answers."""
-        return self.booted and _ORDER.index(self.stage) >= _ORDER.index(Stage.AGENT)
+        return self.booted and self.stage.reached(Stage.AGENT)
 
     def is_up(self) -> bool:
         """It has been started and its agent answers."""
@@ -118,7 +78,7 @@ class Machine:
     @property
     def pid(self) -> int | None:
         """Process id of its VMM on the host, or None while it is off."""
-        return self._boot.vmm.pid if self._boot and self.booted else None
+        return self._life.vmm.pid if self._life and self.booted else None
 
     def start(self, allow_reboot: bool = False) -> None:
         """Start the machine and return at once; nothing happens when it is up.
@@ -129,7 +89,9 @@ class Machine:
         with self._lock:
             if self.booted:
                 return
-            self._boot = _Boot(self.name, self._context, allow_reboot)
+            if self._life is not None:
+                self._life.kill()
+            self._life = Life(self.name, self._context, allow_reboot)
 
     def connect(self) -> None:
         """Wait until the machine is ready; start it first when it is off.
@@ -137,12 +99,12 @@ class Machine:
         Raises:
             MachineError: It did not come up; says at which stage it stopped.
         """
-        self._booted().ready()
+        self._alive().ready()
 
     @property
     def channel(self) -> AgentChannel:
         """The connection to its agent; starts the machine and waits until it is ready."""
-        return self._booted().ready()
+        return self._alive().ready()
 
     def shutdown(self) -> None:
         """Power the machine off in an orderly way and wait for its end."""
@@ -154,46 +116,46 @@ class Machine:
 
     def crash(self) -> None:
         """End the machine at once, as a power cut does."""
-        boot = self._boot
-        if boot is None or not self.booted:
+        life = self._life
+        if life is None or not self.booted:
             return
         with self._events.span(Kind.ACTION, "crash", machine=self.name):
-            boot.kill()
+            life.kill()
 
     def reboot(self) -> None:
         """Reboot in an orderly way; it must have been started with ``allow_reboot=True``."""
         with self._events.span(Kind.ACTION, "reboot", machine=self.name):
-            boot = self._booted()
-            if not boot.allow_reboot:
+            life = self._alive()
+            if not life.allow_reboot:
                 raise MachineError(self.name, "reboot() needs start(allow_reboot=True)")
             self.channel.power(PowerAction.REBOOT)
-            boot.await_reboot(DEFAULT_TIMEOUT)
+            life.await_reboot(DEFAULT_TIMEOUT)
 
     def wait_for_shutdown(self) -> None:
         """Wait until the machine has ended by itself."""
-        boot = self._boot
-        if boot is None:
+        life = self._life
+        if life is None:
             return
         with self._events.span(Kind.WAIT, "wait for the machine to power off", machine=self.name):
-            boot.ending = True
-            if boot.vmm.wait(DEFAULT_TIMEOUT) is None:
+            life.ending = True
+            if life.vmm.wait(DEFAULT_TIMEOUT) is None:
                 raise self._error(f"did not power off in {DEFAULT_TIMEOUT:g} s")
-            boot.kill()
+            life.kill()
 
     def _leave(self, action: PowerAction) -> None:
         channel = self.channel
-        self._booted().ending = True
+        self._alive().ending = True
         channel.power(action)
 
     def expect_end(self) -> None:
         """From now on the end of its VMM is no failure."""
-        if self._boot is not None:
-            self._boot.ending = True
+        if self._life is not None:
+            self._life.ending = True
 
     def close(self) -> None:
         """End the machine without ceremony, at the end of its cluster."""
-        if self._boot is not None:
-            self._boot.kill()
+        if self._life is not None:
+            self._life.kill()
 
     # Commands
 
@@ -395,7 +357,7 @@ class Machine:
 
     def wait_for_console_text(self, regex: str, timeout: float | None = None) -> None:
         """Wait until the console shows a text, searching on from the last match."""
-        console = self._booted().console
+        console = self._alive().console
         with self._events.span(Kind.WAIT, f"wait for console text {regex!r}", machine=self.name):
             if not console.search(re.compile(regex, re.MULTILINE), timeout):
                 raise WaitFailed(self.name, f"the console did not show {regex!r}")
@@ -523,9 +485,9 @@ class Machine:
 
     def _set_links(self, up: bool, what: str) -> None:
         with self._events.span(Kind.ACTION, what, machine=self.name):
-            boot = self._booted()
+            life = self._alive()
             for index in range(len(self._context.identity().interfaces)):
-                boot.vmm.set_link(index, up)
+                life.vmm.set_link(index, up)
 
     # Logging
 
@@ -541,19 +503,18 @@ class Machine:
 
     def send_console(self, chars: str) -> None:
         """Type into the machine's console."""
-        self._booted().console.send(chars)
+        self._alive().console.send(chars)
 
     def console_lines(self, count: int = 20) -> list[str]:
         """The last lines of its console."""
-        return self._boot.console.last_lines(count) if self._boot else []
+        return self._life.console.last_lines(count) if self._life else []
 
     # Inside
 
-    def _booted(self) -> _Boot:
+    def _alive(self) -> Life:
         self.start()
-        assert self._boot is not None
-        return self._boot
-
+        assert self._life is not None
+        return self._life
 
     def _error(self, message: str) -> MachineError:
         return MachineError(self.name, message)
@@ -564,165 +525,10 @@ class Machine:
         try:
             yield
         except ChannelError as error:
-            boot = self._boot
-            if boot is None:
+            life = self._life
+            if life is None:
                 raise
-            raise boot.explain(error) from None
-
-
-class _Boot:
-    """One life of a machine, from the start of its VMM to the end."""
-
-    def __init__(self, name: str, context: MachineContext, allow_reboot: bool) -> None:
-        self.name = name
-        self.allow_reboot = allow_reboot
-        self.ending = False
-        self.stage = Stage.OFF
-        self._context = context
-        self._events = context.events
-        self._panic = ""
-        self._ready = threading.Event()
-        self._rebooted = threading.Event()
-        self._failure: MachineError | None = None
-        self._started = time.monotonic()
-        self._deadline = self._started + context.start_timeout
-        self.vmm = context.boot(allow_reboot, self._vmm_ended, self._vmm_event)
-        self._reach(Stage.VMM)
-        self.console = Console(
-            name,
-            self.vmm.console,
-            context.out_dir / f"console-{name}.log",
-            on_line=self._console_line,
-            on_alarm=self._alarm,
-        )
-        self._channel = AgentChannel(name, self.vmm.agent)
-        self._starter = threading.Thread(target=self._start, name=f"start {name}", daemon=True)
-        self._starter.start()
-
-    def ready(self) -> AgentChannel:
-        """The channel, once the machine is ready.
-
-        Raises:
-            MachineError: It did not come up, or has ended since.
-        """
-        self._ready.wait()
-        if self._failure is not None:
-            raise self._failure
-        return self._channel
-
-    def kill(self) -> None:
-        """End it at once and wait until all its threads are gone."""
-        self.ending = True
-        self.vmm.kill()
-        self._channel.close()
-        self.console.join()
-        self._starter.join()
-        self.stage = Stage.OFF
-
-    def await_reboot(self, timeout: float) -> None:
-        """Wait until the guest, which was told to reboot, is ready again."""
-        if not self._rebooted.wait(timeout):
-            raise self._fail(f"did not reboot in {timeout:g} s")
-        self.ready()
-
-    def explain(self, error: ChannelError) -> MachineError:
-        """What became of the machine whose channel ended with ``error``."""
-        exit = self.vmm.wait(1.0)  # QEMU's sockets close a moment before the process is reaped
-        if self._panic:
-            return self._fail(f"kernel panic: {self._panic}")
-        if exit is not None and not self.ending:
-            return self._fail(f"the VMM ended ({exit})")
-        return error
-
-    def _start(self) -> None:
-        try:
-            self._channel.connect(self._left())
-            self._reach(Stage.AGENT)
-            self._channel.identity(self._context.identity())
-            self._await_unit()
-            self._reach(Stage.READY, seconds=round(time.monotonic() - self._started, 3))
-        except ChannelError as error:
-            self._failure = self._explain_start(error)
-        except WaitFailed as error:
-            self._failure = self._fail(f"started, but is not ready: {error.message}")
-        finally:
-            self._ready.set()
-        if self._failure is not None and not self.ending:
-            self._context.on_fatal(self._failure)
-
-    def _await_unit(self) -> None:
-        if self._channel.welcome.init == "systemd":
-            unit = self._context.ready_unit
-            self._channel.wait_for(WaitKind.UNIT, unit, timeout=self._left())
-
-    def _explain_start(self, error: ChannelError) -> MachineError:
-        explained = self.explain(error)
-        if explained is not error:
-            return explained
-        return self._fail(
-            f"did not come up in {self._context.start_timeout:g} s; the last stage that it reached "
-            f"is: {self.stage}",
-            attempts=[error.message],
-        )
-
-    def _left(self) -> float:
-        return max(self._deadline - time.monotonic(), 0.001)
-
-    def _fail(self, message: str, attempts: list[str] | None = None) -> MachineError:
-        return MachineError(
-            self.name,
-            f"{message} [stage: {self.stage}]",
-            console=self.console.last_lines(),
-            log=str(self.console.log),
-            attempts=attempts,
-        )
-
-    def _reach(self, stage: Stage, **data: Any) -> None:
-        if _ORDER.index(stage) > _ORDER.index(self.stage):
-            self.stage = stage
-            self._events.emit(Kind.STAGE, stage, machine=self.name, **data)
-
-    def _console_line(self, line: str) -> None:
-        if line == "attest-stage: init":
-            self._reach(Stage.INIT)
-        elif self.stage is Stage.VMM:
-            self._reach(Stage.KERNEL)
-        self._events.emit(Kind.CONSOLE, line, machine=self.name)
-
-    def _alarm(self, alarm: Alarm, line: str) -> None:
-        self._events.emit(Kind.ALARM, f"{alarm}: {line}", machine=self.name)
-        if alarm is Alarm.PANIC and not self.ending:
-            self._panic = line
-            # The lines that follow say where; the VMM ends by itself (panic=-1), and `_vmm_ended`
-            # reports it.
-
-    def _vmm_event(self, event: str, data: dict[str, Any]) -> None:
-        if event != "RESET" or not data.get("guest") or self.ending:
-            return
-        self._events.emit(Kind.ACTION, "the guest reboots", machine=self.name)
-        self._ready.clear()
-        self.stage = Stage.VMM
-        self._started = time.monotonic()
-        self._deadline = self._started + self._context.start_timeout
-        self._starter = threading.Thread(
-            target=self._restart, name=f"restart {self.name}", daemon=True
-        )
-        self._starter.start()
-
-    def _restart(self) -> None:
-        self._channel.reconnect(self.vmm.agent, "the machine reboots")
-        self._rebooted.set()
-        self._start()
-
-    def _vmm_ended(self, exit: VmmExit) -> None:
-        self._events.emit(Kind.EXIT, f"the VMM ended ({exit})", machine=self.name)
-        if self.ending:
-            return
-        self.console.join()
-        if self._panic:
-            self._context.on_fatal(self._fail(f"kernel panic: {self._panic}"))
-        elif exit.status != 0:
-            self._context.on_fatal(self._fail(f"the VMM ended ({exit})"))
+            raise life.explain(error) from None
 
 
 def _text(output: bytes) -> str:

@@ -1,0 +1,282 @@
+"""One life of a machine: from the start of its VMM through its stages to its end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from attest.errors import AttestError, ChannelError, MachineError, WaitFailed
+from attest.events import EventLog, Kind
+from attest.guest.agent_channel import AgentChannel
+from attest.guest.console import Alarm, Console
+from attest.guest.identity import Identity
+from attest.guest.protocol import WaitKind
+from attest.vmm.base import Vmm, VmmExit
+
+__all__ = ["Life", "MachineContext", "Stage"]
+
+_REAPED: Final = 1.0
+"""Seconds: the sockets of a VMM that ends close a moment before its process is gone."""
+
+
+class Stage(StrEnum):
+    """How far a machine has come."""
+
+    OFF = "off"
+    VMM = "VMM started"
+    KERNEL = "kernel"
+    INIT = "init"
+    AGENT = "agent"
+    READY = "ready"
+
+    def reached(self, other: Stage) -> bool:
+        """This stage is ``other``, or a later one."""
+        order = list(Stage)
+        return order.index(self) >= order.index(other)
+
+
+@dataclass(frozen=True)
+class MachineContext:
+    """What a machine needs of its cluster.
+
+    Attributes:
+        events: Where it reports.
+        boot: Starts its VMM; the arguments are whether the guest may reboot, and callbacks for the
+            VMM's exit and its events.
+        identity: Who it is to become.
+        ready_unit: The systemd unit that must be active before it is ready.
+        start_timeout: Seconds from start to ready.
+        out_dir: Where its logs and the test's artefacts go.
+        on_fatal: Called when the run cannot go on: a kernel panic, a VMM that died.
+    """
+
+    events: EventLog
+    boot: Callable[[bool, Callable[[VmmExit], None], Callable[[str, dict[str, Any]], None]], Vmm]
+    identity: Callable[[], Identity]
+    ready_unit: str
+    start_timeout: float
+    out_dir: Path
+    on_fatal: Callable[[AttestError], None]
+
+
+class Life:
+    """A machine that has been started; it comes up in a thread of its own.
+
+    Args:
+        name: The machine's name.
+        context: What it needs of its cluster.
+        allow_reboot: A reboot of the guest boots it again, instead of ending it.
+
+    Attributes:
+        stage: How far it has come.
+        ending: Its end is wanted: it is no failure.
+    """
+
+    def __init__(self, name: str, context: MachineContext, allow_reboot: bool) -> None:
+        self.allow_reboot = allow_reboot
+        self.ending = False
+        self.stage = Stage.OFF
+        self._name = name
+        self._context = context
+        self._events = context.events
+        self._panic = ""
+        self._failure: AttestError | None = None
+        self._ready = threading.Event()
+        self._rebooted = threading.Event()
+        self._launched = threading.Event()
+        self._begin_clock()
+        self._starter = threading.Thread(target=self._launch, name=f"start {name}", daemon=True)
+        self._starter.start()
+
+    # What a machine asks of its life
+
+    @property
+    def ended(self) -> bool:
+        """Its VMM has ended, or could not be started."""
+        if not self._launched.is_set():
+            return False
+        return self._failure is not None if self.stage is Stage.OFF else self._vmm.exit is not None
+
+    @property
+    def vmm(self) -> Vmm:
+        """Its VMM, as soon as that has been started."""
+        self._await_launch()
+        return self._vmm
+
+    @property
+    def console(self) -> Console:
+        """Its console, as soon as its VMM has been started."""
+        self._await_launch()
+        return self._console
+
+    def ready(self) -> AgentChannel:
+        """The channel, once the machine is ready.
+
+        Raises:
+            MachineError: It did not come up.
+        """
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._channel
+
+    def kill(self) -> None:
+        """End it at once and wait until its threads are gone; a second time does nothing."""
+        self.ending = True
+        self._launched.wait()
+        if self.stage is not Stage.OFF:
+            self._vmm.kill()
+            self._channel.close()
+            self._console.join()
+        self._starter.join()
+
+    def await_reboot(self, timeout: float) -> None:
+        """Wait until the guest, which was told to reboot, is ready again."""
+        if not self._rebooted.wait(timeout):
+            raise self._error(f"did not reboot in {timeout:g} s")
+        self._rebooted.clear()
+        self.ready()
+
+    def explain(self, error: MachineError) -> MachineError:
+        """What became of the machine in which something failed with ``error``."""
+        if not isinstance(error, ChannelError):
+            return error
+        exit = self._vmm.wait(_REAPED)
+        if self._panic:
+            return self._error(f"kernel panic: {self._panic}")
+        if exit is not None and not self.ending:
+            return self._error(f"the VMM ended ({exit})")
+        return error
+
+    # Coming up
+
+    def _launch(self) -> None:
+        try:
+            self._vmm = self._context.boot(self.allow_reboot, self._vmm_ended, self._vmm_event)
+            self._console = Console(
+                self._name,
+                self._vmm.console,
+                self._context.out_dir / f"console-{self._name}.log",
+                on_line=self._console_line,
+                on_alarm=self._alarm,
+            )
+            self._channel = AgentChannel(self._name, self._vmm.agent)
+            self._reach(Stage.VMM)
+        except (AttestError, OSError) as error:
+            self._fail(error if isinstance(error, AttestError) else self._not_started(error))
+            return
+        finally:
+            self._launched.set()
+        self._come_up()
+
+    def _come_up(self) -> None:
+        try:
+            self._channel.connect(self._left())
+            self._reach(Stage.AGENT)
+            self._channel.identity(self._context.identity())
+            self._await_unit()
+        except WaitFailed as error:
+            self._fail(self._error(f"started, but is not ready: {error.message}"))
+        except MachineError as error:
+            self._fail(self._explain_start(error))
+        else:
+            self._reach(Stage.READY, seconds=round(time.monotonic() - self._started, 3))
+            self._ready.set()
+
+    def _await_unit(self) -> None:
+        if self._channel.welcome.init == "systemd":
+            unit = self._context.ready_unit
+            self._channel.wait_for(WaitKind.UNIT, unit, timeout=self._left())
+
+    def _explain_start(self, error: MachineError) -> MachineError:
+        explained = self.explain(error)
+        if explained is not error:
+            return explained
+        return self._error(
+            f"did not come up in {self._context.start_timeout:g} s; the last stage that it reached "
+            f"is: {self.stage}",
+            attempts=[error.message],
+        )
+
+    def _not_started(self, error: OSError) -> MachineError:
+        return MachineError(self._name, f"its VMM could not be started: {error}")
+
+    def _fail(self, failure: AttestError) -> None:
+        self._failure = failure
+        self._ready.set()
+        if not self.ending:
+            self._context.on_fatal(failure)
+
+    def _begin_clock(self) -> None:
+        self._started = time.monotonic()
+        self._deadline = self._started + self._context.start_timeout
+
+    def _left(self) -> float:
+        return max(self._deadline - time.monotonic(), 0.001)
+
+    def _await_launch(self) -> None:
+        self._launched.wait()
+        if self.stage is Stage.OFF and self._failure is not None:
+            raise self._failure
+
+    def _error(self, message: str, attempts: list[str] | None = None) -> MachineError:
+        return MachineError(
+            self._name,
+            f"{message} [stage: {self.stage}]",
+            console=self._console.last_lines(),
+            log=str(self._console.log),
+            attempts=attempts,
+        )
+
+    def _reach(self, stage: Stage, **data: Any) -> None:
+        if not self.stage.reached(stage):
+            self.stage = stage
+            self._events.emit(Kind.STAGE, stage, machine=self._name, **data)
+
+    # What happens to it
+
+    def _console_line(self, line: str) -> None:
+        if line == "attest-stage: init":
+            self._reach(Stage.INIT)
+        elif self.stage is Stage.VMM:
+            self._reach(Stage.KERNEL)
+        self._events.emit(Kind.CONSOLE, line, machine=self._name)
+
+    def _alarm(self, alarm: Alarm, line: str) -> None:
+        self._events.emit(Kind.ALARM, f"{alarm}: {line}", machine=self._name)
+        if alarm is Alarm.PANIC:
+            # The lines that follow say where. The VMM ends by itself (panic=-1): see `_vmm_ended`.
+            self._panic = line
+
+    def _vmm_event(self, event: str, data: dict[str, Any]) -> None:
+        if event != "RESET" or not data.get("guest") or self.ending:
+            return
+        self._events.emit(Kind.ACTION, "the guest reboots", machine=self._name)
+        self._ready.clear()
+        self.stage = Stage.VMM
+        self._begin_clock()
+        self._starter = threading.Thread(
+            target=self._restart, name=f"restart {self._name}", daemon=True
+        )
+        self._starter.start()
+
+    def _restart(self) -> None:
+        self._channel.reconnect(self._vmm.agent, "the machine reboots")
+        self._rebooted.set()
+        self._come_up()
+
+    def _vmm_ended(self, exit: VmmExit) -> None:
+        self._launched.wait()
+        self._console.join()
+        self._events.emit(Kind.EXIT, f"the VMM ended ({exit})", machine=self._name)
+        if self.ending:
+            return
+        if self._panic:
+            self._context.on_fatal(self._error(f"kernel panic: {self._panic}"))
+        elif exit.status != 0:
+            self._context.on_fatal(self._error(f"the VMM ended ({exit})"))
