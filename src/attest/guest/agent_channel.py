@@ -187,8 +187,8 @@ class AgentChannel:
             wait_for_output: It has ended only when processes in the background have closed its
                 output.
         """
-        flags = ExecFlag(0)
-        flags |= ExecFlag.STDIN if stdin or pty else ExecFlag(0)
+        takes_input = stdin or pty is not None
+        flags = ExecFlag.STDIN if takes_input else ExecFlag(0)
         flags |= ExecFlag(0) if wait_for_output else ExecFlag.LEAVE_BACKGROUND
         fields = Fields()
         if isinstance(command, str):
@@ -204,7 +204,7 @@ class AgentChannel:
         fields.u32(ExecField.FLAGS, flags or None)
         return Process(
             self._machine,
-            self._session.open(Operation.EXEC, fields.encode()),
+            self._session.open(Operation.EXEC, fields.encode(), input_follows=takes_input),
             command if isinstance(command, str) else " ".join(command),
             limit=_overdue(timeout),
             stdout=stdout,

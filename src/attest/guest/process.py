@@ -89,13 +89,14 @@ class Process:
         """Write to its standard input, as fast as the command reads.
 
         Raises:
-            BrokenPipeError: The command has ended.
+            BrokenPipeError: The command has ended, or its input, or it has none.
             ChannelError: The session has ended.
         """
         try:
             self._stream.write(data)
         except StreamEnded:
-            raise BrokenPipeError(f"{self._machine}: `{self._command}` has ended") from None
+            message = f"{self._machine}: `{self._command}` takes no more input"
+            raise BrokenPipeError(message) from None
 
     def close_stdin(self) -> None:
         """End its standard input."""

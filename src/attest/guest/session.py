@@ -101,8 +101,10 @@ class Session:
             raise self.error()
         return self._welcome
 
-    def open(self, operation: Operation, fields: bytes = b"") -> Stream:
-        """Start an operation.
+    def open(
+        self, operation: Operation, fields: bytes = b"", *, input_follows: bool = True
+    ) -> Stream:
+        """Start an operation, which takes data if ``input_follows``.
 
         Raises:
             ChannelError: The session has ended.
@@ -113,7 +115,8 @@ class Session:
                 raise self.error()
             number = self._free_number()
             frame = encode_frame(FrameType.OPEN, number, bytes([operation]) + fields)
-            stream = self._streams[number] = Stream(number, self.send)
+            stream = Stream(number, self.send, input_follows=input_follows)
+            self._streams[number] = stream
         try:
             self.send(frame)
         except BaseException:

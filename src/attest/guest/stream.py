@@ -25,7 +25,7 @@ __all__ = ["Stream", "StreamEnded", "deadline"]
 
 
 class StreamEnded(Exception):
-    """The guest takes no more data, as the operation has ended; its result says why."""
+    """No more data can be sent: the operation has ended, or its input was ended before."""
 
 
 def deadline(timeout: float | None) -> float | None:
@@ -39,9 +39,12 @@ class Stream:
     Args:
         number: Its stream number.
         send: Sends a frame.
+        input_follows: The operation takes data.
     """
 
-    def __init__(self, number: int, send: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, number: int, send: Callable[[bytes], None], *, input_follows: bool = True
+    ) -> None:
         self.number = number
         self.send = send
         """Sends a frame."""
@@ -49,6 +52,8 @@ class Stream:
         self._received = (bytearray(), bytearray())
         self._eof = [False, False]
         self._eof_taken = [False, False]
+        self._writing = threading.Lock()
+        self._input_follows = input_follows
         self._window_in = WINDOW
         self._window_out = WINDOW
         self._taken = 0
@@ -111,19 +116,22 @@ class Stream:
         """Send data, as fast as the guest takes it.
 
         Raises:
-            StreamEnded: The operation has ended.
+            StreamEnded: The operation has ended, or its input.
             ChannelError: The session has ended.
         """
         view = memoryview(data)
-        while view:
-            size = self._reserve(min(len(view), MAX_DATA))
-            self.send(encode_frame(FrameType.DATA, self.number, bytes(view[:size])))
-            view = view[size:]
+        with self._writing:
+            while view:
+                size = self._reserve(min(len(view), MAX_DATA))
+                self.send(encode_frame(FrameType.DATA, self.number, bytes(view[:size])))
+                view = view[size:]
 
     def write_eof(self) -> None:
         """Say that no more data is sent; nothing happens when the operation has ended."""
-        if not self.ended:
-            self.send(encode_frame(FrameType.EOF, self.number))
+        with self._writing:
+            if self._input_follows and not self.ended:
+                self._input_follows = False
+                self.send(encode_frame(FrameType.EOF, self.number))
 
     def take(self, until: float | None = None) -> tuple[int, bytes] | None:
         """The next data and its data channel; empty data is that channel's end, which is told once.
@@ -201,7 +209,7 @@ class Stream:
                 self._check()
                 self._wait(None)
             self._check()
-            if self._result is not None or self._abandoned:
+            if self._result is not None or self._abandoned or not self._input_follows:
                 raise StreamEnded
             size = min(size, self._window_out)
             self._window_out -= size

@@ -49,7 +49,7 @@ class TransferError(Exception):
 # Out of this host
 
 
-def pack(source: Path, write: Callable[[bytes], None]) -> list[str]:
+def pack(source: Path, write: Callable[[bytes], object]) -> list[str]:
     """Write a file or a tree as a tar stream.
 
     Owners are kept when root packs; other users' numbers mean nothing elsewhere, so their files
@@ -85,7 +85,7 @@ def _walk(path: Path, name: str) -> Iterator[tuple[Path, str]]:
 class _Packer:
     """Writes members to a stream, in large pieces."""
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
         self._buffer = bytearray()
         self._linked: dict[tuple[int, int], str] = {}

@@ -1,0 +1,107 @@
+"""A real agent on a Unix socket of this host, and channels to it."""
+
+import platform
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from attest.errors import HostError
+from attest.guest.agent_channel import AgentChannel
+from attest.guest.binary import agent_binary
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent under way on this host."""
+
+    path: Path
+    process: subprocess.Popen[bytes]
+
+    def connection(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(str(self.path))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+
+@pytest.fixture(scope="session")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    try:
+        binary = agent_binary(platform.machine())
+    except HostError as error:
+        pytest.skip(str(error))
+    path = tmp_path_factory.mktemp("agent") / "socket"
+    with subprocess.Popen([binary, "--unix", path]) as process:
+        agent = Agent(path, process)
+        try:
+            _await(agent)
+            yield agent
+        finally:
+            process.terminate()
+
+
+def _await(agent: Agent) -> None:
+    pause = 0.001
+    while agent.process.poll() is None:
+        try:
+            agent.connection().close()
+        except OSError:
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        else:
+            return
+    pytest.fail(f"the agent ended with {agent.process.returncode}")
+
+
+@pytest.fixture
+def agent_path(agent: Agent) -> Path:
+    return agent.path
+
+
+@pytest.fixture
+def channel(agent: Agent) -> Iterator[AgentChannel]:
+    channel = AgentChannel("alice", agent.connection())
+    channel.connect(30)
+    yield channel
+    channel.close()
+    left = [thread.name for thread in threading.enumerate() if thread.name.endswith(" alice")]
+    assert left == []
+
+
+@dataclass
+class Peer:
+    """What plays the agent where a test must make it misbehave."""
+
+    sock: socket.socket
+    received: bytearray
+
+    def read(self, size: int) -> bytes:
+        while len(self.received) < size:
+            self.received += self.sock.recv(65_536)
+        data = bytes(self.received[:size])
+        del self.received[:size]
+        return data
+
+
+@pytest.fixture
+def pair() -> Iterator[Callable[[], tuple[socket.socket, Peer]]]:
+    peers: list[Peer] = []
+
+    def make() -> tuple[socket.socket, Peer]:
+        ours, theirs = socket.socketpair()
+        theirs.settimeout(30)
+        peers.append(Peer(theirs, bytearray()))
+        return ours, peers[-1]
+
+    yield make
+    for peer in peers:
+        peer.sock.close()

@@ -1,0 +1,260 @@
+"""Commands and waits through a real agent on this host."""
+
+import hashlib
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from attest.errors import ChannelError, MachineError, UsageError, WaitFailed
+from attest.guest.agent_channel import AgentChannel, Completed
+from attest.guest.protocol import WaitKind
+
+MIB = 1 << 20
+
+
+def test_output_errors_and_exit_code_come_apart(channel: AgentChannel) -> None:
+    completed = channel.run("echo out; echo err >&2; exit 3")
+    assert completed == Completed(3, b"out\n", b"err\n")
+
+
+def test_arguments_need_no_shell(channel: AgentChannel) -> None:
+    assert channel.run(["printf", "%s|", "a b", "$HOME", "ü"]).stdout == "a b|$HOME|ü|".encode()
+
+
+def test_directory_environment_and_user(channel: AgentChannel, tmp_path: Path) -> None:
+    completed = channel.run("pwd; echo $WORD", cwd=str(tmp_path), env={"WORD": "a b=c"})
+    assert completed.stdout.decode() == f"{tmp_path}\na b=c\n"
+    if os.geteuid() == 0:
+        assert channel.run("id -un; echo $USER", user="nobody").stdout == b"nobody\nnobody\n"
+
+
+def test_a_signal_is_told_from_an_exit_code(channel: AgentChannel) -> None:
+    completed = channel.run("kill -TERM $$")
+    assert (completed.status, completed.signal) == (128 + signal.SIGTERM, signal.SIGTERM)
+    assert channel.run("exit 143").signal is None
+
+
+def test_the_time_limit_ends_a_command_and_its_children(channel: AgentChannel) -> None:
+    completed = channel.run("echo begun; sleep 61.25 & sleep 61.25", timeout=0.3)
+    assert (completed.status, completed.timed_out) == (124, True)
+    assert completed.stdout == b"begun\n"
+    assert channel.run("pgrep -fx 'sleep 61.25'").status == 1
+
+
+def test_what_cannot_be_started_says_why(channel: AgentChannel) -> None:
+    with pytest.raises(MachineError, match=r"alice: `true` could not be started: .*user"):
+        channel.run("true", user="nosuchuser")
+    with pytest.raises(MachineError, match="/no/such"):
+        channel.run("true", cwd="/no/such")
+
+
+def test_a_command_with_a_nul_is_refused_before_it_is_sent(channel: AgentChannel) -> None:
+    with pytest.raises(UsageError, match="NUL"):
+        channel.run("echo \0")
+    assert channel.run("true").status == 0
+
+
+def test_a_command_that_is_too_long_is_refused_before_it_is_sent(channel: AgentChannel) -> None:
+    with pytest.raises(UsageError, match="262144"):
+        channel.run("#" * 300_000)
+    assert channel.run("true").status == 0
+
+
+def test_without_input_there_is_none(channel: AgentChannel) -> None:
+    assert channel.run("cat").stdout == b""
+    process = channel.start("cat")
+    with pytest.raises(BrokenPipeError):
+        process.write(b"x")
+    assert process.wait().status == 0
+
+
+@pytest.mark.parametrize("size", [0, 5, 262_144, 3 * MIB])
+def test_input_comes_through(channel: AgentChannel, size: int) -> None:
+    data = os.urandom(size)
+    assert channel.run("cat", stdin=data).stdout == data
+    digest = hashlib.sha256(data).hexdigest()
+    assert channel.run("sha256sum", stdin=io.BytesIO(data)).stdout.startswith(digest.encode())
+
+
+def test_input_that_nobody_reads_does_not_hold_up_the_end(channel: AgentChannel) -> None:
+    assert channel.run("exit 4", stdin=bytes(8 * MIB)).status == 4
+
+
+def test_input_that_fails_ends_the_command(channel: AgentChannel) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError("disk on fire")
+
+    with pytest.raises(OSError, match="disk on fire"):
+        channel.run("cat", stdin=Broken())
+
+
+def test_output_streams_to_a_sink_in_the_callers_thread(channel: AgentChannel) -> None:
+    pieces: list[bytes] = []
+    threads: set[threading.Thread] = set()
+
+    def sink(data: bytes) -> None:
+        pieces.append(data)
+        threads.add(threading.current_thread())
+        process.write(b"go on\n")
+
+    process = channel.start("echo 1; read; echo 2; read", stdin=True, stdout=sink)
+    # The command waits for each answer, so the output is seen while it runs.
+    assert process.wait() == Completed(0, b"", b"")
+    assert pieces == [b"1\n", b"2\n"]
+    assert threads == {threading.current_thread()}
+
+
+def test_a_sink_that_fails_ends_the_command(channel: AgentChannel) -> None:
+    def sink(data: bytes) -> None:
+        raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        channel.run("echo; sleep 61.5", stdout=sink)
+    assert channel.run("while pgrep -fx 'sleep 61.5'; do :; done", timeout=30).status == 0
+
+
+def test_a_slow_consumer_holds_up_nobody(channel: AgentChannel) -> None:
+    process = channel.start(f"head -c {64 * MIB} /dev/zero")  # nobody takes its output
+    for _ in range(20):
+        assert channel.run("echo free").stdout == b"free\n"
+    assert len(process.wait().stdout) == 64 * MIB
+
+
+def test_much_output_on_both_channels(channel: AgentChannel) -> None:
+    completed = channel.run(f"head -c {5 * MIB} /dev/zero & head -c {5 * MIB} /dev/zero >&2; wait")
+    assert (len(completed.stdout), len(completed.stderr)) == (5 * MIB, 5 * MIB)
+
+
+def test_200_mb_of_output_do_not_stay_in_memory(channel: AgentChannel) -> None:
+    size = 200 * 10**6
+    counted = 0
+
+    def sink(data: bytes) -> None:
+        nonlocal counted
+        counted += len(data)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert channel.run(f"head -c {size} /dev/zero", stdout=sink).status == 0
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert counted == size
+    assert grown < 16 * 1024  # KiB
+
+
+def test_100_commands_at_once_keep_their_outputs_apart(channel: AgentChannel) -> None:
+    def run(number: int) -> None:
+        word = f"{number:03}" * 1000
+        completed = channel.run(f"cat; echo {number} >&2; exit {number}", stdin=word.encode())
+        assert completed == Completed(number, word.encode(), f"{number}\n".encode())
+
+    with ThreadPoolExecutor(100) as pool:
+        for future in [pool.submit(run, number) for number in range(100)]:
+            future.result()
+
+
+def test_cancelling_ends_a_command(channel: AgentChannel) -> None:
+    process = channel.start("sleep 61.75")
+    threading.Thread(target=process.cancel).start()
+    completed = process.wait()
+    assert (completed.status, completed.signal) == (128 + signal.SIGKILL, signal.SIGKILL)
+    process.cancel()
+    with pytest.raises(BrokenPipeError):
+        process.write(b"x")
+
+
+def test_an_interrupted_run_cancels_its_command(agent_path: Path) -> None:
+    # In a process of its own, as the interrupt is for its main thread.
+    script = (
+        "import socket, sys\n"
+        "from attest.guest.agent_channel import AgentChannel\n"
+        "sock = socket.socket(socket.AF_UNIX); sock.connect(sys.argv[1])\n"
+        "channel = AgentChannel('alice', sock); channel.connect(30)\n"
+        "try:\n"
+        "    channel.run('echo $$; sleep 62.25', stdout=lambda data: print('up', flush=True))\n"
+        "except KeyboardInterrupt:\n"
+        "    left = channel.run('while pgrep -fx \"sleep 62.25\"; do :; done', timeout=30)\n"
+        "    print('interrupted', left.status, flush=True)\n"
+        "    channel.close()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, agent_path], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "up\n"
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.read() == "interrupted 0\n"
+
+
+def test_a_process_can_be_asked_whether_it_has_ended(channel: AgentChannel) -> None:
+    process = channel.start("cat", stdin=True)
+    with pytest.raises(TimeoutError):
+        process.wait(0.01)
+    with pytest.raises(TimeoutError):
+        process.read(0.01)
+    process.write(b"words")
+    assert process.read(30) == b"words"
+    process.close_stdin()
+    with pytest.raises(BrokenPipeError):
+        process.write(b"more")
+    assert process.read(30) == b""
+    assert process.wait(30) == Completed(0, b"", b"")
+
+
+def test_a_terminal_and_its_size(channel: AgentChannel) -> None:
+    process = channel.start("stty size; read; stty size", pty=(24, 80))
+    output = process.read(30)
+    process.resize(50, 132)
+    process.write(b"\n")
+    while data := process.read(30):
+        output += data
+    assert output.replace(b"\r\n", b"\n").split() == [b"24", b"80", b"50", b"132"]
+
+
+def test_a_background_process_is_waited_for_only_if_wanted(channel: AgentChannel) -> None:
+    completed = channel.run("sleep 62.5 & echo $!", wait_for_output=False)
+    assert channel.run(f"kill {int(completed.stdout)}").status == 0
+    assert channel.run("(sleep 0.05; echo late) & echo soon").stdout == b"soon\nlate\n"
+
+
+def test_the_channels_death_fails_a_command_at_once(channel: AgentChannel) -> None:
+    process = channel.start("sleep 62.75")
+    channel._sock.shutdown(2)
+    with pytest.raises(ChannelError, match="closed"):
+        process.wait()
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir])
+def test_a_file_is_seen_when_it_appears(
+    channel: AgentChannel, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    wait = channel.start_wait(WaitKind.FILE_EXISTS, str(tmp_path / "new"), timeout=30)
+    make(tmp_path / "new")
+    wait.result()
+    assert channel.wait_for(WaitKind.FILE_EXISTS, str(tmp_path / "new"), timeout=30) is not None
+
+
+def test_a_wait_that_runs_into_its_limit_says_for_what(channel: AgentChannel) -> None:
+    with pytest.raises(WaitFailed, match=r"alice: no file_exists /nowhere in 0\.05 s"):
+        channel.wait_for(WaitKind.FILE_EXISTS, "/nowhere", timeout=0.05)
+
+
+def test_a_wait_can_be_cancelled(channel: AgentChannel) -> None:
+    wait = channel.start_wait(WaitKind.FILE_EXISTS, "/nowhere", timeout=60)
+    wait.cancel()
+    with pytest.raises(WaitFailed, match="cancelled"):
+        wait.result()
+
+
+def test_the_agent_tells_of_its_guest(channel: AgentChannel) -> None:
+    info = channel.info()
+    assert info["boot_id"] == channel.welcome.boot_id
+    assert int(info["uptime_ms"]) > 0
