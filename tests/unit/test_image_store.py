@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from attest.cache import cache_dir
+from attest.errors import ImageBuildError, UsageError
+from attest.image.claim import claimed, sweep
+from attest.image.namespace import BuildSpace
+from attest.image.recipe import Recipe, load_recipe
+from attest.image.store import Image, ImageStore
+
+HOLDER = """
+import sys
+from pathlib import Path
+from attest.image.claim import claimed
+with claimed(Path(sys.argv[1])) as work:
+    (work / "half").write_text("half")
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+BUILDER = """
+import sys
+from pathlib import Path
+from attest.image.recipe import load_recipe
+from attest.image.store import ImageStore
+def progress(line):
+    print(line, file=sys.stderr, flush=True)
+print(ImageStore(Path(sys.argv[1])).build(load_recipe(sys.argv[2]), progress=progress).digest)
+"""
+
+
+@contextmanager
+def python(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def holding(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has claimed the directory, until its standard input is closed."""
+    with python(HOLDER, str(directory)) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "claimed\n"
+        yield holder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    """An empty store, but for the packages that earlier builds have fetched."""
+    fetched = cache_dir() / "images/packages"
+    fetched.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/packages").symlink_to(fetched)
+    return ImageStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Image:
+    return ImageStore().build(load_recipe("tiny"))
+
+
+def recipe(directory: Path, name: str, text: str) -> Recipe:
+    path = directory / f"{name}.toml"
+    path.write_text(text)
+    return load_recipe(str(path))
+
+
+@pytest.fixture
+def stocked(store: ImageStore, tiny: Image, tmp_path: Path) -> ImageStore:
+    """A store with the layer of `tiny` and three images that share it."""
+    key = load_recipe("tiny").key()
+    for place in ("layers", "inputs"):
+        (store.directory / place).mkdir()
+    layer = ImageStore().directory / "layers" / tiny.layer
+    (store.directory / "layers" / tiny.layer).mkdir()
+    for file in layer.iterdir():
+        (store.directory / "layers" / tiny.layer / file.name).hardlink_to(file)
+    (store.directory / "inputs" / key).symlink_to(f"../layers/{tiny.layer}")
+    for name, cmdline in (("a", "audit=0"), ("b", "audit=1"), ("c", "")):
+        text = f'base = "tiny"\ncmdline = {[cmdline] if cmdline else []}'
+        store.build(recipe(tmp_path, name, text))
+    return store
+
+
+def names(store: ImageStore) -> set[str]:
+    return {image.name for image in store.images()}
+
+
+def layers(store: ImageStore) -> list[Path]:
+    return list((store.directory / "layers").iterdir())
+
+
+# Claims
+
+
+def test_a_claimed_directory_is_empty_and_goes_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "work/left/behind").mkdir(parents=True)
+    with claimed(tmp_path / "work") as work:
+        assert list(work.iterdir()) == []
+        (work / "file").touch()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_process_waits_and_says_so(tmp_path: Path) -> None:
+    waited = []
+    with holding(tmp_path / "work") as holder:
+
+        def waiting() -> None:
+            waited.append((tmp_path / "work/half").exists())
+            assert holder.stdin is not None
+            holder.stdin.close()
+
+        with claimed(tmp_path / "work", waiting) as work:
+            assert waited == [True]
+            assert list(work.iterdir()) == []
+        assert holder.wait() == 0
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_a_killed_process_left_is_swept_but_not_before(tmp_path: Path) -> None:
+    with holding(tmp_path / "work") as holder:
+        sweep(tmp_path / "work")
+        assert (tmp_path / "work/half").exists()
+        holder.kill()
+        holder.wait()
+    sweep(tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+# Steps
+
+
+def space(tmp_path: Path) -> BuildSpace:
+    return BuildSpace(tmp_path / "log", lambda line: None)
+
+
+def test_a_step_is_root_with_its_own_mounts_and_processes(tmp_path: Path) -> None:
+    space(tmp_path).run("looking", ["sh", "-c", "id -u; echo $$; mount -t tmpfs none /mnt"])
+    assert (tmp_path / "log").read_text().split() == ["0", "1"]
+    assert "none /mnt" not in Path("/proc/self/mounts").read_text()
+
+
+def test_a_failed_step_shows_command_output_and_log(tmp_path: Path) -> None:
+    with pytest.raises(ImageBuildError) as raised:
+        space(tmp_path).run("trying", ["sh", "-c", "seq 100; echo no luck >&2; exit 3"])
+    text = str(raised.value)
+    assert "trying failed with exit code 3" in text
+    assert "| no luck" in text
+    assert "| 1\n" not in text
+    assert str(tmp_path / "log") in text
+    assert "1\n2\n" in (tmp_path / "log").read_text()
+
+
+# Images
+
+
+def test_an_image_is_complete(tiny: Image) -> None:
+    assert tiny.kernel.read_bytes()[0x202:0x206] == b"HdrS"
+    assert tiny.vmlinux.read_bytes()[:4] == b"\x7fELF"
+    assert tiny.initrd.read_bytes()[:6] == b"070701"
+    assert (tiny.root, tiny.init, len(tiny.digest)) == (None, "agent", 64)
+
+
+def test_the_kernel_is_a_whole_elf_file(tiny: Image) -> None:
+    elffile = pytest.importorskip("elftools.elf.elffile")
+    with tiny.vmlinux.open("rb") as stream:
+        elf = elffile.ELFFile(stream)
+        assert elf.header["e_type"] == "ET_EXEC"
+        assert elf.get_section_by_name(".text") is not None
+        end = max(section["sh_offset"] for section in elf.iter_sections())
+    assert end < tiny.vmlinux.stat().st_size
+
+
+def test_an_unchanged_recipe_builds_nothing(stocked: ImageStore, tmp_path: Path) -> None:
+    said: list[str] = []
+    again = stocked.build(load_recipe(str(tmp_path / "a.toml")), progress=said.append)
+    assert again == stocked.find("a")
+    assert said == []
+
+
+def test_another_command_line_is_another_image_of_the_same_layer(stocked: ImageStore) -> None:
+    a, b = stocked.find("a"), stocked.find("b")
+    assert (a.cmdline, b.cmdline) == (("audit=0",), ("audit=1",))
+    assert a.digest != b.digest
+    assert a.layer == b.layer
+    assert a.vmlinux.samefile(b.vmlinux)
+
+
+def test_find_takes_names_and_beginnings_of_digests(stocked: ImageStore) -> None:
+    digest = stocked.find("b").digest
+    assert stocked.find(digest).name == stocked.find(digest[:8]).name == "b"
+    with pytest.raises(UsageError, match="too short"):
+        stocked.find(digest[:3])
+    with pytest.raises(UsageError, match=r"no image `web` in .*; there are: a, b, c"):
+        stocked.find("web")
+
+
+def test_the_layer_goes_with_its_last_image(stocked: ImageStore) -> None:
+    for name in ("a", "b"):
+        stocked.remove(stocked.find(name))
+    assert names(stocked) == {"c"}
+    assert len(layers(stocked)) == 1
+    stocked.remove(stocked.find("c"))
+    assert layers(stocked) == []
+    assert stocked.images() == []
+
+
+def test_gc_removes_what_was_not_used_for_long(stocked: ImageStore) -> None:
+    for name in ("a", "b"):
+        os.utime(stocked.find(name).path / "image.json", (0, 0))
+    assert stocked.find("b").name == "b"  # a use
+    assert [image.name for image in stocked.gc(max_age=3600)] == ["a"]
+    assert names(stocked) == {"b", "c"}
+    assert len(layers(stocked)) == 1
+
+
+def test_gc_removes_layers_without_images_and_dead_links(stocked: ImageStore) -> None:
+    for image in stocked.images():
+        os.utime(image.path / "image.json", (0, 0))
+    os.utime(layers(stocked)[0] / "layer.json", (0, 0))
+    stocked.gc(max_age=10 * 365 * 24 * 3600)
+    assert layers(stocked) == []
+    assert list((stocked.directory / "inputs").iterdir()) == []
+
+
+# Real builds
+
+
+def test_two_builders_at_once_build_once(store: ImageStore) -> None:
+    arguments = (str(store.directory), "tiny")
+    with python(BUILDER, *arguments) as first, python(BUILDER, *arguments) as second:
+        outputs = [builder.communicate(timeout=100) for builder in (first, second)]
+    digests = {stdout.strip() for stdout, _ in outputs}
+    assert digests == {image.digest for image in store.images()}
+    said = [stderr for _, stderr in outputs]
+    assert sum("fetching packages" in text for text in said) == 1
+    assert sum("waiting for another process that builds tiny" in text for text in said) == 1
+    assert list((store.directory / "building").iterdir()) == []
+
+
+def test_a_killed_builder_leaves_no_process_and_the_next_build_sweeps(
+    store: ImageStore,
+) -> None:
+    with python(BUILDER, str(store.directory), "debian") as builder:
+        assert builder.stderr is not None
+        while "running apt-get" not in builder.stderr.readline():
+            assert builder.poll() is None
+        assert processes_with(str(store.directory / "building"))
+        builder.kill()
+    deadline = time.monotonic() + 10
+    # The kernel kills them without delay, but not before this process can look.
+    while still := processes_with(str(store.directory / "building")):
+        assert time.monotonic() < deadline, still
+        time.sleep(0.01)
+    assert store.images() == []
+    assert layers_or_none(store) == []
+    store.gc()
+    assert list((store.directory / "building").iterdir()) == []
+
+
+def processes_with(word: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if word in line:
+            found.append(line)
+    return found
+
+
+def layers_or_none(store: ImageStore) -> list[Path]:
+    return layers(store) if (store.directory / "layers").exists() else []
+
+
+def test_a_failed_build_keeps_its_log_and_nothing_else(store: ImageStore, tmp_path: Path) -> None:
+    wrong = recipe(tmp_path, "wrong", 'base = "tiny"\nkernel = "linux-image-of-nobody"')
+    with pytest.raises(ImageBuildError) as raised:
+        store.build(wrong)
+    assert "linux-image-of-nobody" in raised.value.output
+    assert Path(raised.value.log).exists()
+    assert list((store.directory / "building").iterdir()) == []
+    assert layers_or_none(store) == []
