@@ -8,9 +8,11 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "boot.h"
 #include "child.h"
 #include "link.h"
 #include "loop.h"
+#include "power.h"
 #include "serve.h"
 #include "shells.h"
 #include "spawn.h"
@@ -25,18 +27,22 @@ static void signalled(struct watch *watch, uint32_t events)
     struct signalfd_siginfo info;
     (void)events;
     while (read(watch->fd, &info, sizeof info) == sizeof info)
-        if (info.ssi_signo != SIGCHLD)
+        if (info.ssi_signo != SIGCHLD && getpid() != 1)
             exit(0);
+        else if (info.ssi_signo != SIGCHLD)
+            power_request(POWER_OFF);
     children_reap();
 }
 
 static void watch_signals(void)
 {
+    /* For PID 1 they all mean: power off. Busybox' halt and poweroff send the last two. */
+    static const int ends[] = {SIGTERM, SIGINT, SIGPWR, SIGUSR1, SIGUSR2};
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        sigaddset(&set, ends[i]);
     sigprocmask(SIG_SETMASK, &set, NULL);
     watch_start(&signals, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), EPOLLIN, signalled);
 }
@@ -55,6 +61,7 @@ static void run(void)
 {
     for (;;) {
         links_flush();
+        power_act();
         /* Shells are started when a moment has passed in which the host wanted nothing. */
         bool wanting = shells_wanting();
         if (!loop_turn(wanting ? IDLE_MS : -1) && wanting)
@@ -77,8 +84,10 @@ int main(int argc, char **argv)
     }
     if (argc == 3 && strcmp(argv[1], "--unix") == 0)
         unix_path = argv[2];
-    else if (argc != 1)
+    else if (argc != 1 && getpid() != 1) /* the kernel hands words of its command line to PID 1 */
         return usage();
+    if (getpid() == 1 && !unix_path)
+        boot(argv);
     take_standard_descriptors();
     spawn_prepare();
     loop_start();

@@ -1,0 +1,329 @@
+#include "boot.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "loop.h"
+#include "memory.h"
+#include "system.h"
+#include "uevent.h"
+
+#define ROOT "/attest-root"
+#define LOWER "/attest-lower"
+#define UPPER "/attest-upper"
+#define AGENT_DIRECTORY "/run/attest"
+#define AGENT AGENT_DIRECTORY "/attest-agent"
+#define UNITS "/run/systemd/system"
+
+enum { DISK_LIMIT_MS = 30000 };
+
+/* The agent stays from early boot to the very end, whatever its service manager does to other services meanwhile. */
+static const char unit[] = "[Unit]\n"
+                           "Description=attest guest agent\n"
+                           "DefaultDependencies=no\n"
+                           "StartLimitIntervalSec=0\n"
+                           "\n"
+                           "[Service]\n"
+                           "ExecStart=" AGENT "\n"
+                           "Restart=always\n"
+                           "RestartSec=50ms\n"
+                           "KillMode=process\n"
+                           "TasksMax=infinity\n"
+                           "OOMScoreAdjust=-1000\n"
+                           "IgnoreSIGPIPE=no\n";
+
+/* --- the console --- */
+
+static bool open_console(void)
+{
+    int fd = open("/dev/console", O_RDWR | O_NOCTTY);
+    if (fd < 0)
+        return false;
+    for (int standard = 0; standard <= 2; standard++)
+        if (fd != standard)
+            dup2(fd, standard);
+    if (fd > 2)
+        close(fd);
+    return true;
+}
+
+__attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vdprintf(1, format, args);
+    va_end(args);
+}
+
+/* PID 1's exit is a kernel panic, which ends the machine as the command line's panic= says. */
+__attribute__((format(printf, 1, 2), noreturn)) static void give_up(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    dprintf(1, "attest-agent: boot failed: ");
+    vdprintf(1, format, args);
+    dprintf(1, "\n");
+    va_end(args);
+    sync();
+    exit(1);
+}
+
+/* --- file systems and modules --- */
+
+static void mount_at(const char *type, const char *place, unsigned long flags, const char *options)
+{
+    mkdir(place, 0755);
+    if (mount(type, place, type, flags, options) < 0 && errno != EBUSY)
+        say("attest-agent: mount %s: %s\n", place, strerror(errno));
+}
+
+static void mount_kernel_file_systems(void)
+{
+    mount_at("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    mount_at("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755");
+}
+
+static void load_module(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
+        say("attest-agent: module %s: %s\n", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+}
+
+static void load_modules(void)
+{
+    FILE *order = fopen("/modules/order", "re");
+    char *line = NULL;
+    size_t size = 0;
+    while (order && getline(&line, &size, order) > 0) {
+        line[strcspn(line, "\n")] = 0;
+        if (*line)
+            load_module(line);
+    }
+    free(line);
+    if (order)
+        fclose(order);
+}
+
+/* The value of NAME= on the kernel command line, for free(); NULL when it is not there. */
+static char *parameter(const char *name)
+{
+    static char line[8192];
+    size_t length = strlen(name);
+    read_line("/proc/cmdline", line, sizeof line);
+    for (char *word = strtok(line, " "); word; word = strtok(NULL, " "))
+        if (strncmp(word, name, length) == 0 && word[length] == '=')
+            return copy_text(word + length + 1, strlen(word + length + 1));
+    return NULL;
+}
+
+/* --- the root disk --- */
+
+static bool find_disk(const char *serial, char *device, size_t size)
+{
+    DIR *disks = opendir("/sys/block");
+    bool found = false;
+    for (struct dirent *entry; disks && !found && (entry = readdir(disks));) {
+        char path[300], line[64];
+        snprintf(path, sizeof path, "/sys/block/%s/serial", entry->d_name);
+        if (strcmp(read_line(path, line, sizeof line), serial) == 0)
+            found = snprintf(device, size, "/dev/%s", entry->d_name) < (int)size;
+    }
+    if (disks)
+        closedir(disks);
+    return found;
+}
+
+static void wait_for_disk(const char *serial, char *device, size_t size)
+{
+    struct pollfd events = {.fd = uevent_open(), .events = POLLIN};
+    uint64_t deadline = now_ms() + DISK_LIMIT_MS;
+    while (!find_disk(serial, device, size)) {
+        uint64_t now = now_ms();
+        if (now >= deadline)
+            give_up("no virtio disk with serial %s appeared within %d s", serial, DISK_LIMIT_MS / 1000);
+        poll(&events, 1, (int)(deadline - now));
+        uevent_drain(events.fd);
+    }
+    close(events.fd);
+}
+
+static void mount_root(const char *device)
+{
+    mkdir(LOWER, 0755);
+    mkdir(UPPER, 0755);
+    mkdir(ROOT, 0755);
+    if (mount(device, LOWER, "erofs", MS_RDONLY, NULL) < 0) {
+        int error = errno;
+        if (mount(device, LOWER, "ext4", MS_RDONLY, NULL) < 0)
+            give_up("mount %s: as erofs: %s; as ext4: %s", device, strerror(error), strerror(errno));
+    }
+    if (mount("tmpfs", UPPER, "tmpfs", 0, "mode=0755,size=90%") < 0)
+        give_up("mount tmpfs: %s", strerror(errno));
+    mkdir(UPPER "/upper", 0755);
+    mkdir(UPPER "/work", 0755);
+    if (mount("overlay", ROOT, "overlay", 0, "lowerdir=" LOWER ",upperdir=" UPPER "/upper,workdir=" UPPER "/work") < 0)
+        give_up("mount overlay: %s", strerror(errno));
+    /* The overlay holds both itself. */
+    umount2(LOWER, MNT_DETACH);
+    umount2(UPPER, MNT_DETACH);
+}
+
+/* --- the agent as a service of the real init --- */
+
+static void copy_agent(void)
+{
+    struct stat status;
+    int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    mkdir(AGENT_DIRECTORY, 0755);
+    int to = open(AGENT, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
+    bool copied = from >= 0 && to >= 0 && fstat(from, &status) == 0;
+    for (off_t done = 0; copied && done < status.st_size;)
+        copied = sendfile(to, from, &done, (size_t)(status.st_size - done)) > 0;
+    if (!copied)
+        give_up("copy the agent to " AGENT ": %s", strerror(errno));
+    close(from);
+    close(to);
+}
+
+static void make_directories(char *path)
+{
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        mkdir(path, 0755);
+        *slash = '/';
+    }
+}
+
+static void write_unit(void)
+{
+    char wants[] = UNITS "/sysinit.target.wants/attest-agent.service";
+    make_directories(wants);
+    int fd = open(UNITS "/attest-agent.service", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0 || write(fd, unit, sizeof unit - 1) != sizeof unit - 1 || symlink("../attest-agent.service", wants) < 0)
+        give_up("write the agent's unit: %s", strerror(errno));
+    close(fd);
+}
+
+/* --- the change of root --- */
+
+static void move_mounts(void)
+{
+    static const char *const places[] = {"/dev", "/proc", "/sys", "/run"};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        char target[64];
+        snprintf(target, sizeof target, ROOT "%s", places[i]);
+        mkdir(target, 0755);
+        if (mount(places[i], target, NULL, MS_MOVE, NULL) < 0)
+            give_up("move %s to the new root: %s", places[i], strerror(errno));
+    }
+}
+
+/* Free the initramfs' memory. Never leaves its file system. */
+static void empty_directory(int directory, dev_t device)
+{
+    DIR *entries = fdopendir(directory);
+    struct stat status;
+    for (struct dirent *entry; entries && (entry = readdir(entries));) {
+        const char *name = entry->d_name;
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+            fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_dev != device)
+            continue;
+        if (S_ISDIR(status.st_mode)) {
+            int inner = openat(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+            if (inner >= 0)
+                empty_directory(inner, device);
+        }
+        unlinkat(directory, name, S_ISDIR(status.st_mode) ? AT_REMOVEDIR : 0);
+    }
+    if (entries)
+        closedir(entries);
+}
+
+static void change_root(void)
+{
+    struct stat status;
+    int old = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    move_mounts();
+    if (chdir(ROOT) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
+        give_up("change root: %s", strerror(errno));
+    if (old >= 0 && fstat(old, &status) == 0)
+        empty_directory(old, status.st_dev);
+}
+
+__attribute__((noreturn)) static void boot_root(const char *serial, char **arguments)
+{
+    char device[64];
+    char *init = parameter("attest.init");
+    wait_for_disk(serial, device, sizeof device);
+    mount_root(device);
+    copy_agent();
+    write_unit();
+    change_root();
+    open_console();
+    say("attest-stage: root\n");
+    arguments[0] = init ? init : "/sbin/init";
+    execv(arguments[0], arguments);
+    give_up("execute %s: %s", arguments[0], strerror(errno));
+}
+
+/* --- the guest that has nothing but the agent --- */
+
+static void raise_loopback(void)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
+        say("attest-agent: loopback: %s\n", strerror(errno));
+    if (fd >= 0)
+        close(fd);
+}
+
+static void boot_alone(void)
+{
+    char name[65];
+    mount_at("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "mode=0620,ptmxmode=0666,gid=5");
+    mount_at("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777");
+    mkdir("/tmp", 01777);
+    chmod("/tmp", 01777);
+    mkdir("/root", 0700);
+    raise_loopback();
+    if (*read_line("/etc/hostname", name, sizeof name))
+        sethostname(name, strlen(name));
+    /* Ctrl-Alt-Del is then a SIGINT for PID 1. */
+    reboot(RB_DISABLE_CAD);
+}
+
+void boot(char **arguments)
+{
+    mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
+    bool console = open_console();
+    if (console)
+        say("attest-stage: init\n");
+    mount_kernel_file_systems();
+    load_modules();
+    /* The console's driver may have been one of the modules. */
+    if (!console && open_console())
+        say("attest-stage: init\n");
+    char *serial = parameter("attest.root");
+    if (serial)
+        boot_root(serial, arguments);
+    boot_alone();
+}

@@ -1,0 +1,12 @@
+/* The end of the machine. */
+#ifndef ATTEST_POWER_H
+#define ATTEST_POWER_H
+
+enum power { POWER_NONE, POWER_OFF, POWER_REBOOT, POWER_OFF_NOW, POWER_REBOOT_NOW };
+
+/* End the machine after the frames under way have been written. */
+void power_request(enum power action);
+/* Do what was requested, if anything was. Called between turns. */
+void power_act(void);
+
+#endif
