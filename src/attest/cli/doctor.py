@@ -1,0 +1,35 @@
+"""`attest doctor`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import click
+
+from attest.errors import HostError
+from attest.host.checks import CHECKS, Finding, Level
+
+_COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
+
+
+@click.command()
+def doctor() -> None:
+    r"""Check whether this host can run tests, and say what to do.
+
+    Exit code 0: machines run here. 3: they do not.
+
+    \b
+    Example: attest doctor
+    """
+    levels = [_report(check()) for check in CHECKS]
+    if Level.PROBLEM in levels:
+        sys.exit(HostError.exit_code)
+
+
+def _report(finding: Finding) -> Level:
+    level = click.style(f"{finding.level:<9}", fg=_COLOURS[finding.level])
+    click.echo(f"{level}{finding.subject}: {finding.text}")
+    if finding.fix:
+        click.echo(f"{'':9}fix: {finding.fix}")
+    return finding.level

@@ -1,0 +1,1 @@
+"""The host: what it needs to run machines, and how to get it."""

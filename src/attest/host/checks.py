@@ -1,0 +1,203 @@
+"""What a host needs to run machines; each need is tried for real, not looked up.
+
+Each check returns one `Finding`. None of them raises.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from attest.cache import cache_dir
+from attest.errors import HostError
+from attest.image.namespace import BuildSpace, require_tools
+from attest.image.store import ImageStore
+from attest.net.bridge import Attachment, make_bridges
+from attest.net.cell import Cell
+from attest.vmm.qemu import find_qemu
+
+__all__ = ["CHECKS", "Finding", "Level"]
+
+_FAST_QEMU: Final = 10
+"""The major version that translates guests' programs quickly; 7.2 is measured to be slow."""
+
+_ROOM: Final = 2 << 30
+"""Bytes that building an image can need, packages and work files included."""
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """Machines run, but something is slower than it need be, or missing."""
+    PROBLEM = "problem"
+    """Machines do not run."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check.
+
+    Attributes:
+        subject: What was checked.
+        level: How bad it is.
+        text: What was found.
+        fix: What to do about it; empty when there is nothing to do.
+    """
+
+    subject: str
+    level: Level
+    text: str
+    fix: str = ""
+
+
+def check_qemu() -> Finding:
+    """A QEMU that attest can use, and whether a newer one would be faster."""
+    try:
+        qemu = find_qemu()
+    except HostError as error:
+        return _problem("QEMU", error)
+    found = str(qemu).removeprefix("QEMU ")
+    if qemu.version[0] >= _FAST_QEMU:
+        return Finding("QEMU", Level.OK, found)
+    return Finding(
+        "QEMU",
+        Level.WARNING,
+        f"{found}; without KVM, QEMU {_FAST_QEMU} starts programs in guests two to three times "
+        "as fast and takes a quarter of the memory",
+        "install a newer one; in Debian: apt-get install -t RELEASE-backports "
+        f"{'qemu-system-arm' if platform.machine() == 'aarch64' else 'qemu-system-x86'}",
+    )
+
+
+def check_kvm() -> Finding:
+    """KVM, by booting a guest with it; without an image, by opening it."""
+    # QEMU's wrapper imports more than the other checks need.
+    from attest.vmm.accel import probe_kvm
+
+    images = [image for image in ImageStore().images() if image.arch == platform.machine()]
+    try:
+        probe = probe_kvm(image=images[0] if images else None)
+    except HostError as error:
+        return Finding("KVM", Level.WARNING, f"not tried: {error.message}", error.hint)
+    if probe.usable:
+        return Finding("KVM", Level.OK, probe.reason)
+    text = f"{probe.reason}; machines run in software emulation"
+    return Finding("KVM", Level.WARNING, text, _kvm_fix(tried=bool(images)))
+
+
+def _kvm_fix(*, tried: bool) -> str:
+    device = Path("/dev/kvm")
+    if not device.exists():
+        return (
+            "modprobe kvm-intel or modprobe kvm-amd; if that fails, turn virtualisation on in "
+            "the firmware, or nested virtualisation in the hypervisor this host runs under"
+        )
+    if not os.access(device, os.R_OK | os.W_OK):
+        return f"as root: usermod -aG kvm {getpass.getuser()}; then log in again"
+    if not tried:
+        return "attest image build tiny, then attest doctor again: it boots that image with KVM"
+    return "the hypervisor that this host runs under has to support nested virtualisation fully"
+
+
+def check_namespaces() -> Finding:
+    """The namespaces that hold a test's machines, by making them."""
+    try:
+        with _cell():
+            pass
+    except HostError as error:
+        fix = _namespace_setting() or error.hint
+        return Finding("namespaces", Level.PROBLEM, error.message, fix)
+    return Finding("namespaces", Level.OK, "user, network, process and mount namespaces")
+
+
+def _namespace_setting() -> str:
+    """The command that lifts a kernel setting which forbids namespaces; empty without one."""
+    wrong = {
+        "kernel/unprivileged_userns_clone": ("0", "1"),
+        "kernel/apparmor_restrict_unprivileged_userns": ("1", "0"),
+        **{f"user/max_{kind}_namespaces": ("0", "10000") for kind in ("user", "net", "pid", "mnt")},
+    }
+    for name, (forbidding, allowing) in wrong.items():
+        file = Path("/proc/sys", name)
+        if file.exists() and file.read_text().strip() == forbidding:
+            return f"as root: sysctl -w {name.replace('/', '.')}={allowing}"
+    return ""
+
+
+def check_networks() -> Finding:
+    """Networks between machines, by making a bridge and a tap."""
+    try:
+        with _cell() as cell:
+            make_bridges(cell, [Attachment(vlan=1, node=1)])
+    except HostError as error:
+        return _problem("networks", error)
+    return Finding("networks", Level.OK, "bridges and taps (/dev/net/tun)")
+
+
+@contextmanager
+def _cell() -> Iterator[Cell]:
+    with tempfile.TemporaryDirectory(prefix="attest-doctor-") as scratch:
+        cell = Cell(Path(scratch))
+        try:
+            yield cell
+        finally:
+            cell.close()
+
+
+def check_image_building() -> Finding:
+    """The programs and the ids that building an image needs."""
+    try:
+        require_tools("mmdebstrap", "dpkg-deb", "depmod", "mkfs.erofs", "lz4")
+        BuildSpace(Path(os.devnull), print)
+    except HostError as error:
+        # What is built already still runs.
+        level = Level.WARNING if ImageStore().images() else Level.PROBLEM
+        return Finding("images", level, error.message, error.hint)
+    return Finding("images", Level.OK, "all that building Debian images needs is here")
+
+
+def check_room() -> Finding:
+    """Room on the cache's disk."""
+    cache = cache_dir()
+    existing = next(path for path in (cache, *cache.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    text = f"{free / (1 << 30):.1f} GiB free for {cache}"
+    if free >= _ROOM:
+        return Finding("disk", Level.OK, text)
+    fix = "attest image gc removes images not used for long; XDG_CACHE_HOME moves the cache"
+    return Finding("disk", Level.WARNING, f"{text}; an image can need {_ROOM >> 30} GiB", fix)
+
+
+def check_huge_pages() -> Finding:
+    """Huge pages, for information: attest runs without."""
+    fields = dict(re.findall(r"^(\w+):\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE))
+    total, free = (fields.get(f"HugePages_{kind}", "0") for kind in ("Total", "Free"))
+    return Finding("huge pages", Level.OK, f"{free} of {total} free; none are needed")
+
+
+def _problem(subject: str, error: HostError) -> Finding:
+    return Finding(subject, Level.PROBLEM, error.message, error.hint)
+
+
+CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
+    check_qemu,
+    check_kvm,
+    check_namespaces,
+    check_networks,
+    check_image_building,
+    check_room,
+    check_huge_pages,
+)
+"""All checks, in the order in which their findings are worth reading."""
