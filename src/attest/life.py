@@ -150,7 +150,7 @@ class Life:
         if self._panic:
             return self._error(f"kernel panic: {self._panic}")
         if exit is not None and not self.ending:
-            return self._error(f"the VMM ended ({exit})")
+            return self._ended_error(exit)
         return error
 
     # Coming up
@@ -197,6 +197,8 @@ class Life:
         explained = self.explain(error)
         if explained is not error:
             return explained
+        if time.monotonic() < self._deadline:
+            return self._error(f"did not come up: {error.message}")
         return self._error(
             f"did not come up in {self._context.start_timeout:g} s; the last stage that it reached "
             f"is: {self.stage}",
@@ -232,6 +234,12 @@ class Life:
             log=str(self._console.log),
             attempts=attempts,
         )
+
+    def _ended_error(self, exit: VmmExit) -> MachineError:
+        error = self._error(f"the VMM ended ({exit})")
+        if self.stage is Stage.VMM and exit.status == 0:
+            error.hint = "a kernel that ends without a word mostly has too little memory"
+        return error
 
     def _reach(self, stage: Stage, **data: Any) -> None:
         if not self.stage.reached(stage):
@@ -279,4 +287,4 @@ class Life:
         if self._panic:
             self._context.on_fatal(self._error(f"kernel panic: {self._panic}"))
         elif exit.status != 0:
-            self._context.on_fatal(self._error(f"the VMM ended ({exit})"))
+            self._context.on_fatal(self._ended_error(exit))

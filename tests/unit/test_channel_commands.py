@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -19,6 +20,12 @@ from attest.guest.agent_channel import AgentChannel, Completed
 from attest.guest.protocol import WaitKind
 
 MIB = 1 << 20
+
+
+@pytest.fixture
+def sleep() -> str:
+    """A command that sleeps for a minute, and that only this test runs."""
+    return f"sleep 60.{random.randrange(10**12):012}"
 
 
 def test_output_errors_and_exit_code_come_apart(channel: AgentChannel) -> None:
@@ -43,11 +50,11 @@ def test_a_signal_is_told_from_an_exit_code(channel: AgentChannel) -> None:
     assert channel.run("exit 143").signal is None
 
 
-def test_the_time_limit_ends_a_command_and_its_children(channel: AgentChannel) -> None:
-    completed = channel.run("echo begun; sleep 61.25 & sleep 61.25", timeout=0.3)
+def test_the_time_limit_ends_a_command_and_its_children(channel: AgentChannel, sleep: str) -> None:
+    completed = channel.run(f"echo begun; {sleep} & {sleep}", timeout=0.3)
     assert (completed.status, completed.timed_out) == (124, True)
     assert completed.stdout == b"begun\n"
-    assert channel.run("pgrep -fx 'sleep 61.25'").status == 1
+    assert channel.run(["pgrep", "-fx", sleep]).status == 1
 
 
 def test_what_cannot_be_started_says_why(channel: AgentChannel) -> None:
@@ -114,13 +121,13 @@ def test_output_streams_to_a_sink_in_the_callers_thread(channel: AgentChannel) -
     assert threads == {threading.current_thread()}
 
 
-def test_a_sink_that_fails_ends_the_command(channel: AgentChannel) -> None:
+def test_a_sink_that_fails_ends_the_command(channel: AgentChannel, sleep: str) -> None:
     def sink(data: bytes) -> None:
         raise ValueError("no room")
 
     with pytest.raises(ValueError, match="no room"):
-        channel.run("echo; sleep 61.5", stdout=sink)
-    assert channel.run("while pgrep -fx 'sleep 61.5'; do :; done", timeout=30).status == 0
+        channel.run(f"echo; {sleep}", stdout=sink)
+    assert channel.run(f"while pgrep -fx '{sleep}'; do :; done", timeout=30).status == 0
 
 
 def test_a_slow_consumer_holds_up_nobody(channel: AgentChannel) -> None:
@@ -162,7 +169,7 @@ def test_100_commands_at_once_keep_their_outputs_apart(channel: AgentChannel) ->
 
 
 def test_cancelling_ends_a_command(channel: AgentChannel) -> None:
-    process = channel.start("sleep 61.75")
+    process = channel.start("sleep 60")
     threading.Thread(target=process.cancel).start()
     completed = process.wait()
     assert (completed.status, completed.signal) == (128 + signal.SIGKILL, signal.SIGKILL)
@@ -171,7 +178,7 @@ def test_cancelling_ends_a_command(channel: AgentChannel) -> None:
         process.write(b"x")
 
 
-def test_an_interrupted_run_cancels_its_command(agent_path: Path) -> None:
+def test_an_interrupted_run_cancels_its_command(agent_path: Path, sleep: str) -> None:
     # In a process of its own, as the interrupt is for its main thread.
     script = (
         "import socket, sys\n"
@@ -179,9 +186,9 @@ def test_an_interrupted_run_cancels_its_command(agent_path: Path) -> None:
         "sock = socket.socket(socket.AF_UNIX); sock.connect(sys.argv[1])\n"
         "channel = AgentChannel('alice', sock); channel.connect(30)\n"
         "try:\n"
-        "    channel.run('echo $$; sleep 62.25', stdout=lambda data: print('up', flush=True))\n"
+        f"    channel.run('echo; {sleep}', stdout=lambda data: print('up', flush=True))\n"
         "except KeyboardInterrupt:\n"
-        "    left = channel.run('while pgrep -fx \"sleep 62.25\"; do :; done', timeout=30)\n"
+        f"    left = channel.run('while pgrep -fx \"{sleep}\"; do :; done', timeout=30)\n"
         "    print('interrupted', left.status, flush=True)\n"
         "    channel.close()\n"
     )
@@ -220,13 +227,13 @@ def test_a_terminal_and_its_size(channel: AgentChannel) -> None:
 
 
 def test_a_background_process_is_waited_for_only_if_wanted(channel: AgentChannel) -> None:
-    completed = channel.run("sleep 62.5 & echo $!", wait_for_output=False)
+    completed = channel.run("sleep 60 & echo $!", wait_for_output=False)
     assert channel.run(f"kill {int(completed.stdout)}").status == 0
     assert channel.run("(sleep 0.05; echo late) & echo soon").stdout == b"soon\nlate\n"
 
 
 def test_the_channels_death_fails_a_command_at_once(channel: AgentChannel) -> None:
-    process = channel.start("sleep 62.75")
+    process = channel.start("sleep 60")
     channel._sock.shutdown(2)
     with pytest.raises(ChannelError, match="closed"):
         process.wait()

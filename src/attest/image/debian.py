@@ -119,8 +119,12 @@ def bootstrap_root(recipe: Recipe, work: Path, cache: Path, space: BuildSpace) -
     """Make ``work/root`` from packages and unpack the kernel's into ``work/kernel``."""
     packages = ",".join((*_PACKAGES, *recipe.packages))
     space.progress(f"bootstrapping {recipe.suite} ({recipe.dpkg_arch})")
-    arguments = ["--variant=minbase", f"--include={packages}", "--dpkgopt=force-unsafe-io"]
-    _mmdebstrap(recipe, work, cache, space, arguments)
+    _mmdebstrap(
+        recipe, work, cache, space,
+        # Without the hook, older suites install all of Perl to merge /usr.
+        ["--variant=minbase", "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr",
+         f"--include={packages}", "--dpkgopt=force-unsafe-io"],
+    )  # fmt: skip
 
 
 def fetch_packages(

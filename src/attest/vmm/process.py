@@ -38,12 +38,13 @@ class WatchedProcess:
         stderr: Path,
         on_exit: Callable[[VmmExit], None],
     ) -> None:
-        self._stderr = stderr
         self._on_exit = on_exit
         self._killed = False
         self._ended = threading.Event()
         self.exit: VmmExit | None = None
-        with stderr.open("wb") as log:
+        # Kept open for reading: a cell that closes removes the file before the last words are read.
+        self._stderr = stderr.open("w+b")
+        with stderr.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds,
                 start_new_session=True,
@@ -56,7 +57,8 @@ class WatchedProcess:
 
     def _watch(self) -> None:
         status = self._process.wait()
-        last_words = self._stderr.read_bytes()[-_LAST_WORDS:].decode(errors="replace")
+        with self._stderr as stderr:
+            last_words = stderr.read()[-_LAST_WORDS:].decode(errors="replace")
         self.exit = VmmExit(status, self._killed or status == 0, last_words)
         self._ended.set()
         self._on_exit(self.exit)
