@@ -166,6 +166,13 @@ def test_a_hard_link_to_what_was_left_out_is_left_out(target: Path) -> None:
     assert os.listdir(target) == []
 
 
+def test_the_report_of_what_was_left_out_is_bounded(target: Path) -> None:
+    links = [link(f"root/{number}", "/etc") for number in range(1000)]
+    left_out = unpack(reader(archive(ROOT, *links)), target)
+    assert left_out[-1] == f"left out: {1000 - len(left_out) + 1} more"
+    assert len(left_out) < 50
+
+
 @pytest.mark.parametrize("old", ["file", "directory", "link"])
 @pytest.mark.parametrize("new", ["file", "directory"])
 def test_what_was_there_is_replaced(target: Path, old: str, new: str) -> None:
@@ -222,6 +229,16 @@ def test_an_extended_header_cannot_make_the_host_grow(target: Path, type: bytes)
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_extended_headers_without_end_are_refused(target: Path) -> None:
+    header = member("x", tarfile.XHDTYPE, size=16).tobuf(tarfile.GNU_FORMAT)
+    endless = header + b"16 comment=12345\n"[:16] + bytes(496)
+    with pytest.raises(TransferError, match="bad extended header"):
+        unpack(reader(endless * 100), target)
+    endless = header + b"16 comment=1234\n" + bytes(496)
+    with pytest.raises(TransferError, match="more than 3 extended headers"):
+        unpack(reader(endless * 100), target)
 
 
 @given(st.binary(max_size=600), st.integers(0, 3000))

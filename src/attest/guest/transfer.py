@@ -32,11 +32,17 @@ _BLOCK: Final = tarfile.BLOCKSIZE
 _MAX_METADATA: Final = 16_384
 """Bytes in an extended header; two paths of the longest kind and the numbers fit in."""
 
+_MAX_EXTENDED: Final = 3
+"""Extended headers of one member: pax's, or GNU's for a long name and for a long link."""
+
 _TYPES: Final = {
     stat.S_IFREG: tarfile.REGTYPE,
     stat.S_IFDIR: tarfile.DIRTYPE,
     stat.S_IFLNK: tarfile.SYMTYPE,
 }
+_LISTED: Final = 20
+"""Members that are named when they were left out; more are counted."""
+
 _EXTENDED: Final = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _PERMISSIONS: Final = 0o777
 _NO_LINK: Final = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -168,7 +174,7 @@ def unpack(read: Callable[[], bytes], target: Path) -> list[str]:
         OSError: Something could not be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    scratch = target.parent / f".attest-{secrets.token_hex(8)}"
     parent = os.open(target.parent, os.O_DIRECTORY | os.O_CLOEXEC)
     unpacker = _Unpacker(parent, scratch.name)
     source = _Source(read)
@@ -181,7 +187,7 @@ def unpack(read: Callable[[], bytes], target: Path) -> list[str]:
     finally:
         os.close(parent)
         _remove(scratch)
-    return unpacker.left_out
+    return unpacker.report()
 
 
 def _replace(scratch: Path, target: Path) -> None:
@@ -268,7 +274,7 @@ def _members(source: _Source) -> Iterator[_Member]:
 def _header(source: _Source) -> tuple[tarfile.TarInfo | None, dict[str, str]]:
     """The next plain header, None at the archive's end, and what extended headers say of it."""
     extended: dict[str, str] = {}
-    while True:
+    for _ in range(_MAX_EXTENDED + 1):
         block = source.exactly(_BLOCK)
         if not any(block):
             return None, extended
@@ -287,6 +293,7 @@ def _header(source: _Source) -> tuple[tarfile.TarInfo | None, dict[str, str]]:
         else:
             long_name = header.type == tarfile.GNUTYPE_LONGNAME
             extended["path" if long_name else "linkpath"] = text.partition("\0")[0]
+    raise TransferError(f"more than {_MAX_EXTENDED} extended headers for one member")
 
 
 def _pax_records(data: bytes) -> Iterator[tuple[str, str]]:
@@ -348,7 +355,8 @@ class _Unpacker:
         self._root = root
         self._directories: list[tuple[list[str], _Member]] = []
         self._owners = os.geteuid() == 0
-        self.left_out: list[str] = []
+        self._left_out: list[str] = []
+        self._unlisted = 0
 
     def add(self, member: _Member, source: _Source) -> None:
         """Make one member, with its content from the stream."""
@@ -372,6 +380,18 @@ class _Unpacker:
         for parts, member in reversed(self._directories):
             with self._directory(parts) as directory:
                 self._attributes(directory, member)
+
+    def report(self) -> list[str]:
+        """What was left out, and why."""
+        more = [f"left out: {self._unlisted} more"] if self._unlisted else []
+        return self._left_out + more
+
+    def _leave_out(self, member: _Member, why: str) -> None:
+        if len(self._left_out) < _LISTED:  # a guest may send any number of them
+            name = member.name.removeprefix(f"{_ROOT}/")
+            self._left_out.append(f"left out: {name!r} is {why}")
+        else:
+            self._unlisted += 1
 
     def _parts(self, name: str) -> list[str]:
         parts = name.split("/")
@@ -411,8 +431,7 @@ class _Unpacker:
         if parts == [self._root]:
             raise TransferError(f"it is a symbolic link; copy {member.link!r} instead")
         if not _stays_inside(member.link, len(parts) - 2):
-            link = f"left out: {_shown(member.name)} is a link to {member.link!r}"
-            self.left_out.append(f"{link}, which may lead out of the tree")
+            self._leave_out(member, f"a link to {member.link!r}, which may lead out of the tree")
             return
         os.symlink(member.link, parts[-1], dir_fd=parent)
         if self._owners:
@@ -428,9 +447,7 @@ class _Unpacker:
                     first[-1], name, src_dir_fd=directory, dst_dir_fd=parent, follow_symlinks=False
                 )
             except FileNotFoundError:
-                self.left_out.append(
-                    f"left out: {_shown(member.name)} is a hard link to something that was left out"
-                )
+                self._leave_out(member, "a hard link to something that was left out")
 
 
 def _stays_inside(link: str, depth: int) -> bool:
@@ -444,7 +461,3 @@ def _stays_inside(link: str, depth: int) -> bool:
     while up < len(parts) and parts[up] == "..":
         up += 1
     return not link.startswith("/") and link != "" and up <= depth and ".." not in parts[up:]
-
-
-def _shown(name: str) -> str:
-    return repr(name.removeprefix(f"{_ROOT}/"))
