@@ -16,12 +16,12 @@ class Guest:
     """A guest's end of a console, and what the driver made of it."""
 
     def __init__(self, log: Path) -> None:
-        self.sock, self.driver = socket.socketpair()
+        self.sock, driver = socket.socketpair()
         self.lines: list[str] = []
         self.alarms: list[tuple[Alarm, str]] = []
         self.console = Console(
             "web",
-            self.driver,
+            driver,
             log,
             on_line=self.lines.append,
             on_alarm=lambda alarm, line: self.alarms.append((alarm, line)),
@@ -30,7 +30,6 @@ class Guest:
     def end(self) -> None:
         self.sock.close()
         self.console.join()
-        self.driver.close()
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class Console:
 
     Args:
         name: The machine's name.
-        sock: The driver's end of the console.
+        sock: The driver's end of the console, which is closed at its end.
         log: The file that gets every byte as it came.
         on_line: Called with each line, without control sequences.
         on_alarm: Called with each alarm and its line.
@@ -130,6 +130,7 @@ class Console:
                 log.write(data)
                 self.heard = True
                 self._take(decoder.decode(data))
+        self._sock.close()
         self._finish_line(self._partial)
         with self._changed:
             self._ended = True

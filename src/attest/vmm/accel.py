@@ -108,6 +108,8 @@ def _boot(image: Image) -> KvmProbe:
         return KvmProbe(False, f"{_DEVICE} opens, but a guest did not boot in {_LIMIT:g} s")
     finally:
         vmm.kill()
+        vmm.console.close()
+        vmm.agent.close()
         cell.close()
         scratch.close()
 

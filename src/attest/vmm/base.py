@@ -73,7 +73,7 @@ class VmmExit:
 
 
 class Vmm(Protocol):
-    """A running guest."""
+    """A running guest. Whoever reads ``console`` and ``agent`` closes them."""
 
     name: str
     agent: socket.socket

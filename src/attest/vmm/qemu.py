@@ -131,6 +131,8 @@ def _kernel_arguments(spec: MachineSpec) -> str:
 class Qemu:
     """One QEMU process, running from construction.
 
+    Whoever reads ``console`` and ``agent`` closes them.
+
     Args:
         spec: What to run.
         enter: Turns a command line into one that runs in the cluster's cell.
@@ -201,5 +203,4 @@ class Qemu:
         self._process.kill()
         if self._session is not None:
             self._session.close()
-        for end in (self._qmp, self.console, self.agent):
-            end.close()
+        self._qmp.close()
