@@ -233,9 +233,6 @@ def test_an_extended_header_cannot_make_the_host_grow(target: Path, type: bytes)
 
 def test_extended_headers_without_end_are_refused(target: Path) -> None:
     header = member("x", tarfile.XHDTYPE, size=16).tobuf(tarfile.GNU_FORMAT)
-    endless = header + b"16 comment=12345\n"[:16] + bytes(496)
-    with pytest.raises(TransferError, match="bad extended header"):
-        unpack(reader(endless * 100), target)
     endless = header + b"16 comment=1234\n" + bytes(496)
     with pytest.raises(TransferError, match="more than 3 extended headers"):
         unpack(reader(endless * 100), target)
