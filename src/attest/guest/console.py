@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import re
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
+
+from attest.vmm.base import ConsolePipes
 
 __all__ = ["Alarm", "Console", "plain_text"]
 
@@ -63,7 +64,7 @@ class Console:
 
     Args:
         name: The machine's name.
-        sock: The driver's end of the console, which is closed at its end.
+        pipes: The driver's ends of the console, which are closed at its end.
         log: The file that gets every byte as it came.
         on_line: Called with each line, without control sequences.
         on_alarm: Called with each alarm and its line.
@@ -72,15 +73,14 @@ class Console:
     def __init__(
         self,
         name: str,
-        sock: socket.socket,
+        pipes: ConsolePipes,
         log: Path,
         *,
         on_line: Callable[[str], None],
         on_alarm: Callable[[Alarm, str], None],
     ) -> None:
         self.log = log
-        self.heard = False
-        self._sock = sock
+        self._pipes = pipes
         self._on_line = on_line
         self._on_alarm = on_alarm
         self._changed = threading.Condition()
@@ -99,7 +99,7 @@ class Console:
 
     def send(self, chars: str) -> None:
         """Type into the console."""
-        self._sock.sendall(chars.encode())
+        self._pipes.keyboard.write(chars.encode())
 
     def search(self, pattern: re.Pattern[str], timeout: float | None) -> bool:
         """Wait for a text since the last match (or the start); several lines can be matched.
@@ -126,21 +126,14 @@ class Console:
     def _read(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         with self.log.open("ab", buffering=0) as log:
-            while data := self._receive():
+            while data := self._pipes.output.read(65536):
                 log.write(data)
-                self.heard = True
                 self._take(decoder.decode(data))
-        self._sock.close()
+        self._pipes.close()
         self._finish_line(self._partial)
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-
-    def _receive(self) -> bytes:
-        try:
-            return self._sock.recv(65536)
-        except OSError:  # closed by the driver, or reset by a VMM that died
-            return b""
 
     def _take(self, text: str) -> None:
         *lines, rest = re.split(r"\r*\n", self._partial + text)

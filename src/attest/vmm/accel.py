@@ -8,10 +8,11 @@ The answer holds until the host reboots.
 from __future__ import annotations
 
 import os
-import socket
+import select
 import time
 from dataclasses import replace
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -101,7 +102,7 @@ def _boot(image: Image) -> KvmProbe:
     )  # fmt: skip
     vmm = Qemu(spec, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
     try:
-        if _reads_proof(vmm.console):
+        if _reads_proof(vmm.console.output):
             return KvmProbe(True, "a guest booted with it")
         if exit := vmm.wait(0.2):
             return KvmProbe(False, f"{_DEVICE} opens, but QEMU ended with {exit}")
@@ -114,15 +115,12 @@ def _boot(image: Image) -> KvmProbe:
         scratch.close()
 
 
-def _reads_proof(console: socket.socket) -> bool:
+def _reads_proof(console: FileIO) -> bool:
     deadline = time.monotonic() + _LIMIT
     seen = b""
     while _PROOF not in seen and (left := deadline - time.monotonic()) > 0:
-        console.settimeout(left)
-        try:
-            data = console.recv(65536)
-        except OSError:
-            break
+        readable, _, _ = select.select([console], [], [], left)
+        data = console.read(65536) if readable else b""
         if not data:
             break
         seen = seen[-len(_PROOF) :] + data

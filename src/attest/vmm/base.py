@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from attest.image.store import Image
 
-__all__ = ["MachineSpec", "Nic", "Vmm", "VmmExit"]
+__all__ = ["ConsolePipes", "MachineSpec", "Nic", "Saved", "Vmm", "VmmExit"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,19 @@ class Nic:
 
     tap: str
     mac: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A machine on disk, from which clones start.
+
+    Attributes:
+        memory: The guest's memory; clones map it copy-on-write.
+        state: The state of its devices.
+    """
+
+    memory: Path
+    state: Path
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,8 @@ class MachineSpec:
         nics: Its network cards, in order.
         directory: A scratch directory of its own.
         allow_reboot: The guest may reboot; otherwise a reboot ends the VMM.
+        memory_file: A file that is to be its memory, for a machine that will be saved.
+        saved: What it is a clone of; without, it boots.
     """
 
     name: str
@@ -51,6 +67,29 @@ class MachineSpec:
     directory: Path
     nics: tuple[Nic, ...] = ()
     allow_reboot: bool = False
+    memory_file: Path | None = None
+    saved: Saved | None = None
+
+
+@dataclass(frozen=True)
+class ConsolePipes:
+    """The driver's ends of a console.
+
+    They are pipes, not a socket: a serial port writes byte by byte, and a socket counts each as a
+    packet, so that a few hundred unread ones would stop the guest.
+
+    Attributes:
+        output: What the guest prints.
+        keyboard: What is typed.
+    """
+
+    output: FileIO
+    keyboard: FileIO
+
+    def close(self) -> None:
+        """Close both."""
+        self.output.close()
+        self.keyboard.close()
 
 
 @dataclass(frozen=True)
@@ -73,11 +112,17 @@ class VmmExit:
 
 
 class Vmm(Protocol):
-    """A running guest. Whoever reads ``console`` and ``agent`` closes them."""
+    """A running guest. Whoever uses ``console`` and ``agent`` closes them.
+
+    Attributes:
+        name: The machine's name.
+        agent: The driver's end of the connection to the agent.
+        console: The driver's ends of the console.
+    """
 
     name: str
     agent: socket.socket
-    console: socket.socket
+    console: ConsolePipes
 
     @property
     def pid(self) -> int:
@@ -89,6 +134,13 @@ class Vmm(Protocol):
 
     def wait(self, timeout: float | None = None) -> VmmExit | None:
         """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
+
+    def save(self, state: Path) -> None:
+        """Stop it for good, with its devices' state in a new file and its memory in its file.
+
+        Raises:
+            MigrationError: It could not be saved.
+        """
 
     def set_link(self, index: int, up: bool) -> None:
         """Plug or unplug the ``index``-th network card."""

@@ -16,13 +16,17 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from attest.errors import HostError
-from attest.vmm.base import MachineSpec, VmmExit
+from attest.vmm.base import ConsolePipes, MachineSpec, VmmExit
 from attest.vmm.process import WatchedProcess
 from attest.vmm.tsc import tsc_khz
+
+if TYPE_CHECKING:
+    from attest.vmm.qmp import Qmp
 
 __all__ = ["AGENT_PORT", "Qemu", "QemuBinary", "command_line", "find_qemu"]
 
@@ -81,21 +85,21 @@ def _version(path: str) -> tuple[int, int, int]:
     return major, minor, micro
 
 
-def command_line(spec: MachineSpec, *, qmp: int, console: int, agent: int) -> list[str]:
-    """QEMU's command line for a machine; the three numbers are inherited descriptors of sockets."""
+def command_line(spec: MachineSpec, ends: _Inherited) -> list[str]:
+    """QEMU's command line for a machine that inherits these descriptors."""
     bus = "device" if spec.machine == "microvm" else "pci"
     image = spec.image
     arguments = [
         str(find_qemu().path), "-name", spec.name,
         "-no-user-config", "-nodefaults", "-display", "none",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        *_machine(spec), "-m", str(spec.memory), "-smp", str(spec.vcpus),
-        "-kernel", str(image.kernel), "-initrd", str(image.initrd),
-        "-append", _kernel_arguments(spec),
-        "-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control",
-        "-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console",
+        *_machine(spec), *_memory(spec), "-smp", str(spec.vcpus), *_boot(spec),
+        "-chardev", f"socket,id=qmp,fd={ends.qmp}", "-mon", "chardev=qmp,mode=control",
+        "-add-fd", f"fd={ends.output},set=1", "-add-fd", f"fd={ends.keyboard},set=2",
+        "-chardev", "file,id=console,path=/dev/fdset/1,input-path=/dev/fdset/2,append=on",
+        "-serial", "chardev:console",
         "-device", f"virtio-serial-{bus}",
-        "-chardev", f"socket,id=agent,fd={agent}",
+        "-chardev", f"socket,id=agent,fd={ends.agent}",
         "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
         "-device", f"virtio-rng-{bus}",
     ]  # fmt: skip
@@ -119,6 +123,28 @@ def _machine(spec: MachineSpec) -> list[str]:
     return ["-machine", machine, "-accel", spec.accelerator, "-cpu", cpu]
 
 
+def _memory(spec: MachineSpec) -> list[str]:
+    size = ["-m", str(spec.memory)]
+    file = spec.saved.memory if spec.saved else spec.memory_file
+    if file is None:
+        return size
+    # A clone's own mapping is private: what it writes is its own, and the file stays as it was.
+    share = "off" if spec.saved else "on"
+    backend = f"memory-backend-file,id=mem,size={spec.memory}M,mem-path={file},share={share}"
+    return [*size, "-object", backend, "-machine", "memory-backend=mem"]
+
+
+def _boot(spec: MachineSpec) -> list[str]:
+    """What it boots. A clone needs that only to reboot, and an unused kernel costs 14 MB."""
+    kernel = [
+        "-kernel", str(spec.image.kernel), "-initrd", str(spec.image.initrd),
+        "-append", _kernel_arguments(spec),
+    ]  # fmt: skip
+    if spec.saved is None:
+        return kernel
+    return ["-S", "-incoming", "defer", *(kernel if spec.allow_reboot else [])]
+
+
 def _kernel_arguments(spec: MachineSpec) -> str:
     arguments = [_KERNEL]
     if spec.accelerator == "tcg" and (khz := tsc_khz()):
@@ -126,6 +152,32 @@ def _kernel_arguments(spec: MachineSpec) -> str:
     if spec.image.root is not None:
         arguments.append("attest.root=root")
     return " ".join([*arguments, *spec.image.cmdline])
+
+
+class _Inherited(NamedTuple):
+    """Descriptors that QEMU inherits: two of sockets, and the console's output and input."""
+
+    qmp: int
+    agent: int
+    output: int
+    keyboard: int
+
+
+class _Ends:
+    """Both ends of everything that connects the driver with a QEMU."""
+
+    def __init__(self) -> None:
+        self.qmp, qmp = socket.socketpair()
+        self.agent, agent = socket.socketpair()
+        output_read, output_write = os.pipe()
+        keyboard_read, keyboard_write = os.pipe()
+        self.console = ConsolePipes(FileIO(output_read), FileIO(keyboard_write, "w"))
+        self.inherited = _Inherited(qmp.detach(), agent.detach(), output_write, keyboard_read)
+
+    def hand_over(self) -> None:
+        """Close QEMU's ends here, now that it has them."""
+        for end in self.inherited:
+            os.close(end)
 
 
 class Qemu:
@@ -149,23 +201,38 @@ class Qemu:
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> None:
         self.name = spec.name
+        self._on_exit = on_exit
         self._on_event = on_event
         self._qmp_lock = threading.Lock()
-        self._session: Any = None
-        pairs = [socket.socketpair() for _ in range(3)]
-        self._qmp, self.console, self.agent = (ours for ours, _ in pairs)
-        theirs = [end.fileno() for _, end in pairs]
-        qmp, console, agent = theirs
+        self._session: Qmp | None = None
+        ends = _Ends()
+        self._qmp, self.agent, self.console = ends.qmp, ends.agent, ends.console
         self._process = WatchedProcess(
-            enter(command_line(spec, qmp=qmp, console=console, agent=agent)),
-            pass_fds=theirs,
+            enter(command_line(spec, ends.inherited)),
+            pass_fds=ends.inherited,
             stderr=spec.directory / "qemu.log",
-            on_exit=on_exit,
+            on_exit=self._ended,
         )
-        for _, end in pairs:
-            end.close()
-        if spec.allow_reboot:
-            self.execute("query-status")  # opens the session: the RESET event must not be missed
+        ends.hand_over()
+        if spec.saved is not None:
+            self._load(spec.saved.state)
+        elif spec.allow_reboot:
+            self._connect()  # the RESET event must not be missed
+
+    def _load(self, state: Path) -> None:
+        from attest.vmm import migration
+
+        try:
+            migration.load(self._connect(), find_qemu().version, state, memory=False)
+            self.execute("cont")
+        except BaseException:
+            self.kill()
+            raise
+
+    def _ended(self, exit: VmmExit) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._on_exit(exit)
 
     @property
     def pid(self) -> int:
@@ -187,12 +254,25 @@ class Qemu:
         Raises:
             qemu.qmp.QMPError: QEMU refused it, or has ended.
         """
+        return self._connect().execute(command, **arguments)
+
+    def _connect(self) -> Qmp:
         from attest.vmm.qmp import Qmp  # asyncio costs 40 ms, which few tests need to spend
 
         with self._qmp_lock:
             if self._session is None:
                 self._session = Qmp(self.name, self._qmp, self._on_event)
-        return self._session.execute(command, **arguments)
+            return self._session
+
+    def save(self, state: Path) -> None:
+        """Stop it for good, with its devices' state in a new file and its memory in its file.
+
+        Raises:
+            MigrationError: It could not be saved.
+        """
+        from attest.vmm import migration
+
+        migration.save(self._connect(), find_qemu().version, state, memory=False)
 
     def set_link(self, index: int, up: bool) -> None:
         """Plug or unplug the ``index``-th network card."""
@@ -201,6 +281,4 @@ class Qemu:
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
         self._process.kill()
-        if self._session is not None:
-            self._session.close()
         self._qmp.close()

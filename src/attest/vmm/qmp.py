@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import queue
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar, cast
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
@@ -45,28 +47,71 @@ class Qmp:
         QMPError: No greeting came, or it was not QMP.
     """
 
+    class Events:
+        """Events of one name, in order, from the moment they were asked for."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+        def put(self, data: dict[str, Any] | None) -> None:
+            """Add one; None ends them."""
+            self._queue.put(data)
+
+        def next(self, timeout: float) -> dict[str, Any]:
+            """The data of the next one.
+
+            Raises:
+                TimeoutError: None came in ``timeout`` seconds.
+                QMPError: QEMU has ended.
+            """
+            try:
+                data = self._queue.get(timeout=timeout)
+            except queue.Empty:
+                raise TimeoutError(f"no {self.name} event") from None
+            if data is None:
+                raise QMPError("QEMU has ended")
+            return data
+
     def __init__(
         self, name: str, sock: socket.socket, on_event: Callable[[str, dict[str, Any]], None]
     ) -> None:
-        self._client = _wait(self._open(name, sock, on_event))
+        self._client = QMPClient(name)
+        self._on_event = on_event
+        self._waiting: list[Qmp.Events] = []
+        self._listener = _wait(self._open(sock))
 
-    @staticmethod
-    async def _open(
-        name: str, sock: socket.socket, on_event: Callable[[str, dict[str, Any]], None]
-    ) -> QMPClient:
-        client = QMPClient(name)
-        await client.connect(sock)
+    async def _open(self, sock: socket.socket) -> asyncio.Task[None]:
+        await self._client.connect(sock)
+        return asyncio.create_task(self._listen())
 
-        async def listen() -> None:
-            with client.listener() as listener:
+    async def _listen(self) -> None:
+        try:
+            with self._client.listener() as listener:
                 async for event in listener:
-                    on_event(str(event["event"]), cast("dict[str, Any]", event.get("data", {})))
+                    self._take(str(event["event"]), cast("dict[str, Any]", event.get("data", {})))
+        finally:
+            for events in self._waiting:
+                events.put(None)
 
-        client.events_task = asyncio.create_task(listen())  # type: ignore[attr-defined]
-        return client
+    def _take(self, name: str, data: dict[str, Any]) -> None:
+        for events in self._waiting:
+            if events.name == name:
+                events.put(data)
+        self._on_event(name, data)
+
+    @contextmanager
+    def events(self, name: str) -> Iterator[Events]:
+        """Collect the events of a name for as long as the ``with`` block lasts."""
+        events = self.Events(name)
+        self._waiting.append(events)
+        try:
+            yield events
+        finally:
+            self._waiting.remove(events)
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """Run a command and return its result.
+        """Run a command and return its result; underscores in names stand for hyphens.
 
         Raises:
             ExecuteError: QEMU refused it.
@@ -75,12 +120,21 @@ class Qmp:
         names = {key.replace("_", "-"): value for key, value in arguments.items()}
         return _wait(self._client.execute(command, names))
 
+    def send_descriptor(self, file: int, name: str) -> None:
+        """Give QEMU an open file under a name, for ``fd:NAME``."""
+
+        async def send() -> None:
+            self._client.send_fd_scm(file)
+            await self._client.execute("getfd", {"fdname": name})
+
+        _wait(send())
+
     def close(self) -> None:
         """End the session; nothing happens when it has ended."""
         _wait(self._close())
 
     async def _close(self) -> None:
-        self._client.events_task.cancel()  # type: ignore[attr-defined]
+        self._listener.cancel()
         try:
             await self._client.disconnect()
         except (QMPError, EOFError, OSError):
