@@ -129,7 +129,7 @@ static void add_quoted(struct buffer *script, const char *text)
 }
 
 /* Variables are set to what they would be at a start: shells that wait in a snapshot wake up under other names and times,
- * and would all draw the same $RANDOM. The last line is for $_. */
+ * and would all draw the same $RANDOM. */
 static bool send_script(const struct shell *shell, const char *command)
 {
     char name[65] = "", line[256];
@@ -143,8 +143,8 @@ static bool send_script(const struct shell *shell, const char *command)
     add_quoted(&script, name);
     buffer_add(&script, "BASH_EXECUTION_STRING=", 22);
     add_quoted(&script, command);
-    buffer_add(&script, ": ", 2);
-    add_quoted(&script, stamp.shell);
+    buffer_add(&script, ": ", 2); /* for $_ */
+    add_quoted(&script, strrchr(stamp.shell, '/') + 1);
     ssize_t put = write(shell->control, script.bytes, buffer_size(&script));
     bool sent = put == (ssize_t)buffer_size(&script);
     buffer_free(&script);
