@@ -72,6 +72,17 @@ _BLACKLISTED: Final = (
 )  # fmt: skip
 """Modules that udev would load for an emulated machine: a second's work at boot, for nothing."""
 
+_COLDPLUG: Final = """\
+# A third of the events: without modules and buses, for which there are no rules, and without
+# the 64 virtual terminals, which nobody sees.
+[Service]
+ExecStart=
+ExecStart=-udevadm trigger --type=devices --action=add \\
+    --subsystem-nomatch=tty --subsystem-nomatch=vc --subsystem-nomatch=workqueue
+ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=tty \\
+    --sysname-match=ttyS* --sysname-match=hvc*
+"""
+
 _CONFIGURATION: Final = {
     "/etc/fstab": "",
     "/etc/hostname": "debian\n",
@@ -80,6 +91,7 @@ _CONFIGURATION: Final = {
     "/etc/modprobe.d/attest.conf": "".join(f"blacklist {name}\n" for name in _BLACKLISTED),
     "/etc/resolv.conf": "",
     "/etc/systemd/journald.conf.d/attest.conf": "[Journal]\nStorage=volatile\n",
+    "/etc/systemd/system/systemd-udev-trigger.service.d/attest.conf": _COLDPLUG,
     "/etc/tmpfiles.d/systemd-nologin.conf": "",  # nobody logs in before the boot has ended
 }
 
