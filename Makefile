@@ -6,7 +6,7 @@ PYTHON ?= python3
 
 demo:
 	@$(PYTHON) tools/setup.py run
-	@.venv/bin/attest run examples/demo.toml
+	@.venv/bin/attest run examples/web/test.toml
 
 setup:
 	@$(PYTHON) tools/setup.py test
@@ -14,7 +14,7 @@ setup:
 agent: setup
 	@.venv/bin/python tools/build_agent.py
 
-test: setup
+test: lint setup
 	@.venv/bin/python -m pytest $(TESTS)
 
 lint:

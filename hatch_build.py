@@ -13,13 +13,16 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 sys.path.insert(0, str(Path(__file__).parent / "tools"))
 from build_agent import ARCHITECTURES, build_agents
 
+# One version, so that the same sources make the same agent; the lock files have it too.
+COMPILER = "ziglang==0.17.1"
+
 
 class AgentHook(BuildHookInterface[Any]):
     """Compile the agent before the wheel, or the editable installation, is made."""
 
     def dependencies(self) -> list[str]:
         """The compiler, unless the agent was compiled elsewhere."""
-        return [] if "ATTEST_AGENT_DIR" in os.environ else ["ziglang>=0.13"]
+        return [] if "ATTEST_AGENT_DIR" in os.environ else [COMPILER]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and add the result, which Git ignores, to the wheel."""

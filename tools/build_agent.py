@@ -21,7 +21,9 @@ __all__ = ["ARCHITECTURES", "build_agents"]
 
 ARCHITECTURES: Final = ("x86_64", "aarch64")
 
-_FLAGS: Final = ["-static", "-std=gnu11", "-O2", "-s", "-Wall", "-Wextra", "-Werror"]
+_FLAGS: Final = [
+    "-static", "-std=c11", "-D_GNU_SOURCE", "-O2", "-s", "-Wall", "-Wextra", "-Werror",
+]  # fmt: skip
 
 
 def build_agents(root: Path, architectures: Sequence[str] = ARCHITECTURES) -> None:
@@ -56,8 +58,7 @@ def _compile(root: Path, architecture: str, output: Path) -> None:
     print(f"compiling the guest agent for {architecture}", flush=True)
     fresh = output.with_suffix(f".{os.getpid()}")
     compiler = [sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-musl"]
-    include = f"-I{root / 'agent/src'}"
-    status = subprocess.call([*compiler, *_FLAGS, include, *map(str, sources), "-o", str(fresh)])
+    status = subprocess.call([*compiler, *_FLAGS, *map(str, sources), "-o", str(fresh)])
     if status != 0:
         raise SystemExit(f"the guest agent does not compile: {' '.join(compiler)} failed")
     fresh.rename(output)  # a machine that is just starting must never see half an agent
