@@ -1,0 +1,136 @@
+"""What users install: the wheel, built from the source distribution, works by itself."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+
+import pytest
+from build_agent import ARCHITECTURES, build_agents
+
+ROOT = Path(__file__).parents[2]
+
+ELF_MACHINE = {"x86_64": 62, "aarch64": 183}
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    result = subprocess.run(
+        command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source distribution, and the wheel that was built from it and from nothing else."""
+    path = tmp_path_factory.mktemp("dist")
+    build = ["-m", "build", "--no-isolation", "--outdir", str(path), str(ROOT)]
+    run(sys.executable, *build, cwd=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def python(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment with the wheel and what it depends on."""
+    (wheel,) = dist.glob("*.whl")
+    environment = tmp_path_factory.mktemp("venv")
+    run(sys.executable, "-m", "venv", environment, cwd=environment)
+    python = environment / "bin/python"
+    run(python, "-m", "pip", "install", "--quiet", wheel, cwd=environment)
+    return python
+
+
+# The first compilation for an architecture compiles a C library too.
+@pytest.mark.timeout(600)
+def test_the_wheel_runs_outside_the_checkout(python: Path, tmp_path: Path) -> None:
+    version = run(python, "-c", "import attest; print(attest.__version__)", cwd=tmp_path).strip()
+    printed = run(python.parent / "attest", "--version", cwd=tmp_path)
+    assert printed == f"attest, version {version}\n"
+    assert '"$defs"' in run(python.parent / "attest", "schema", cwd=tmp_path)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_wheel_carries_the_agent(python: Path, tmp_path: Path, architecture: str) -> None:
+    code = f"from attest.guest.binary import agent_binary; print(agent_binary('{architecture}'))"
+    agent = Path(run(python, "-c", code, cwd=tmp_path).strip())
+    assert agent.is_relative_to(python.parents[1])
+    assert agent.stat().st_mode & stat.S_IXUSR
+    assert int.from_bytes(agent.read_bytes()[18:20], "little") == ELF_MACHINE[architecture]
+    if architecture == os.uname().machine:
+        assert run(agent, "--version", cwd=tmp_path).startswith("attest-agent ")
+
+
+@pytest.mark.timeout(600)
+def test_the_source_distribution_holds_sources_only(dist: Path) -> None:
+    (archive,) = dist.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"pyproject.toml", "LICENSE", "README.md", "agent/src/main.c"} <= names
+    assert not [name for name in names if "attest-agent" in name]
+
+
+def test_an_agent_compiled_elsewhere_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    for architecture in ARCHITECTURES:
+        (ready / f"attest-agent-{architecture}").write_text(architecture)
+    monkeypatch.setenv("ATTEST_AGENT_DIR", str(ready))
+    build_agents(tmp_path)
+    for architecture in ARCHITECTURES:
+        agent = tmp_path / f"src/attest/guest/bin/attest-agent-{architecture}"
+        assert agent.read_text() == architecture
+        assert os.access(agent, os.X_OK)
+
+
+def test_the_agent_is_compiled_again_only_when_its_sources_have_changed(tmp_path: Path) -> None:
+    source = tmp_path / "agent/src/main.c"
+    source.parent.mkdir(parents=True)
+    source.write_text("int main(void) { return 7; }\n")
+    mine = os.uname().machine
+    agent = tmp_path / f"src/attest/guest/bin/attest-agent-{mine}"
+    build_agents(tmp_path, [mine])
+    first = agent.stat().st_ino
+    build_agents(tmp_path, [mine])
+    assert agent.stat().st_ino == first
+    source.write_text("int main(void) { return 8; }\n")
+    build_agents(tmp_path, [mine])
+    assert subprocess.call([agent]) == 8
+
+
+def test_an_agent_that_does_not_compile_ends_the_build(tmp_path: Path) -> None:
+    source = tmp_path / "agent/src/main.c"
+    source.parent.mkdir(parents=True)
+    source.write_text("int main(void) { int unused; return 0; }\n")
+    with pytest.raises(SystemExit, match="does not compile"):
+        build_agents(tmp_path, [os.uname().machine])
+    assert os.listdir(tmp_path / "src/attest/guest/bin") == []
+
+
+def test_every_dependency_is_locked_with_hashes_and_without_a_host() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for lock, wanted in {
+        "run": project["dependencies"],
+        "dev": project["dependencies"] + project["optional-dependencies"]["dev"],
+        "build": (ROOT / "requirements/build.in").read_text().split(),
+    }.items():
+        text = (ROOT / f"requirements/{lock}.txt").read_text()
+        entries = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
+        locked = {entry.partition("==")[0] for entry in entries}
+        names = {re.split("[<>=]", name)[0].replace(".", "-") for name in wanted}
+        assert names <= locked
+        assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+        assert "://" not in text
+
+
+def test_the_locked_compiler_is_the_one_that_the_wheel_is_built_with() -> None:
+    hook = (ROOT / "hatch_build.py").read_text()
+    (compiler,) = re.findall(r'^COMPILER = "(.*)"$', hook, re.MULTILINE)
+    assert f"{compiler} \\" in (ROOT / "requirements/build.txt").read_text().splitlines()
