@@ -1,5 +1,6 @@
 """TCP connections through a real agent on this host."""
 
+import contextlib
 import os
 import socket
 import threading
@@ -18,7 +19,7 @@ MIB = 1 << 20
 
 def _echo(listener: socket.socket) -> None:
     def serve(client: socket.socket) -> None:
-        with client:
+        with client, contextlib.suppress(ConnectionError):  # tests break connections
             while data := client.recv(65_536):
                 client.sendall(data)
 
@@ -44,10 +45,11 @@ def echo_port() -> Iterator[int]:
         thread.join()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    with socket.socket() as bound:  # it is taken, and does not listen
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 def receive_all(sock: socket.socket) -> bytes:
@@ -98,9 +100,9 @@ def test_a_unix_socket_inside(channel: AgentChannel, tmp_path: Path) -> None:
             assert connection.recv() == b""
 
 
-def test_a_refused_connection_says_so(channel: AgentChannel) -> None:
+def test_a_refused_connection_says_so(channel: AgentChannel, refusing_port: int) -> None:
     with pytest.raises(MachineError, match=r"alice: cannot connect to 127\.0\.0\.1") as caught:
-        channel.connect_tcp("127.0.0.1", free_port())
+        channel.connect_tcp("127.0.0.1", refusing_port)
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
 
 
@@ -127,8 +129,10 @@ def test_a_slow_reader_holds_up_only_itself(channel: AgentChannel, echo_port: in
         assert exchange(forward.port, b"quick") == b"quick"
 
 
-def test_a_port_that_nobody_serves_resets_the_connection(channel: AgentChannel) -> None:
-    forward = channel.forward(0, free_port())
+def test_a_port_that_nobody_serves_resets_the_connection(
+    channel: AgentChannel, refusing_port: int
+) -> None:
+    forward = channel.forward(0, refusing_port)
     sock = socket.create_connection(("127.0.0.1", forward.port), timeout=30)
     with sock, pytest.raises(ConnectionResetError):
         sock.recv(1)

@@ -169,6 +169,7 @@ class PortForward:
             client.shutdown(socket.SHUT_WR)
         except (OSError, AttestError):
             _end(client)
+            _end(connection)  # the other direction may be waiting for the guest to take more
         upward.join()
         with self._lock:
             self._ends.discard(connection)
