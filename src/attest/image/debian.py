@@ -34,7 +34,10 @@ _MASKED: Final = (
     "systemd-update-utmp-runlevel.service", "systemd-journal-flush.service",
     "systemd-remount-fs.service",
     # What they make is in the image.
-    "systemd-firstboot.service", "systemd-machine-id-commit.service", "systemd-sysusers.service",
+    "ldconfig.service", "systemd-firstboot.service", "systemd-hwdb-update.service",
+    "systemd-journal-catalog-update.service", "systemd-machine-id-commit.service",
+    "systemd-sysusers.service", "systemd-update-done.service",
+    "systemd-udev-load-credentials.service",
     # The agent is the way in, and the console is for messages.
     "console-getty.service", "getty@.service", "getty-static.service", "serial-getty@.service",
     "systemd-logind.service", "systemd-user-sessions.service",
