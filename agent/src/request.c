@@ -66,7 +66,7 @@ bool request_check(const struct request *request, const char *kinds, char *error
     return more == 0;
 }
 
-static bool find(const struct request *request, uint8_t tag, struct field *field)
+bool request_find(const struct request *request, uint8_t tag, struct field *field)
 {
     struct fields fields = request->fields;
     while (fields_next(&fields, field) > 0)
@@ -78,25 +78,25 @@ static bool find(const struct request *request, uint8_t tag, struct field *field
 bool request_has(const struct request *request, uint8_t tag)
 {
     struct field field;
-    return find(request, tag, &field);
+    return request_find(request, tag, &field);
 }
 
 char *request_text(const struct request *request, uint8_t tag)
 {
     struct field field;
-    return find(request, tag, &field) ? copy_text(field.value, field.length) : NULL;
+    return request_find(request, tag, &field) ? copy_text(field.value, field.length) : NULL;
 }
 
 uint32_t request_u32(const struct request *request, uint8_t tag, uint32_t otherwise)
 {
     struct field field;
-    return find(request, tag, &field) ? get_u32(field.value) : otherwise;
+    return request_find(request, tag, &field) ? get_u32(field.value) : otherwise;
 }
 
 uint64_t request_u64(const struct request *request, uint8_t tag, uint64_t otherwise)
 {
     struct field field;
-    return find(request, tag, &field) ? get_u64(field.value) : otherwise;
+    return request_find(request, tag, &field) ? get_u64(field.value) : otherwise;
 }
 
 char **request_texts(const struct request *request, uint8_t tag, size_t *count, size_t spare)

@@ -32,6 +32,8 @@ int fields_next(struct fields *fields, struct field *field);
  * When not, a sentence is written to `error`. */
 bool request_check(const struct request *request, const char *kinds, char *error, size_t error_size);
 
+/* The first field with the tag. */
+bool request_find(const struct request *request, uint8_t tag, struct field *field);
 bool request_has(const struct request *request, uint8_t tag);
 
 /* A copy of the text with a NUL at its end, for free(); NULL when the request has no such field. */

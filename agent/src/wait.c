@@ -1,11 +1,339 @@
+/* WAIT: until something is so. What cannot tell of itself is looked at again after a delay that grows. */
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "loop.h"
+#include "memory.h"
 #include "operations.h"
+#include "path_watch.h"
+#include "process.h"
+#include "resolve.h"
+#include "system.h"
+#include "unit.h"
+
+enum { KIND = 1, SUBJECT, PORT, LIMIT, FLAGS, WANTED };
+enum kind { PORT_OPEN = 1, PORT_CLOSED, SOCKET_ACCEPTS, FILE_EXISTS, UNIT_STATE, PROCESS_EXISTS, PROCESS_GONE, FILE_GONE };
+enum { DATAGRAM = 1 };
+enum {
+    DELAY_FIRST_MS = 1,
+    DELAY_MOST_MS = 50,
+    PATH_DELAY_MS = 500, /* for what inotify does not tell: mounts, and the far end of symbolic links */
+    CONNECT_MS = 1000,
+};
+
+struct wait {
+    struct stream *stream;
+    enum kind kind;
+    char *subject, *wanted;
+    uint16_t port;
+    bool datagram;
+    struct timer limit, retry;
+    uint64_t delay;
+    struct watch attempt; /* a connect() under way */
+    struct path_watch path;
+    struct unit unit;
+    char seen[256]; /* what was last the case */
+};
+
+static void try_again(struct timer *timer);
+
+static void wait_free(struct wait *wait)
+{
+    timer_stop(&wait->limit);
+    timer_stop(&wait->retry);
+    watch_close(&wait->attempt);
+    path_watch_stop(&wait->path);
+    unit_leave(&wait->unit);
+    free(wait->subject);
+    free(wait->wanted);
+    free(wait);
+}
+
+static void wait_end(struct wait *wait, struct outcome outcome)
+{
+    struct stream *stream = wait->stream;
+    char seen[sizeof wait->seen];
+    strcpy(seen, wait->seen);
+    if (outcome.status == DONE)
+        outcome.value = seen;
+    else if (!outcome.message)
+        outcome.message = seen;
+    wait_free(wait);
+    stream_end(stream, &outcome);
+}
+
+/* Write down what is the case, for the RESULT. */
+__attribute__((format(printf, 2, 3))) static void note(struct wait *wait, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(wait->seen, sizeof wait->seen, format, args);
+    va_end(args);
+}
+
+static void finish(struct wait *wait)
+{
+    wait_end(wait, (struct outcome){.status = DONE});
+}
+
+static void retry_later(struct wait *wait)
+{
+    timer_set(&wait->retry, wait->delay, try_again);
+    wait->delay = wait->delay * 2 < DELAY_MOST_MS ? wait->delay * 2 : DELAY_MOST_MS;
+}
+
+/* --- ports --- */
+
+/* A connect() to one's own side can meet itself: when the port that the kernel picks for it is the one it goes to. */
+static bool met_itself(int fd)
+{
+    struct sockaddr_storage own = {0}, peer = {0};
+    socklen_t own_size = sizeof own, peer_size = sizeof peer;
+    return getsockname(fd, (struct sockaddr *)&own, &own_size) == 0 &&
+           getpeername(fd, (struct sockaddr *)&peer, &peer_size) == 0 && own_size == peer_size &&
+           memcmp(&own, &peer, own_size) == 0;
+}
+
+static void port_answered(struct wait *wait, int error)
+{
+    if (!error && met_itself(wait->attempt.fd))
+        error = ECONNREFUSED;
+    watch_close(&wait->attempt);
+    note(wait, "%s port %u: %s", wait->subject, wait->port, error ? strerror(error) : "open");
+    if ((error == 0) == (wait->kind == PORT_OPEN))
+        finish(wait);
+    else
+        retry_later(wait);
+}
+
+static void port_unanswered(struct timer *timer)
+{
+    port_answered(container_of(timer, struct wait, retry), ETIMEDOUT);
+}
+
+static void attempt_ready(struct watch *watch, uint32_t events)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+    (void)events;
+    getsockopt(watch->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    port_answered(container_of(watch, struct wait, attempt), error);
+}
+
+static void try_port(struct wait *wait)
+{
+    struct address address;
+    if (!resolve(wait->subject, wait->port, &address)) {
+        note(wait, "%s is neither an address nor in /etc/hosts", wait->subject);
+        retry_later(wait);
+        return;
+    }
+    int fd = socket(address.socket.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int error = fd < 0 || connect(fd, (struct sockaddr *)&address.socket, address.size) < 0 ? errno : 0;
+    if (fd >= 0)
+        watch_start(&wait->attempt, fd, EPOLLOUT, attempt_ready);
+    if (fd >= 0 && error == EINPROGRESS)
+        timer_set(&wait->retry, CONNECT_MS, port_unanswered);
+    else
+        port_answered(wait, error);
+}
+
+/* --- files and Unix sockets --- */
+
+static void try_file(struct wait *wait)
+{
+    struct stat status;
+    bool exists = stat(wait->subject, &status) == 0;
+    note(wait, "%s: %s", wait->subject, exists ? "exists" : strerror(errno));
+    if (exists == (wait->kind == FILE_EXISTS))
+        finish(wait);
+    else
+        timer_set(&wait->retry, PATH_DELAY_MS, try_again);
+}
+
+static int connect_unix(const struct wait *wait)
+{
+    struct address address;
+    if (!unix_address(wait->subject, &address))
+        return ENAMETOOLONG;
+    int fd = socket(AF_UNIX, (wait->datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int error = fd < 0 || connect(fd, (struct sockaddr *)&address.socket, address.size) < 0 ? errno : 0;
+    if (fd >= 0)
+        close(fd);
+    return error;
+}
+
+static void try_socket(struct wait *wait)
+{
+    int error = connect_unix(wait);
+    note(wait, "%s: %s", wait->subject, error ? strerror(error) : "accepts");
+    if (!error)
+        finish(wait);
+    else if (error == ENOENT)
+        timer_set(&wait->retry, PATH_DELAY_MS, try_again);
+    else
+        retry_later(wait); /* bound, but its owner does not listen yet */
+}
+
+static void path_changed(struct path_watch *path)
+{
+    struct wait *wait = container_of(path, struct wait, path);
+    path_watch_renew(path);
+    wait->delay = DELAY_FIRST_MS;
+    try_again(&wait->retry);
+}
+
+/* --- processes --- */
+
+static void try_process(struct wait *wait)
+{
+    pid_t pid = process_find(wait->subject);
+    if (pid)
+        note(wait, "process %d", pid);
+    else
+        note(wait, "no process %s", wait->subject);
+    if ((pid != 0) == (wait->kind == PROCESS_EXISTS))
+        finish(wait);
+    else
+        retry_later(wait);
+}
+
+/* --- units --- */
+
+static void fail_unit(struct wait *wait, int error)
+{
+    const struct unit *unit = &wait->unit;
+    char state[256] = "";
+    if (*unit->active) {
+        int length = snprintf(state, sizeof state, "ActiveState=%s\nSubState=%s\nResult=%s\n", unit->active, unit->sub,
+                              unit->result);
+        if (unit->main_status >= 0)
+            snprintf(state + length, sizeof state - (size_t)length, "ExecMainStatus=%d\n", unit->main_status);
+    }
+    wait_end(wait, (struct outcome){.status = FAILED, .error = error, .state = *state ? state : NULL});
+}
+
+static void unit_changed(struct unit *unit)
+{
+    struct wait *wait = container_of(unit, struct wait, unit);
+    bool idle = unit->started && !unit->has_job && unit->jobs == 0;
+    note(wait, "%s", unit->active);
+    if (*unit->refusal) {
+        note(wait, "%s: %s", unit->name, unit->refusal);
+        fail_unit(wait, EINVAL);
+        return;
+    }
+    if (strcmp(unit->active, wait->wanted) == 0) {
+        finish(wait);
+        return;
+    }
+    bool failed = strcmp(unit->active, "failed") == 0 && !unit->has_job;
+    bool hopeless = idle && strcmp(unit->active, "inactive") == 0 && strcmp(wait->wanted, "active") == 0;
+    bool unknown = unit->started && strcmp(unit->load, "not-found") == 0;
+    note(wait, "unit %s is %s (%s)%s", unit->name, unit->active, unknown ? unit->load : unit->sub,
+         unit->has_job ? ", with a job pending" : hopeless ? ", and no job is pending" : "");
+    if (failed || hopeless || unknown)
+        fail_unit(wait, unknown ? ENOENT : 0);
+}
+
+static void follow_unit(struct wait *wait)
+{
+    if (strcmp(init_name(), "systemd") != 0) {
+        note(wait, "this guest's init is not systemd");
+        wait_end(wait, (struct outcome){.status = FAILED, .error = EOPNOTSUPP});
+        return;
+    }
+    unit_follow(&wait->unit, wait->subject, unit_changed);
+}
+
+/* --- the operation --- */
+
+static void try_again(struct timer *timer)
+{
+    struct wait *wait = container_of(timer, struct wait, retry);
+    timer_stop(timer);
+    switch (wait->kind) {
+    case PORT_OPEN:
+    case PORT_CLOSED:
+        try_port(wait);
+        break;
+    case SOCKET_ACCEPTS:
+        try_socket(wait);
+        break;
+    case FILE_EXISTS:
+    case FILE_GONE:
+        try_file(wait);
+        break;
+    case PROCESS_EXISTS:
+    case PROCESS_GONE:
+        try_process(wait);
+        break;
+    case UNIT_STATE:
+        follow_unit(wait);
+        break;
+    }
+}
+
+static void overdue(struct timer *timer)
+{
+    struct wait *wait = container_of(timer, struct wait, limit);
+    if (wait->kind == UNIT_STATE && !wait->unit.known)
+        note(wait, "nothing is known of unit %s: %s", wait->subject, unit_trouble());
+    wait_end(wait, (struct outcome){.status = TIMED_OUT});
+}
+
+static bool is_path(enum kind kind)
+{
+    return kind == SOCKET_ACCEPTS || kind == FILE_EXISTS || kind == FILE_GONE;
+}
+
+static const char *fault(const struct request *request, const char *subject)
+{
+    uint32_t kind = request_u32(request, KIND, 0), port = request_u32(request, PORT, 0);
+    if (kind < PORT_OPEN || kind > FILE_GONE)
+        return "its kind is none of 1 to 8";
+    if (!subject || !*subject)
+        return "it has no subject";
+    if ((kind == PORT_OPEN || kind == PORT_CLOSED) && (port < 1 || port > 65535))
+        return "its port is not between 1 and 65535";
+    if (is_path(kind) && *subject != '/')
+        return "its path is not absolute";
+    return NULL;
+}
 
 static void wait_open(struct stream *stream, const struct request *request)
 {
-    (void)request;
-    stream_fail(stream, ENOSYS, "not there yet");
+    struct wait *wait = allocate(sizeof *wait);
+    stream->state = wait;
+    wait->stream = stream;
+    wait->kind = (enum kind)request_u32(request, KIND, 0);
+    wait->subject = request_text(request, SUBJECT);
+    wait->wanted = request_has(request, WANTED) ? request_text(request, WANTED) : copy_text("active", 6);
+    wait->port = (uint16_t)request_u32(request, PORT, 0);
+    wait->datagram = request_u32(request, FLAGS, 0) & DATAGRAM;
+    wait->delay = DELAY_FIRST_MS;
+    const char *wrong = fault(request, wait->subject);
+    if (wrong) {
+        note(wait, "the wait cannot be: %s", wrong);
+        wait_end(wait, (struct outcome){.status = FAILED, .error = EINVAL});
+        return;
+    }
+    if (request_has(request, LIMIT))
+        timer_set(&wait->limit, request_u64(request, LIMIT, 0), overdue);
+    if (is_path(wait->kind))
+        path_watch_start(&wait->path, wait->subject, path_changed);
+    try_again(&wait->retry);
 }
 
-const struct operation wait_operation = {.number = 2, .fields = "4t484t", .open = wait_open};
+static void wait_drop(struct stream *stream)
+{
+    wait_free(stream->state);
+}
+
+const struct operation wait_operation = {.number = 2, .fields = "4t484t", .open = wait_open, .drop = wait_drop};

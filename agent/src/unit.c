@@ -1,0 +1,364 @@
+#include "unit.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "dbus.h"
+#include "loop.h"
+#include "memory.h"
+#include "resolve.h"
+
+#define SOCKET "/run/systemd/private"
+#define MANAGER_PATH "/org/freedesktop/systemd1"
+#define MANAGER "org.freedesktop.systemd1.Manager"
+#define UNIT "org.freedesktop.systemd1.Unit"
+#define SERVICE "org.freedesktop.systemd1.Service"
+#define PROPERTIES "org.freedesktop.DBus.Properties"
+
+enum { RETRY_FIRST_MS = 1, RETRY_MOST_MS = 50, READ_SIZE = 65536 };
+
+/* The calls of one look at a unit, in the order in which systemd gets them. */
+enum { LOAD, STATE, JOBS, START_UP, RESULT, MAIN_STATUS };
+
+static struct unit *units;
+static struct watch bus;
+static struct buffer incoming, outgoing;
+static bool greeted; /* the authentication is over */
+static uint32_t last_serial;
+static struct timer retry;
+static uint64_t retry_ms = RETRY_FIRST_MS;
+static char trouble[160] = "not connected to " SOCKET " yet";
+
+static void bus_connect(void);
+
+const char *unit_trouble(void)
+{
+    return trouble;
+}
+
+/* --- the connection --- */
+
+static void reconnect(struct timer *timer)
+{
+    (void)timer;
+    bus_connect();
+}
+
+/* systemd closes the connection when it re-executes itself, and has no socket in its first moments. */
+static void bus_lost(const char *why, int error)
+{
+    snprintf(trouble, sizeof trouble, "%s: %s", SOCKET, error ? strerror(error) : why);
+    watch_close(&bus);
+    buffer_free(&incoming);
+    buffer_free(&outgoing);
+    greeted = false;
+    for (struct unit *unit = units; unit; unit = unit->next) {
+        memset(unit->calls, 0, sizeof unit->calls);
+        free(unit->path);
+        unit->path = NULL;
+    }
+    if (!units)
+        return;
+    timer_set(&retry, retry_ms, reconnect);
+    retry_ms = retry_ms * 2 < RETRY_MOST_MS ? retry_ms * 2 : RETRY_MOST_MS;
+}
+
+static void bus_flush(void)
+{
+    while (watch_active(&bus) && buffer_size(&outgoing)) {
+        ssize_t put = send(bus.fd, outgoing.bytes + outgoing.start, buffer_size(&outgoing), MSG_NOSIGNAL);
+        if (put < 0 && errno == EAGAIN)
+            return;
+        if (put < 0 && errno != EINTR)
+            return; /* the reading side learns of it */
+        if (put > 0)
+            buffer_take(&outgoing, (size_t)put);
+    }
+}
+
+static uint32_t call(const char *path, const char *interface, const char *member, const char *first, const char *second)
+{
+    const char *arguments[] = {first, second, NULL};
+    dbus_add_call(&outgoing, ++last_serial, path, interface, member, arguments);
+    return last_serial;
+}
+
+/* --- looking at a unit --- */
+
+/* The interface of the unit's type, which has its Result: `ssh.socket` is a Socket. */
+static const char *type_interface(const struct unit *unit)
+{
+    static char interface[96];
+    const char *suffix = strrchr(unit->name, '.');
+    if (!suffix || !suffix[1])
+        return SERVICE;
+    snprintf(interface, sizeof interface, "org.freedesktop.systemd1.%c%.32s", suffix[1] & ~0x20, suffix + 2);
+    return interface;
+}
+
+static bool is_service(const struct unit *unit)
+{
+    return strcmp(type_interface(unit), SERVICE) == 0;
+}
+
+/* systemd answers in order, and tells of changes in the same stream: a change that comes before the last answer
+ * makes the unit dirty, and it is looked at again before anything is concluded from it. */
+static void look(struct unit *unit)
+{
+    unit->dirty = false;
+    if (!unit->path) {
+        unit->calls[LOAD] = call(MANAGER_PATH, MANAGER, "LoadUnit", unit->name, NULL);
+        return;
+    }
+    unit->calls[STATE] = call(unit->path, PROPERTIES, "GetAll", UNIT, NULL);
+    unit->calls[JOBS] = call(MANAGER_PATH, PROPERTIES, "Get", MANAGER, "NJobs");
+    unit->calls[START_UP] = call(MANAGER_PATH, PROPERTIES, "Get", MANAGER, "FinishTimestampMonotonic");
+    unit->calls[RESULT] = call(unit->path, PROPERTIES, "Get", type_interface(unit), "Result");
+    if (is_service(unit))
+        unit->calls[MAIN_STATUS] = call(unit->path, PROPERTIES, "Get", SERVICE, "ExecMainStatus");
+}
+
+static bool is_looking(const struct unit *unit)
+{
+    for (size_t i = 0; i < UNIT_CALLS_MAX; i++)
+        if (unit->calls[i])
+            return true;
+    return false;
+}
+
+static void touch(struct unit *unit)
+{
+    if (is_looking(unit))
+        unit->dirty = true;
+    else
+        look(unit);
+}
+
+static void take_property(struct unit *unit, const char *name, const char *signature, struct dbus_reader *body)
+{
+    char *text = strcmp(name, "LoadState") == 0     ? unit->load
+                 : strcmp(name, "ActiveState") == 0 ? unit->active
+                 : strcmp(name, "SubState") == 0    ? unit->sub
+                                                    : NULL;
+    if (text && strcmp(signature, "s") == 0) {
+        snprintf(text, STATE_SIZE, "%s", dbus_read_string(body));
+    } else if (strcmp(name, "Job") == 0 && strcmp(signature, "(uo)") == 0) {
+        dbus_align(body, 8);
+        unit->has_job = dbus_read_u32(body) != 0;
+        dbus_read_string(body);
+    } else {
+        dbus_skip(body, signature);
+    }
+}
+
+/* a{sv}: the length, then entries of a name and a variant. */
+static void take_properties(struct unit *unit, struct dbus_reader *body)
+{
+    size_t length = dbus_read_u32(body);
+    dbus_align(body, 8);
+    if (length < body->size - body->at)
+        body->size = body->at + length;
+    while (!body->bad && body->at < body->size) {
+        dbus_align(body, 8);
+        const char *name = dbus_read_string(body);
+        const char *signature = dbus_read_signature(body);
+        take_property(unit, name, signature, body);
+    }
+}
+
+static void take_reply(struct unit *unit, size_t which, struct dbus_reader *body)
+{
+    if (which == LOAD) {
+        const char *path = dbus_read_string(body);
+        unit->path = copy_text(path, strlen(path));
+        unit->dirty = true;
+        return;
+    }
+    if (which == STATE) {
+        take_properties(unit, body);
+        return;
+    }
+    const char *signature = dbus_read_signature(body);
+    if (which == JOBS && strcmp(signature, "u") == 0)
+        unit->jobs = dbus_read_u32(body);
+    else if (which == START_UP && strcmp(signature, "t") == 0)
+        unit->started = dbus_read_u64(body) != 0;
+    else if (which == RESULT && strcmp(signature, "s") == 0)
+        snprintf(unit->result, sizeof unit->result, "%s", dbus_read_string(body));
+    else if (which == MAIN_STATUS && strcmp(signature, "i") == 0)
+        unit->main_status = (int32_t)dbus_read_u32(body);
+}
+
+/* systemd refuses names that are none; a unit's type may have no Result. */
+static void take_error(struct unit *unit, size_t which, struct dbus_message *message)
+{
+    if (which == LOAD)
+        snprintf(unit->refusal, sizeof unit->refusal, "%s",
+                 *message->signature == 's' ? dbus_read_string(&message->body) : message->error);
+}
+
+static void take_answer(struct dbus_message *message)
+{
+    for (struct unit *unit = units; unit; unit = unit->next) {
+        for (size_t i = 0; i < UNIT_CALLS_MAX; i++) {
+            if (!unit->calls[i] || unit->calls[i] != message->reply_to)
+                continue;
+            unit->calls[i] = 0;
+            if (message->type == DBUS_REPLY)
+                take_reply(unit, i, &message->body);
+            else
+                take_error(unit, i, message);
+            if (is_looking(unit))
+                return;
+            if (unit->dirty) {
+                look(unit);
+                return;
+            }
+            unit->known = true;
+            unit->changed(unit); /* may leave */
+            return;
+        }
+    }
+}
+
+/* --- what systemd tells --- */
+
+static void take_signal(struct dbus_message *message)
+{
+    const char *member = message->member, *path = message->path;
+    bool all = strcmp(member, "StartupFinished") == 0 || strcmp(member, "Reloading") == 0;
+    bool job = strcmp(member, "JobRemoved") == 0;
+    if (strcmp(member, "UnitNew") == 0 || strcmp(member, "UnitRemoved") == 0) {
+        dbus_read_string(&message->body);
+        path = dbus_read_string(&message->body);
+    }
+    for (struct unit *unit = units; unit; unit = unit->next) {
+        /* Another unit's job matters only to one that is given up when the last job is done. */
+        bool last_hope = job && unit->known && unit->started && strcmp(unit->active, "inactive") == 0;
+        if (all || last_hope || (unit->path && strcmp(path, unit->path) == 0))
+            touch(unit);
+    }
+}
+
+static bool take_greeting(void)
+{
+    static const char accepted[] = "OK ";
+    const uint8_t *bytes = incoming.bytes + incoming.start;
+    const uint8_t *end = buffer_size(&incoming) ? memchr(bytes, '\n', buffer_size(&incoming)) : NULL;
+    if (!end)
+        return true;
+    greeted = (size_t)(end - bytes) > strlen(accepted) && memcmp(bytes, accepted, strlen(accepted)) == 0;
+    buffer_take(&incoming, (size_t)(end - bytes) + 1);
+    return greeted;
+}
+
+/* Whether the bytes were good. */
+static bool take_messages(void)
+{
+    for (;;) {
+        const uint8_t *bytes = incoming.bytes + incoming.start;
+        size_t size = dbus_message_size(bytes, buffer_size(&incoming));
+        if (size == 0 || (size != SIZE_MAX && size > buffer_size(&incoming)))
+            return true;
+        struct dbus_message message;
+        if (size == SIZE_MAX || !dbus_parse(bytes, size, &message))
+            return false;
+        if (message.type == DBUS_SIGNAL)
+            take_signal(&message);
+        else if (message.type == DBUS_REPLY || message.type == DBUS_ERROR)
+            take_answer(&message);
+        if (!watch_active(&bus)) /* the last unit was left */
+            return true;
+        buffer_take(&incoming, size);
+    }
+}
+
+static void bus_ready(struct watch *watch, uint32_t events)
+{
+    (void)events;
+    for (;;) {
+        ssize_t got = read(watch->fd, buffer_room(&incoming, READ_SIZE), READ_SIZE);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && errno == EAGAIN)
+            break;
+        if (got <= 0) {
+            bus_lost("systemd closed the connection", got < 0 ? errno : 0);
+            return;
+        }
+        retry_ms = RETRY_FIRST_MS;
+        buffer_added(&incoming, (size_t)got);
+        if ((!greeted && !take_greeting()) || (greeted && !take_messages())) {
+            bus_lost("what came was not D-Bus", 0);
+            return;
+        }
+        if (!watch_active(watch))
+            return;
+    }
+    bus_flush();
+}
+
+/* The user is the socket's peer credential; EXTERNAL wants its number once more, as hexadecimal digits of ASCII ones. */
+static void greet(void)
+{
+    char number[16], line[96] = "AUTH EXTERNAL ";
+    snprintf(number, sizeof number, "%u", (unsigned)geteuid());
+    for (char *digit = number; *digit; digit++)
+        sprintf(line + strlen(line), "%02x", (unsigned)*digit);
+    strcat(line, "\r\nBEGIN\r\n");
+    buffer_add(&outgoing, "", 1);
+    buffer_add(&outgoing, line, strlen(line));
+    call(MANAGER_PATH, MANAGER, "Subscribe", NULL, NULL);
+}
+
+static void bus_connect(void)
+{
+    struct address address;
+    unix_address(SOCKET, &address);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address.socket, address.size) < 0) {
+        int error = errno;
+        if (fd >= 0)
+            close(fd);
+        bus_lost("", error);
+        return;
+    }
+    timer_stop(&retry);
+    watch_start(&bus, fd, EPOLLIN | EPOLLOUT | EPOLLET, bus_ready);
+    greet();
+    for (struct unit *unit = units; unit; unit = unit->next)
+        look(unit);
+    bus_flush();
+}
+
+void unit_follow(struct unit *unit, const char *name, void (*changed)(struct unit *))
+{
+    *unit = (struct unit){.name = name, .changed = changed, .main_status = -1, .next = units};
+    units = unit;
+    if (!watch_active(&bus) && !retry.at) {
+        bus_connect();
+    } else if (watch_active(&bus)) {
+        look(unit);
+        bus_flush();
+    }
+}
+
+void unit_leave(struct unit *unit)
+{
+    struct unit **at = &units;
+    while (*at && *at != unit)
+        at = &(*at)->next;
+    if (!*at)
+        return;
+    *at = unit->next;
+    free(unit->path);
+    /* An open connection costs systemd a message for every change of every unit. */
+    if (!units) {
+        bus_lost("", 0);
+        timer_stop(&retry);
+    }
+}

@@ -1,0 +1,36 @@
+/* The states of systemd's units, as systemd itself tells them on its private socket. */
+#ifndef ATTEST_UNIT_H
+#define ATTEST_UNIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { UNIT_CALLS_MAX = 6, STATE_SIZE = 40 };
+
+struct unit {
+    const char *name; /* the caller's, with its suffix */
+    void (*changed)(struct unit *unit);
+    /* What systemd says; `known` once it has said it. */
+    bool known;
+    char load[STATE_SIZE], active[STATE_SIZE], sub[STATE_SIZE], result[STATE_SIZE];
+    int32_t main_status; /* -1: not a service */
+    bool has_job;
+    uint32_t jobs; /* of all units */
+    bool started;  /* systemd has finished its start-up */
+    char refusal[160]; /* systemd refuses the name, and why */
+    /* This module's own. */
+    char *path;
+    uint32_t calls[UNIT_CALLS_MAX]; /* serials under way, 0 when answered */
+    bool dirty;
+    struct unit *next;
+};
+
+/* Follow a unit: changed() is called when its state is known and whenever it may be another. */
+void unit_follow(struct unit *unit, const char *name, void (*changed)(struct unit *));
+void unit_leave(struct unit *unit);
+
+/* Why nothing is known: the state of the connection to systemd. */
+const char *unit_trouble(void);
+
+#endif
