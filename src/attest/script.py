@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import re
 import signal
@@ -93,6 +94,8 @@ class ScriptRun:
 
     def __init__(self, text: str, filename: str, timeout: float) -> None:
         self._code = compile(text, filename, "exec", dont_inherit=True)
+        # Tracebacks show the lines of a script that is in no file, too.
+        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
         self._timeout = timeout
         self._lock = threading.Lock()
         self._running = False

@@ -35,7 +35,9 @@ def _run(manifest: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_test_that_passes_exits_with_0_and_leaves_its_logs(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = _run(_write(tmp_path, "one.succeed('ping -c1 two')"), "-o", str(out))
+    result = _run(
+        _write(tmp_path, "start_all()\ntwo.connect()\none.succeed('ping -c1 two')"), "-o", str(out)
+    )
     assert result.returncode == 0, result.stderr
     assert "test: passed" in result.stderr
     assert "attest-stage: init" in (out / "console-one.log").read_text()
@@ -54,7 +56,7 @@ def test_a_test_that_fails_exits_with_1_and_says_why(tmp_path: Path) -> None:
         "stdout | out",
         "stderr | err",
         "FAILED",
-        "console",
+        "last console lines of two",
     ):
         assert words in result.stderr
 
@@ -62,7 +64,7 @@ def test_a_test_that_fails_exits_with_1_and_says_why(tmp_path: Path) -> None:
 def test_an_assertion_names_its_line(tmp_path: Path) -> None:
     result = _run(_write(tmp_path, "x = 1\nassert x == 2, 'x is one'"))
     assert result.returncode == 1
-    assert ">:3: in <module>" in result.stderr
+    assert ">:2: in <module>" in result.stderr
     assert "x is one" in result.stderr
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import click
 
 from attest.cluster import Cluster
-from attest.errors import AttestError, CommandFailed
+from attest.errors import AttestError, CommandFailed, WaitFailed
 from attest.events import EventLog, Kind
+from attest.guest.console import plain_text
+from attest.machine import Machine
 from attest.manifest import load_manifest
 from attest.report.journal import journal
 from attest.report.live import view
@@ -50,6 +52,7 @@ def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
     events = EventLog()
     begun = time.monotonic()
     failure: BaseException | None = None
+    machines: dict[str, Machine] = {}
     with (
         journal(events, directory / "events.jsonl"),
         view(events, list(test.nodes), verbose=verbose),
@@ -59,6 +62,7 @@ def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
             with Cluster(
                 test, accelerator=accel, out_dir=directory, events=events, on_fatal=script.abort
             ) as cluster:
+                machines = cluster.machines
                 script.run(namespace(cluster))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             failure = error
@@ -67,22 +71,25 @@ def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
     if failure is None:
         click.echo(f"{test.name}: passed in {seconds:.1f} s", err=True)
         return
-    _explain(failure, filename, verbose)
+    _explain(failure, filename, machines)
     click.echo(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}", err=True)
     sys.exit(_exit_code(failure))
 
 
-def _explain(failure: BaseException, filename: str, verbose: bool) -> None:
-    click.echo("", err=True)
-    for line in script_lines(failure, filename):
-        click.echo(line, err=True)
-    click.echo(str(failure) if isinstance(failure, AttestError) else repr(failure), err=True)
+def _explain(failure: BaseException, filename: str, machines: dict[str, Machine]) -> None:
+    lines = ["", *script_lines(failure, filename)]
+    lines += [str(failure) if isinstance(failure, AttestError) else repr(failure)]
     if isinstance(failure, CommandFailed):
         for name, output in (("stdout", failure.stdout), ("stderr", failure.stderr)):
-            for line in output.splitlines()[-200:]:
-                click.echo(f"  {name} | {line}", err=True)
-    for note in getattr(failure, "__notes__", []):
-        click.echo(note, err=True)
+            lines += [f"  {name} | {plain_text(line)}" for line in output.splitlines()[-200:]]
+    if isinstance(failure, CommandFailed | WaitFailed) and (
+        machine := machines.get(failure.machine)
+    ):
+        lines += [f"  last console lines of {machine.name}:"]
+        lines += [f"  | {line}" for line in machine.console_lines(10)]
+    lines += getattr(failure, "__notes__", [])
+    for line in lines:
+        click.echo(line, err=True)
 
 
 def _exit_code(failure: BaseException) -> int:

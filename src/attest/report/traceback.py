@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 import traceback
 
 __all__ = ["script_lines"]
@@ -15,6 +14,6 @@ def script_lines(error: BaseException, filename: str) -> list[str]:
         if frame.filename != filename:
             continue
         lines.append(f"{filename}:{frame.lineno}: in {frame.name}")
-        if source := (frame.line or linecache.getline(filename, frame.lineno or 0)).strip():
+        if source := (frame.line or "").strip():
             lines.append(f"    {source}")
     return lines
