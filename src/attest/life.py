@@ -24,6 +24,10 @@ _REAPED: Final = 1.0
 """Seconds: the sockets of a VMM that ends close a moment before its process is gone."""
 
 
+_PANIC_LINES: Final = 100
+"""Console lines in which a panic is looked for: its report can be that long."""
+
+
 class Stage(StrEnum):
     """How far a machine has come."""
 
@@ -227,10 +231,13 @@ class Life:
             raise self._failure
 
     def _error(self, message: str, attempts: list[str] | None = None) -> MachineError:
+        console = self._console.last_lines(_PANIC_LINES if self._panic else 20)
+        if self._panic in console:  # what comes before is the tail of something else
+            console = console[console.index(self._panic) :]
         return MachineError(
             self._name,
             f"{message} [stage: {self.stage}]",
-            console=self._console.last_lines(),
+            console=console,
             log=str(self._console.log),
             attempts=attempts,
         )

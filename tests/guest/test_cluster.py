@@ -78,7 +78,7 @@ def test_a_large_file_keeps_its_content(machine: Machine, tmp_path: Path) -> Non
 
 def test_a_forwarded_port_reaches_a_machine_without_a_network(machine: Machine) -> None:
     server = machine.spawn("while true; do echo hello | nc -lN 127.0.0.1 8081; done")
-    machine.wait_for_open_port(8081)
+    machine.wait_until_succeeds("ss --listening --tcp --numeric | grep :8081")
     port = _free_port()
     machine.forward_port(port, 8081)
     with socket.create_connection(("127.0.0.1", port), 20) as connection:
