@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -253,14 +254,19 @@ def test_two_builders_at_once_build_once(store: ImageStore) -> None:
     assert list((store.directory / "building").iterdir()) == []
 
 
-def test_a_killed_builder_leaves_no_process_and_the_next_build_sweeps(
-    store: ImageStore,
-) -> None:
+@contextmanager
+def building_debian(store: ImageStore) -> Iterator[subprocess.Popen[str]]:
+    """A builder in the middle of its work."""
     with python(BUILDER, str(store.directory), "debian") as builder:
         assert builder.stderr is not None
-        while "running apt-get" not in builder.stderr.readline():
-            assert builder.poll() is None
+        while "extracting archives" not in (line := builder.stderr.readline()):
+            assert line, "the build ended before it could be disturbed"
         assert processes_with(str(store.directory / "building"))
+        yield builder
+
+
+def test_a_killed_builder_leaves_no_process_and_gc_sweeps(store: ImageStore) -> None:
+    with building_debian(store) as builder:
         builder.kill()
     deadline = time.monotonic() + 10
     # The kernel kills them without delay, but not before this process can look.
@@ -271,6 +277,15 @@ def test_a_killed_builder_leaves_no_process_and_the_next_build_sweeps(
     assert layers_or_none(store) == []
     store.gc()
     assert list((store.directory / "building").iterdir()) == []
+
+
+def test_an_interrupted_builder_leaves_nothing(store: ImageStore) -> None:
+    with building_debian(store) as builder:
+        builder.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in builder.communicate()[1]
+    assert processes_with(str(store.directory / "building")) == []
+    assert list((store.directory / "building").iterdir()) == []
+    assert layers_or_none(store) == []
 
 
 def processes_with(word: str) -> list[str]:

@@ -88,8 +88,8 @@ class BuildSpace:
         """
         last: deque[str] = deque(maxlen=_LAST_LINES)
         with self.log.open("ab") as log, self._start(command, stdin, env) as process:
+            assert process.stdout is not None
             try:
-                assert process.stdout is not None
                 for line in process.stdout:
                     log.write(line)
                     log.flush()
@@ -97,6 +97,7 @@ class BuildSpace:
                 status = process.wait()
             finally:
                 process.kill()
+                process.stdout.read()  # ends when the last process of the step has
         if status:
             raise ImageBuildError(
                 f"{step} failed with exit code {status}",
