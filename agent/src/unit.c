@@ -19,7 +19,7 @@
 #define SERVICE "org.freedesktop.systemd1.Service"
 #define PROPERTIES "org.freedesktop.DBus.Properties"
 
-enum { RETRY_FIRST_MS = 1, RETRY_MOST_MS = 50, READ_SIZE = 65536 };
+enum { RETRY_FIRST_MS = 1, RETRY_MOST_MS = 50, RELOAD_FIRST_MS = 50, RELOAD_MOST_MS = 1000, READ_SIZE = 65536 };
 
 /* The calls of one look at a unit, in the order in which systemd gets them. */
 enum { LOAD, STATE, JOBS, START_UP, RESULT, MAIN_STATUS };
@@ -58,6 +58,7 @@ static void bus_lost(const char *why, int error)
     greeted = false;
     for (struct unit *unit = units; unit; unit = unit->next) {
         memset(unit->calls, 0, sizeof unit->calls);
+        timer_stop(&unit->reload);
         free(unit->path);
         unit->path = NULL;
     }
@@ -227,21 +228,52 @@ static void take_answer(struct dbus_message *message)
 
 /* --- what systemd tells --- */
 
-static void take_signal(struct dbus_message *message)
+static void reloaded(struct timer *timer)
 {
-    const char *member = message->member, *path = message->path;
-    bool all = strcmp(member, "StartupFinished") == 0 || strcmp(member, "Reloading") == 0;
-    bool job = strcmp(member, "JobRemoved") == 0;
-    if (strcmp(member, "UnitNew") == 0 || strcmp(member, "UnitRemoved") == 0) {
-        dbus_read_string(&message->body);
-        path = dbus_read_string(&message->body);
+    touch(container_of(timer, struct unit, reload));
+    bus_flush();
+}
+
+/* systemd forgets an idle unit, and loads it again for our look at it, which it tells of. So this news is not followed by a look at
+ * once. It is the only news of some units, as of a device that appears. */
+static void take_unit_new(struct dbus_message *message)
+{
+    dbus_read_string(&message->body);
+    const char *path = dbus_read_string(&message->body);
+    for (struct unit *unit = units; unit; unit = unit->next) {
+        if (!unit->path || strcmp(path, unit->path) != 0 || unit->reload.at)
+            continue;
+        timer_set(&unit->reload, unit->reload_ms, reloaded);
+        unit->reload_ms = unit->reload_ms * 2 < RELOAD_MOST_MS ? unit->reload_ms * 2 : RELOAD_MOST_MS;
     }
+}
+
+/* Its number, its path, its unit, its result. */
+static void take_job_removed(struct dbus_message *message)
+{
+    dbus_read_u32(&message->body);
+    dbus_read_string(&message->body);
+    const char *name = dbus_read_string(&message->body);
     for (struct unit *unit = units; unit; unit = unit->next) {
         /* Another unit's job matters only to one that is given up when the last job is done. */
-        bool last_hope = job && unit->known && unit->started && strcmp(unit->active, "inactive") == 0;
-        if (all || last_hope || (unit->path && strcmp(path, unit->path) == 0))
+        bool last_hope = unit->known && unit->started && strcmp(unit->active, "inactive") == 0;
+        if (last_hope || strcmp(name, unit->name) == 0)
             touch(unit);
     }
+}
+
+static void take_signal(struct dbus_message *message)
+{
+    const char *member = message->member;
+    bool all = strcmp(member, "StartupFinished") == 0 || strcmp(member, "Reloading") == 0;
+    if (strcmp(member, "UnitNew") == 0)
+        take_unit_new(message);
+    else if (strcmp(member, "JobRemoved") == 0)
+        take_job_removed(message);
+    else
+        for (struct unit *unit = units; unit; unit = unit->next)
+            if (all || (unit->path && strcmp(message->path, unit->path) == 0))
+                touch(unit);
 }
 
 static bool take_greeting(void)
@@ -337,7 +369,7 @@ static void bus_connect(void)
 
 void unit_follow(struct unit *unit, const char *name, void (*changed)(struct unit *))
 {
-    *unit = (struct unit){.name = name, .changed = changed, .main_status = -1, .next = units};
+    *unit = (struct unit){.name = name, .changed = changed, .main_status = -1, .reload_ms = RELOAD_FIRST_MS, .next = units};
     units = unit;
     if (!watch_active(&bus) && !retry.at) {
         bus_connect();
@@ -355,6 +387,7 @@ void unit_leave(struct unit *unit)
     if (!*at)
         return;
     *at = unit->next;
+    timer_stop(&unit->reload);
     free(unit->path);
     /* An open connection costs systemd a message for every change of every unit. */
     if (!units) {

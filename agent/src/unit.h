@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "loop.h"
+
 enum { UNIT_CALLS_MAX = 6, STATE_SIZE = 40 };
 
 struct unit {
@@ -23,6 +25,8 @@ struct unit {
     char *path;
     uint32_t calls[UNIT_CALLS_MAX]; /* serials under way, 0 when answered */
     bool dirty;
+    struct timer reload; /* a look that waits */
+    uint64_t reload_ms;
     struct unit *next;
 };
 
