@@ -147,10 +147,18 @@ def _make_root(
     finish_root(recipe, root, space)
     space.progress("writing the root file system")
     identifier = uuid.UUID(hex=recipe.key()[:32])
-    # Uncompressed: a guest in software emulation would spend its boot on decompressing.
+    # lz4 halves the file and costs nothing measurable, neither here nor at boot in emulation.
     space.run(
         "writing the root file system",
-        ["mkfs.erofs", "--quiet", "-U", str(identifier), str(out / "root.erofs"), str(root)],
+        [
+            "mkfs.erofs",
+            "--quiet",
+            "-zlz4",
+            "-U",
+            str(identifier),
+            str(out / "root.erofs"),
+            str(root),
+        ],
         # Times later than this become this one, so that equal roots are equal images.
         env={"SOURCE_DATE_EPOCH": str(_newest_package(root))},
     )
