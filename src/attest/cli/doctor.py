@@ -29,7 +29,8 @@ def doctor() -> None:
 
 def _report(finding: Finding) -> Level:
     level = click.style(f"{finding.level:<9}", fg=_COLOURS[finding.level])
-    click.echo(f"{level}{finding.subject}: {finding.text}")
+    text = " ".join(finding.text.split())  # what a program printed may have several lines
+    click.echo(f"{level}{finding.subject}: {text}")
     if finding.fix:
         click.echo(f"{'':9}fix: {finding.fix}")
     return finding.level
