@@ -238,7 +238,7 @@ static void send_ready(struct get *get, size_t room)
 /* 0 or an errno. A file that has become shorter is filled up with zeros: its size has been said. */
 static int send_file(struct get *get, size_t room)
 {
-    static const uint8_t zeros[DATA_MAX];
+    static uint8_t zeros[DATA_MAX]; /* not const, which would be 64 KiB of the binary */
     size_t wanted = room < get->left ? room : (size_t)get->left;
     ssize_t got = stream_send_from(get->stream, 0, get->file, wanted);
     if (got < 0)

@@ -14,6 +14,7 @@
 
 #define SOCKET "/run/systemd/private"
 #define MANAGER_PATH "/org/freedesktop/systemd1"
+#define UNITS MANAGER_PATH "/unit/"
 #define MANAGER "org.freedesktop.systemd1.Manager"
 #define UNIT "org.freedesktop.systemd1.Unit"
 #define SERVICE "org.freedesktop.systemd1.Service"
@@ -21,8 +22,8 @@
 
 enum { RETRY_FIRST_MS = 1, RETRY_MOST_MS = 50, RELOAD_FIRST_MS = 50, RELOAD_MOST_MS = 1000, READ_SIZE = 65536 };
 
-/* The calls of one look at a unit, in the order in which systemd gets them. */
-enum { LOAD, STATE, JOBS, START_UP, RESULT, MAIN_STATUS };
+/* The calls of one look at a unit, in the order in which systemd gets them; all but the first only when that leaves a question. */
+enum { STATE, JOBS, START_UP, RESULT, MAIN_STATUS };
 
 static struct unit *units;
 static struct watch bus;
@@ -59,8 +60,6 @@ static void bus_lost(const char *why, int error)
     for (struct unit *unit = units; unit; unit = unit->next) {
         memset(unit->calls, 0, sizeof unit->calls);
         timer_stop(&unit->reload);
-        free(unit->path);
-        unit->path = NULL;
     }
     if (!units)
         return;
@@ -106,21 +105,46 @@ static bool is_service(const struct unit *unit)
     return strcmp(type_interface(unit), SERVICE) == 0;
 }
 
+/* Letters and digits stay, all else is _ and two hexadecimal digits; so is a digit at the start. */
+static char *unit_path(const char *name)
+{
+    struct buffer path = {0};
+    buffer_add(&path, UNITS, strlen(UNITS));
+    for (const char *at = name; *at; at++) {
+        char escaped[4];
+        const char lower = *at | 0x20;
+        bool plain = (lower >= 'a' && lower <= 'z') || (*at >= '0' && *at <= '9' && at > name);
+        snprintf(escaped, sizeof escaped, plain ? "%c" : "_%02x", (unsigned char)*at);
+        buffer_add(&path, escaped, strlen(escaped));
+    }
+    buffer_add(&path, "", 1);
+    return (char *)path.bytes;
+}
+
 /* systemd answers in order, and tells of changes in the same stream: a change that comes before the last answer
  * makes the unit dirty, and it is looked at again before anything is concluded from it. */
 static void look(struct unit *unit)
 {
-    unit->dirty = false;
-    if (!unit->path) {
-        unit->calls[LOAD] = call(MANAGER_PATH, MANAGER, "LoadUnit", unit->name, NULL);
-        return;
-    }
+    unit->dirty = unit->complete = false;
     unit->calls[STATE] = call(unit->path, PROPERTIES, "GetAll", UNIT, NULL);
+}
+
+/* Whether the unit may be given up depends on more than itself. A look costs systemd a good deal: it loads a unit that
+ * it does not need, and forgets it again, each time. */
+static void look_further(struct unit *unit)
+{
+    unit->complete = true;
     unit->calls[JOBS] = call(MANAGER_PATH, PROPERTIES, "Get", MANAGER, "NJobs");
     unit->calls[START_UP] = call(MANAGER_PATH, PROPERTIES, "Get", MANAGER, "FinishTimestampMonotonic");
     unit->calls[RESULT] = call(unit->path, PROPERTIES, "Get", type_interface(unit), "Result");
     if (is_service(unit))
         unit->calls[MAIN_STATUS] = call(unit->path, PROPERTIES, "Get", SERVICE, "ExecMainStatus");
+}
+
+/* The unit is in none of the states that lead somewhere. */
+static bool is_at_rest(const struct unit *unit)
+{
+    return strcmp(unit->active, "inactive") == 0 || strcmp(unit->active, "failed") == 0;
 }
 
 static bool is_looking(const struct unit *unit)
@@ -139,6 +163,13 @@ static void touch(struct unit *unit)
         look(unit);
 }
 
+/* The unit that an alias stands for has its signals sent from its own path. */
+static void take_id(struct unit *unit, const char *id)
+{
+    free(unit->path);
+    unit->path = unit_path(id);
+}
+
 static void take_property(struct unit *unit, const char *name, const char *signature, struct dbus_reader *body)
 {
     char *text = strcmp(name, "LoadState") == 0     ? unit->load
@@ -147,6 +178,8 @@ static void take_property(struct unit *unit, const char *name, const char *signa
                                                     : NULL;
     if (text && strcmp(signature, "s") == 0) {
         snprintf(text, STATE_SIZE, "%s", dbus_read_string(body));
+    } else if (strcmp(name, "Id") == 0 && strcmp(signature, "s") == 0) {
+        take_id(unit, dbus_read_string(body));
     } else if (strcmp(name, "Job") == 0 && strcmp(signature, "(uo)") == 0) {
         dbus_align(body, 8);
         unit->has_job = dbus_read_u32(body) != 0;
@@ -173,12 +206,6 @@ static void take_properties(struct unit *unit, struct dbus_reader *body)
 
 static void take_reply(struct unit *unit, size_t which, struct dbus_reader *body)
 {
-    if (which == LOAD) {
-        const char *path = dbus_read_string(body);
-        unit->path = copy_text(path, strlen(path));
-        unit->dirty = true;
-        return;
-    }
     if (which == STATE) {
         take_properties(unit, body);
         return;
@@ -194,12 +221,25 @@ static void take_reply(struct unit *unit, size_t which, struct dbus_reader *body
         unit->main_status = (int32_t)dbus_read_u32(body);
 }
 
-/* systemd refuses names that are none; a unit's type may have no Result. */
+/* There is an object for every name that could be a unit's, and a type of unit may have no Result. */
 static void take_error(struct unit *unit, size_t which, struct dbus_message *message)
 {
-    if (which == LOAD)
+    if (which == STATE)
         snprintf(unit->refusal, sizeof unit->refusal, "%s",
                  *message->signature == 's' ? dbus_read_string(&message->body) : message->error);
+}
+
+/* All answers are there. */
+static void conclude(struct unit *unit)
+{
+    if (unit->dirty) {
+        look(unit);
+    } else if (is_at_rest(unit) && strcmp(unit->active, unit->wanted) != 0 && !unit->complete && !*unit->refusal) {
+        look_further(unit);
+    } else {
+        unit->known = true;
+        unit->changed(unit); /* may leave */
+    }
 }
 
 static void take_answer(struct dbus_message *message)
@@ -213,14 +253,8 @@ static void take_answer(struct dbus_message *message)
                 take_reply(unit, i, &message->body);
             else
                 take_error(unit, i, message);
-            if (is_looking(unit))
-                return;
-            if (unit->dirty) {
-                look(unit);
-                return;
-            }
-            unit->known = true;
-            unit->changed(unit); /* may leave */
+            if (!is_looking(unit))
+                conclude(unit);
             return;
         }
     }
@@ -230,7 +264,12 @@ static void take_answer(struct dbus_message *message)
 
 static void reloaded(struct timer *timer)
 {
-    touch(container_of(timer, struct unit, reload));
+    struct unit *unit = container_of(timer, struct unit, reload);
+    if (is_looking(unit)) {
+        timer_set(timer, unit->reload_ms, reloaded);
+        return;
+    }
+    look(unit);
     bus_flush();
 }
 
@@ -241,7 +280,7 @@ static void take_unit_new(struct dbus_message *message)
     dbus_read_string(&message->body);
     const char *path = dbus_read_string(&message->body);
     for (struct unit *unit = units; unit; unit = unit->next) {
-        if (!unit->path || strcmp(path, unit->path) != 0 || unit->reload.at)
+        if (strcmp(path, unit->path) != 0 || unit->reload.at)
             continue;
         timer_set(&unit->reload, unit->reload_ms, reloaded);
         unit->reload_ms = unit->reload_ms * 2 < RELOAD_MOST_MS ? unit->reload_ms * 2 : RELOAD_MOST_MS;
@@ -256,7 +295,7 @@ static void take_job_removed(struct dbus_message *message)
     const char *name = dbus_read_string(&message->body);
     for (struct unit *unit = units; unit; unit = unit->next) {
         /* Another unit's job matters only to one that is given up when the last job is done. */
-        bool last_hope = unit->known && unit->started && strcmp(unit->active, "inactive") == 0;
+        bool last_hope = unit->known && unit->started && is_at_rest(unit);
         if (last_hope || strcmp(name, unit->name) == 0)
             touch(unit);
     }
@@ -272,7 +311,7 @@ static void take_signal(struct dbus_message *message)
         take_job_removed(message);
     else
         for (struct unit *unit = units; unit; unit = unit->next)
-            if (all || (unit->path && strcmp(message->path, unit->path) == 0))
+            if (all || strcmp(message->path, unit->path) == 0)
                 touch(unit);
 }
 
@@ -367,9 +406,10 @@ static void bus_connect(void)
     bus_flush();
 }
 
-void unit_follow(struct unit *unit, const char *name, void (*changed)(struct unit *))
+void unit_follow(struct unit *unit, const char *name, const char *wanted, void (*changed)(struct unit *))
 {
-    *unit = (struct unit){.name = name, .changed = changed, .main_status = -1, .reload_ms = RELOAD_FIRST_MS, .next = units};
+    *unit = (struct unit){.name = name, .wanted = wanted, .changed = changed, .main_status = -1, .path = unit_path(name),
+                          .reload_ms = RELOAD_FIRST_MS, .next = units};
     units = unit;
     if (!watch_active(&bus) && !retry.at) {
         bus_connect();

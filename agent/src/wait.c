@@ -249,7 +249,7 @@ static void follow_unit(struct wait *wait)
         wait_end(wait, (struct outcome){.status = FAILED, .error = EOPNOTSUPP});
         return;
     }
-    unit_follow(&wait->unit, wait->subject, unit_changed);
+    unit_follow(&wait->unit, wait->subject, wait->wanted, unit_changed);
 }
 
 /* --- the operation --- */
