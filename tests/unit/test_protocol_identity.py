@@ -1,0 +1,29 @@
+"""Who a machine is to become, as it travels."""
+
+from attest.guest.identity import Identity, Interface
+from attest.guest.protocol import IdentityField, decode_fields
+
+
+def test_only_what_is_given_is_sent() -> None:
+    assert Identity().encode() == b""
+    fields = decode_fields(Identity(hostname="alice", seed=b"\0\xff").encode(), IdentityField)
+    assert fields == {IdentityField.HOSTNAME: b"alice", IdentityField.SEED: b"\0\xff"}
+
+
+def test_an_interface_is_lines_of_text() -> None:
+    interface = Interface(2, "52:54:00:00:00:01", ("192.168.1.1/24", "fd00::1/64"))
+    encoded = Identity(interfaces=(interface,), clock_ns=1_700_000_000_000_000_001).encode()
+    fields = decode_fields(encoded, IdentityField)
+    assert fields[IdentityField.INTERFACE].decode().splitlines() == [
+        "index=2",
+        "mac=52:54:00:00:00:01",
+        "address=192.168.1.1/24",
+        "address=fd00::1/64",
+        "up",
+    ]
+    assert fields[IdentityField.CLOCK] == (1_700_000_000_000_000_001).to_bytes(8, "little")
+
+
+def test_what_is_left_alone_is_not_named() -> None:
+    encoded = Identity(interfaces=(Interface(0, up=False),)).encode()
+    assert decode_fields(encoded, IdentityField)[IdentityField.INTERFACE] == b"index=0\n"
