@@ -11,7 +11,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -174,7 +174,8 @@ class Machine:
             running, without ``check_output``.
         """
         if not check_output:
-            self.spawn(command)
+            process = self.channel.start(command, stdout=_drop, stderr=_drop)
+            threading.Thread(target=_drain, args=[process], daemon=True).start()
             return -2, ""
         completed = self._run(command, timeout)
         output = _text(completed.stdout)
@@ -529,6 +530,16 @@ class Machine:
             if life is None:
                 raise
             raise life.explain(error) from None
+
+
+def _drop(piece: bytes) -> None:
+    """A sink that keeps nothing."""
+
+
+def _drain(process: Process) -> None:
+    """Take what nobody wants to see, so that the command never waits for its output to be read."""
+    with suppress(MachineError):
+        process.wait()
 
 
 def _text(output: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import termios
@@ -20,7 +19,7 @@ __all__ = ["interact"]
 
 def interact(machine: Machine) -> int:
     """Run a login shell on the user's terminal until it ends; return its exit code."""
-    columns, rows = shutil.get_terminal_size()
+    columns, rows = os.get_terminal_size(sys.stdin.fileno())
     command = "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi"
     term = {"TERM": os.environ.get("TERM", "linux")}
     process = machine.spawn(command, env=term, stdin=True, pty=(rows, columns))
@@ -53,7 +52,7 @@ def _raw() -> Iterator[None]:
 @contextmanager
 def _resizing(process: Process) -> Iterator[None]:
     def resized(*_: object) -> None:
-        columns, rows = shutil.get_terminal_size()
+        columns, rows = os.get_terminal_size(sys.stdin.fileno())
         process.resize(rows, columns)
 
     before = signal.signal(signal.SIGWINCH, resized)

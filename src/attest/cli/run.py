@@ -10,7 +10,7 @@ import click
 
 from attest.cluster import Cluster
 from attest.errors import AttestError, CommandFailed, WaitFailed
-from attest.events import EventLog, Kind
+from attest.events import Event, EventLog, Kind
 from attest.guest.console import plain_text
 from attest.machine import Machine
 from attest.manifest import load_manifest
@@ -53,6 +53,8 @@ def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
     begun = time.monotonic()
     failure: BaseException | None = None
     machines: dict[str, Machine] = {}
+    alarms: list[Event] = []
+    events.subscribe(lambda event: alarms.append(event) if event.kind is Kind.ALARM else None)
     with (
         journal(events, directory / "events.jsonl"),
         view(events, list(test.nodes), verbose=verbose),
@@ -68,6 +70,8 @@ def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
             failure = error
             span.data["error"] = str(error) or type(error).__name__
     seconds = time.monotonic() - begun
+    for alarm in alarms:
+        click.echo(f"{alarm.machine}: its kernel reported: {alarm.text}", err=True)
     if failure is None:
         click.echo(f"{test.name}: passed in {seconds:.1f} s", err=True)
         return
