@@ -151,34 +151,55 @@ static bool send_script(const struct shell *shell, const char *command)
     return sent;
 }
 
-/* Where the shell's third argument is, from arg_start in /proc/PID/stat, its 48th column. 0 when it cannot be found. */
-static unsigned long argument_address(const struct shell *shell)
+/* What /proc/PID/stat says of a shell, by the numbers of its columns in proc(5). */
+struct status {
+    char state;           /* 3 */
+    unsigned long flags;  /* 9: PF_... */
+    unsigned long signal; /* 31: pending ones, with SIGKILL when any is going to end the process */
+    unsigned long start;  /* 48: the address of the arguments */
+};
+
+enum { COLUMN_STATE = 3, COLUMN_FLAGS = 9, COLUMN_SIGNAL = 31, COLUMN_START = 48, EXITING = 0x4 };
+
+static struct status shell_status(const struct shell *shell)
 {
     char path[64], line[1024];
-    unsigned long start = 0;
+    struct status status = {.state = 'X'};
     snprintf(path, sizeof path, "/proc/%d/stat", shell->running.pid);
     char *column = strrchr(read_line(path, line, sizeof line), ')');
-    for (int i = 2; column && i < 48; i++)
-        column = strchr(column + 1, ' ');
-    if (!column || sscanf(column, "%lu", &start) != 1 || start == 0)
-        return 0;
-    return start + strlen(strrchr(stamp.shell, '/') + 1) + 1 + sizeof "-c";
+    for (int number = COLUMN_STATE; column && (column = strchr(column + 1, ' ')) && number <= COLUMN_START; number++) {
+        unsigned long value = strtoul(column + 1, NULL, 10);
+        if (number == COLUMN_STATE)
+            status.state = column[1];
+        else if (number == COLUMN_FLAGS)
+            status.flags = value;
+        else if (number == COLUMN_SIGNAL)
+            status.signal = value;
+        else if (number == COLUMN_START)
+            status.start = value;
+    }
+    return status;
 }
 
-static void write_argument(const struct shell *shell, const char *command)
+/* It was killed and is not dead yet, or the news of that is not read yet: `killall bash` was the command before, maybe. */
+static bool is_dying(const struct status *status)
+{
+    return status->state == 'Z' || status->state == 'X' || status->flags & EXITING || status->signal;
+}
+
+static void write_argument(const struct shell *shell, unsigned long start, const char *command)
 {
     char path[64];
+    unsigned long address = start + strlen(strrchr(stamp.shell, '/') + 1) + 1 + sizeof "-c";
     static char place[PLACE_SIZE]; /* the rest is NUL: end of the argument */
     memset(place, 0, sizeof place);
     strcpy(place, command);
     snprintf(path, sizeof path, "/proc/%d/mem", shell->running.pid);
-    unsigned long address = argument_address(shell);
-    int fd = address ? open(path, O_WRONLY | O_CLOEXEC) : -1;
+    int fd = start ? open(path, O_WRONLY | O_CLOEXEC) : -1;
     if (fd < 0)
         return;
-    /* A write that fails changes nothing, and PLACE runs the command. */
     if (pwrite(fd, place, sizeof place, (off_t)address) < 0)
-        deaths++;
+        perror("attest-agent: a waiting shell's argument"); /* nothing has changed, and PLACE runs the command */
     close(fd);
 }
 
@@ -187,12 +208,15 @@ bool shells_take(const char *command, struct running *running)
     check_stamp();
     if (strlen(command) >= PLACE_SIZE)
         return false;
-    struct shell *shell = waiting;
+    struct shell *shell;
+    struct status status;
+    while ((shell = waiting) && (status = shell_status(shell), is_dying(&status)))
+        shell_discard(shell);
     if (!shell) {
         wanted = wanted < SHELLS_MAX ? wanted + 1 : wanted;
         return false;
     }
-    write_argument(shell, command);
+    write_argument(shell, status.start, command);
     if (!send_script(shell, command)) {
         shell_discard(shell);
         return false;

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import shutil
 import socket
 import struct
+import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[2] / "agent"
 
 MAGIC = b"attest-agent\r\n\x1a\n"
 HELLO, WELCOME, OPEN, DATA, EOF, WINDOW, CANCEL, RESIZE, RESULT, ERROR = range(1, 11)
@@ -247,3 +256,67 @@ class AgentClient:
         if not data:
             raise SessionEnded("")
         self.received += data
+
+
+def build(target: str) -> None:
+    """Make one of the agent's targets for this host."""
+    if not (shutil.which("gcc") and shutil.which("make")):
+        pytest.skip("needs gcc and make")
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-C", SOURCES, target], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@cache
+def sanitized_agent() -> Path:
+    """The agent with the address and undefined behaviour sanitizers."""
+    build("asan")
+    return SOURCES / "build" / "attest-agent-asan"
+
+
+def await_socket(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Return when something accepts connections there."""
+    pause = 0.001
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    raise AssertionError(f"the agent does not listen on {path} (exit code {process.poll()})")
+
+
+@contextlib.contextmanager
+def running_agent(path: Path, *, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """An agent that listens on a socket; the sanitizers must have found nothing when it ends."""
+    command = [*prefix, str(sanitized_agent()), "--unix", str(path)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            await_socket(path, process)
+            yield process
+        finally:
+            process.terminate()
+            assert process.stderr is not None
+            errors = process.stderr.read().decode()
+    assert process.returncode == 0, errors
+    assert "runtime error" not in errors, errors
+
+
+@pytest.fixture(scope="module")
+def agent_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of an agent that runs as the user of the tests."""
+    path = tmp_path_factory.mktemp("agent") / "socket"
+    with running_agent(path):
+        yield path
+
+
+@pytest.fixture
+def client(agent_socket: Path) -> Iterator[AgentClient]:
+    """A new session with that agent."""
+    with AgentClient(agent_socket) as client:
+        yield client
+
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
