@@ -39,6 +39,7 @@ struct put {
     struct tar_member member;
     struct tar_pax pax;
     size_t members;
+    bool leaf; /* the archive's root is no directory: nothing can lie in it, least of all behind a link */
     struct pending *directories; /* last first */
     /* The file that is being written, beside its place. */
     int file, directory;
@@ -74,6 +75,10 @@ static int open_parent(const struct put *put, const char *name, char **last)
     }
     if (strncmp(name, ROOT "/", sizeof ROOT) != 0) {
         errno = EINVAL;
+        return -1;
+    }
+    if (put->leaf) {
+        errno = ENOTDIR;
         return -1;
     }
     int directory = enter_target(put);
@@ -292,6 +297,8 @@ static bool put_member(struct put *put)
         return put_fail(put, error, "it is no file, directory or link");
     if (error)
         return put_error(put, error);
+    if (strcmp(put->member.name, ROOT) == 0)
+        put->leaf = put->member.type != TAR_DIRECTORY;
     put->left = put->member.size;
     put->phase = put->member.type == TAR_FILE ? IN_FILE : IN_HEADER;
     return true;
