@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ from attest.scope import Cancelled, Scope
 from attest.scratch import Scratch
 from attest.vmm import accel
 from attest.vmm.base import MachineSpec, Nic, Vmm, VmmExit
-from attest.vmm.qemu import Qemu
+from attest.vmm.qemu import Qemu, find_qemu
 
 __all__ = ["Cluster", "wait_all"]
 
@@ -71,25 +72,22 @@ class Cluster:
         self.manifest = manifest
         self.events = events or EventLog()
         self._on_fatal = on_fatal or (lambda _: None)
-        self._images = _images(manifest, self.events)
-        self._accelerator = accel.choose(accelerator, next(iter(self._images.values())))
-        self._scratch = Scratch()
-        self.out_dir = out_dir or self._scratch.path / "out"
-        self.out_dir.mkdir(parents=True, exist_ok=True)
         self._numbers = manifest.numbers()
-        try:
+        with ExitStack() as undo:
+            self._scratch = Scratch()
+            undo.callback(self._scratch.close)
+            self.out_dir = out_dir or self._scratch.path / "out"
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            # Before the images: a host that cannot run the test is to say so in the first second.
+            find_qemu()
             self._cell = Cell(self._scratch.path)
-        except BaseException:
-            self._scratch.close()
-            raise
-        try:
+            undo.callback(self._cell.close)
             make_bridges(
                 self._cell, [each for name in manifest.nodes for each in self._attachments(name)]
             )
-        except BaseException:
-            self._cell.close()
-            self._scratch.close()
-            raise
+            self._images = _images(manifest, self.events)
+            self._accelerator = accel.choose(accelerator, next(iter(self._images.values())))
+            undo.pop_all()
         self.machines = {name: self._machine(name, node) for name, node in manifest.nodes.items()}
 
     def __enter__(self) -> Cluster:

@@ -75,8 +75,8 @@ class MachineSpec:
 class ConsolePipes:
     """The driver's ends of a console.
 
-    They are pipes, not a socket: a serial port writes byte by byte, and a socket counts each as a
-    packet, so that a few hundred unread ones would stop the guest.
+    They are pipes where the VMM can use them, not a socket: a serial port writes byte by byte, and
+    a socket counts each as a packet, so that a few hundred unread ones stop the guest.
 
     Attributes:
         output: What the guest prints.

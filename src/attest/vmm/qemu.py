@@ -35,6 +35,9 @@ AGENT_PORT: Final = "org.attest.agent"
 
 OLDEST: Final = (7, 2)
 
+_PIPES: Final = (8, 1)
+"""The first QEMU whose console can have its input in another descriptor than its output."""
+
 # What the agent and the console need of the kernel; loglevel 6 shows warnings and what was booted,
 # and leaves out the hundreds of lines that a serial port would make slow.
 _KERNEL: Final = (
@@ -95,9 +98,7 @@ def command_line(spec: MachineSpec, ends: _Inherited) -> list[str]:
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         *_machine(spec), *_memory(spec), "-smp", str(spec.vcpus), *_boot(spec),
         "-chardev", f"socket,id=qmp,fd={ends.qmp}", "-mon", "chardev=qmp,mode=control",
-        "-add-fd", f"fd={ends.output},set=1", "-add-fd", f"fd={ends.keyboard},set=2",
-        "-chardev", "file,id=console,path=/dev/fdset/1,input-path=/dev/fdset/2,append=on",
-        "-serial", "chardev:console",
+        *_console(ends),
         "-device", f"virtio-serial-{bus}",
         "-chardev", f"socket,id=agent,fd={ends.agent}",
         "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
@@ -155,7 +156,7 @@ def _kernel_arguments(spec: MachineSpec) -> str:
 
 
 class _Inherited(NamedTuple):
-    """Descriptors that QEMU inherits: two of sockets, and the console's output and input."""
+    """Descriptors that QEMU inherits: of two sockets, and of the console's output and input."""
 
     qmp: int
     agent: int
@@ -169,8 +170,13 @@ class _Ends:
     def __init__(self) -> None:
         self.qmp, qmp = socket.socketpair()
         self.agent, agent = socket.socketpair()
-        output_read, output_write = os.pipe()
-        keyboard_read, keyboard_write = os.pipe()
+        if find_qemu().version >= _PIPES:
+            output_read, output_write = os.pipe()
+            keyboard_read, keyboard_write = os.pipe()
+        else:
+            ours, theirs = socket.socketpair()
+            output_read, output_write = ours.detach(), theirs.detach()
+            keyboard_read, keyboard_write = os.dup(output_write), os.dup(output_read)
         self.console = ConsolePipes(FileIO(output_read), FileIO(keyboard_write, "w"))
         self.inherited = _Inherited(qmp.detach(), agent.detach(), output_write, keyboard_read)
 
@@ -178,6 +184,17 @@ class _Ends:
         """Close QEMU's ends here, now that it has them."""
         for end in self.inherited:
             os.close(end)
+
+
+def _console(ends: _Inherited) -> list[str]:
+    if find_qemu().version < _PIPES:
+        chardev = ["-chardev", f"socket,id=console,fd={ends.output}"]
+    else:
+        chardev = [
+            "-add-fd", f"fd={ends.output},set=1", "-add-fd", f"fd={ends.keyboard},set=2",
+            "-chardev", "file,id=console,path=/dev/fdset/1,input-path=/dev/fdset/2,append=on",
+        ]  # fmt: skip
+    return [*chardev, "-serial", "chardev:console"]
 
 
 class Qemu:
@@ -227,6 +244,8 @@ class Qemu:
             self.execute("cont")
         except BaseException:
             self.kill()
+            self.console.close()
+            self.agent.close()
             raise
 
     def _ended(self, exit: VmmExit) -> None:
