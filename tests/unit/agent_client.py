@@ -1,4 +1,4 @@
-"""A raw client of the agent protocol, written from docs/agent-protocol.md alone, so that the tests check the document."""
+"""A raw client of the agent protocol, from docs/agent-protocol.md alone: it checks that too."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class AgentClient:
         self.welcome = {tag: value.decode() for tag, value in decode(payload[18:])}
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are, reading meanwhile: neither end may wait for the other for ever."""
+        """Send bytes as they are, reading meanwhile, so that neither end waits for the other."""
         self.socket.setblocking(False)
         view = memoryview(data)
         while view:
@@ -190,6 +190,11 @@ class AgentClient:
         """Run a shell command to its end."""
         text = command.encode() if isinstance(command, str) else command
         return self.run(EXEC, [(1, text), *more])
+
+    def drain(self) -> None:
+        """Handle frames until the session ends, which raises."""
+        while True:
+            self.handle()
 
     def handle(self) -> tuple[int, Stream | None]:
         """Handle one frame; its type and stream."""

@@ -326,7 +326,9 @@ def test_terminal_input_ends(client: AgentClient) -> None:
 
 @root_only
 def test_a_terminal_belongs_to_its_user(client: AgentClient) -> None:
-    _, stream = client.sh('stat -c %U "$(tty)"; echo x >"$(tty)"', terminal(1, 1), (USER, b"nobody"))
+    _, stream = client.sh(
+        'stat -c %U "$(tty)"; echo x >"$(tty)"', terminal(1, 1), (USER, b"nobody")
+    )
     assert stream.stdout == b"nobody\r\nx\r\n"
 
 
@@ -336,7 +338,10 @@ def test_an_agent_of_an_ordinary_user(tmp_path: Path) -> None:
     for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o011)
     prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    with running_agent(tmp_path / "socket", prefix=prefix), AgentClient(tmp_path / "socket") as client:
+    with (
+        running_agent(tmp_path / "socket", prefix=prefix),
+        AgentClient(tmp_path / "socket") as client,
+    ):
         assert client.sh("id -u; exit 5")[1].stdout == b"65534\n"
         result, _ = client.sh("id -u", (USER, b"root"))
         assert (result.status, result.errno) == (FAILED, 1)

@@ -87,7 +87,7 @@ SNIPPETS = [
     "a=(1 2 3); echo ${a[@]: -1} ${#a[@]}",
     "f() { local v=1; return 9; }; f; echo $? ${v-unset}",
     "read -r line; echo $? $line",
-    "echo 'quotes \"and\" $dollars'; echo \"it's\"",
+    'echo \'quotes "and" $dollars\'; echo "it\'s"',
     "printf '%s\\n' '$(touch /tmp/never)' \"\\`\"",
     "echo ä ö ü 漢字; printf '\\377\\n'",
     "cat /no/such; echo $?",
@@ -129,7 +129,9 @@ def agent_of(client: AgentClient) -> int:
 
 def plain(stream: Stream, result: Result) -> tuple[str, bytes, bytes]:
     """What may be compared: PIDs differ from run to run."""
-    stdout, stderr = (re.sub(rb"\b\d{3,7}\b", b"N", text) for text in (stream.stdout, stream.stderr))
+    stdout, stderr = (
+        re.sub(rb"\b\d{3,7}\b", b"N", text) for text in (stream.stdout, stream.stderr)
+    )
     return str(result), stdout, stderr
 
 

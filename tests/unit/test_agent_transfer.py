@@ -102,7 +102,7 @@ def tree(path: Path) -> Path:
 
 def summary(path: Path) -> dict[str, tuple[object, ...]]:
     """What must be equal of two trees."""
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for entry in [path, *sorted(path.rglob("*"))]:
         status = entry.lstat()
         content: object = None
@@ -129,7 +129,9 @@ def test_put_a_tree(client: AgentClient, tmp_path: Path, format: int) -> None:
     assert put(client, target, pack(source, format)).status == DONE
     expected, found = summary(source), summary(target)
     if format == tarfile.GNU_FORMAT:  # it has whole seconds
-        expected = {name: (*of[:3], 10**9 * (MTIME_NS // 10**9), *of[4:]) for name, of in expected.items()}
+        expected = {
+            name: (*of[:3], 10**9 * (MTIME_NS // 10**9), *of[4:]) for name, of in expected.items()
+        }
     else:  # Python writes the fraction from a float
         for entry in found:
             assert abs(found[entry][3] - MTIME_NS) < 1000  # type: ignore[operator]
