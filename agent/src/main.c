@@ -14,11 +14,13 @@
 #include "loop.h"
 #include "power.h"
 #include "serve.h"
+#include "session.h"
 #include "shells.h"
 #include "spawn.h"
 #include "version.h"
 
-enum { IDLE_MS = 2 };
+/* How long nothing must happen before shells are started: while a command runs, it has the processor. */
+enum { IDLE_MS = 2, BUSY_MS = 40 };
 
 static struct watch signals;
 
@@ -64,7 +66,8 @@ static void run(void)
         power_act();
         /* Shells are started when a moment has passed in which the host wanted nothing. */
         bool wanting = shells_wanting();
-        if (!loop_turn(wanting ? IDLE_MS : -1) && wanting)
+        int patience = session_operations() > 0 ? BUSY_MS : IDLE_MS;
+        if (!loop_turn(wanting ? patience : -1) && wanting)
             shells_add();
     }
 }
