@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "boot.h"
@@ -34,6 +35,22 @@ static void signalled(struct watch *watch, uint32_t events)
         else if (info.ssi_signo != SIGCHLD)
             power_request(POWER_OFF);
     children_reap();
+}
+
+/* What the agent's starter ignores, as the shell of a background job does, no command is to ignore. By a raw call,
+ * since musl keeps signals 32 to 34 to itself. */
+static void ignore_nothing(void)
+{
+    struct {
+        void (*handler)(int);
+        unsigned long flags, restorer, mask;
+    } action; /* the kernel's form */
+    for (int number = 1; number < NSIG; number++) {
+        if (syscall(SYS_rt_sigaction, number, NULL, &action, NSIG / 8) < 0 || action.handler != SIG_IGN)
+            continue;
+        action.handler = SIG_DFL;
+        syscall(SYS_rt_sigaction, number, &action, NULL, NSIG / 8);
+    }
 }
 
 static void watch_signals(void)
@@ -92,6 +109,7 @@ int main(int argc, char **argv)
     if (getpid() == 1 && !unix_path)
         boot(argv);
     take_standard_descriptors();
+    ignore_nothing();
     spawn_prepare();
     loop_start();
     watch_signals();

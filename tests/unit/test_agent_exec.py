@@ -302,7 +302,7 @@ def test_terminal(client: AgentClient) -> None:
 
 
 def test_terminal_input_and_resize(client: AgentClient) -> None:
-    script = b"echo ready; while read -r x; do echo got $x; stty size; done"
+    script = b"echo ready; for i in 1 2; do read -r x; echo got $x; stty size; done; echo over; cat"
     stream = client.open(EXEC, [(COMMAND, script), terminal(10, 20), INPUT])
     await_output(client, stream, b"ready\r\n")
     client.data(stream, b"hello\n")
@@ -311,6 +311,8 @@ def test_terminal_input_and_resize(client: AgentClient) -> None:
     client.send(frame(RESIZE, stream.number, struct.pack("<HH", 40, 120)))
     client.data(stream, b"again\n")
     await_output(client, stream, b"40 120\r\n")
+    # Not while a child of the shell ends: a shell forgives an interrupt that its child survives.
+    await_output(client, stream, b"over\r\n")
     client.data(stream, b"\x03")
     result = client.finish(stream)
     assert (result.status, result.code) == (KILLED, signal.SIGINT)

@@ -135,6 +135,8 @@ class PortForward:
                     target=self._carry, args=(client,), name=f"forward {self.port}", daemon=True
                 )
                 with self._lock:
+                    # Those that have ended go now, not when they end: `close` waits for the last.
+                    self._carriers = {each for each in self._carriers if each.is_alive()}
                     self._carriers.add(carrier)
                     self._ends.add(client)
                 carrier.start()
@@ -145,7 +147,6 @@ class PortForward:
         finally:
             with self._lock:
                 self._ends.discard(client)
-                self._carriers.discard(threading.current_thread())
             client.close()
 
     def _carry_both_ways(self, client: socket.socket) -> None:
