@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from contextvars import copy_context
 from pathlib import Path
@@ -206,18 +207,31 @@ def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
         with scope.entered():
             return fn(item)
 
-    with ThreadPoolExecutor(max_workers=max(len(items), 1), thread_name_prefix="wait_all") as pool:
-        futures = [pool.submit(copy_context().run, call, item) for item in items]
+    futures = [_begin(call, item) for item in items]
+    try:
+        first = _first_failure(futures)
+        if first is None:
+            return [future.result() for future in futures]
+        scope.cancel()
+        wait(futures)
+    except BaseException:  # Ctrl-C or the time limit: wait for nobody
+        scope.cancel()
+        raise
+    raise _with_others(first, futures)
+
+
+def _begin(call: Callable[[_T], _R], item: _T) -> Future[_R]:
+    """Call it in a daemon thread; those of a pool would hold up the end of the program."""
+    future: Future[_R] = Future()
+
+    def run() -> None:
         try:
-            first = _first_failure(futures)
-        except BaseException:
-            scope.cancel()
-            raise
-        if first is not None:
-            scope.cancel()
-            wait(futures)
-            raise _with_others(first, futures)
-    return [future.result() for future in futures]
+            future.set_result(call(item))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=copy_context().run, args=[run], name="wait_all", daemon=True).start()
+    return future
 
 
 def _first_failure(futures: list[Future[_R]]) -> BaseException | None:

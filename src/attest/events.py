@@ -92,6 +92,11 @@ class EventLog:
         with self._lock:
             self._subscribers.append(subscriber)
 
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Hand it no event any more."""
+        with self._lock:
+            self._subscribers.remove(subscriber)
+
     def now(self) -> float:
         """Seconds since the log began."""
         return time.monotonic() - self._zero

@@ -15,7 +15,7 @@ from attest.events import EventLog, Kind
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
-from attest.guest.protocol import WaitKind
+from attest.guest.protocol import PowerAction, WaitKind
 from attest.vmm.base import Vmm, VmmExit
 
 __all__ = ["Life", "MachineContext", "Stage"]
@@ -139,11 +139,13 @@ class Life:
             self._console.join()
         self._starter.join()
 
-    def await_reboot(self, timeout: float) -> None:
-        """Wait until the guest, which was told to reboot, is ready again."""
+    def reboot(self, timeout: float) -> None:
+        """Tell the guest to reboot, and wait until it is ready again."""
+        channel = self.ready()
+        self._rebooted.clear()  # it may have rebooted by itself before
+        channel.power(PowerAction.REBOOT)
         if not self._rebooted.wait(timeout):
             raise self._error(f"did not reboot in {timeout:g} s")
-        self._rebooted.clear()
         self.ready()
 
     def explain(self, error: MachineError) -> MachineError:
@@ -171,7 +173,7 @@ class Life:
             )
             self._channel = AgentChannel(self._name, self._vmm.agent)
             self._reach(Stage.VMM)
-        except (AttestError, OSError) as error:
+        except Exception as error:  # whatever it is, nobody may wait for this machine for ever
             self._fail(error if isinstance(error, AttestError) else self._not_started(error))
             return
         finally:
@@ -188,6 +190,8 @@ class Life:
             self._fail(self._error(f"started, but is not ready: {error.message}"))
         except MachineError as error:
             self._fail(self._explain_start(error))
+        except Exception as error:  # as in `_launch`
+            self._fail(self._error(f"did not come up: {error!r}"))
         else:
             self._reach(Stage.READY, seconds=round(time.monotonic() - self._started, 3))
             self._ready.set()
@@ -209,7 +213,7 @@ class Life:
             attempts=[error.message],
         )
 
-    def _not_started(self, error: OSError) -> MachineError:
+    def _not_started(self, error: Exception) -> MachineError:
         return MachineError(self._name, f"its VMM could not be started: {error}")
 
     def _fail(self, failure: AttestError) -> None:
@@ -287,6 +291,8 @@ class Life:
 
     def _vmm_ended(self, exit: VmmExit) -> None:
         self._launched.wait()
+        if self.stage is Stage.OFF:
+            return  # it could not be started, which `_launch` tells
         self._console.join()
         self._events.emit(Kind.EXIT, f"the VMM ended ({exit})", machine=self._name)
         if self.ending:

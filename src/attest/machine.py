@@ -128,8 +128,7 @@ class Machine:
             life = self._alive()
             if not life.allow_reboot:
                 raise MachineError(self.name, "reboot() needs start(allow_reboot=True)")
-            self.channel.power(PowerAction.REBOOT)
-            life.await_reboot(DEFAULT_TIMEOUT)
+            life.reboot(DEFAULT_TIMEOUT)
 
     def wait_for_shutdown(self) -> None:
         """Wait until the machine has ended by itself."""
@@ -174,7 +173,11 @@ class Machine:
             running, without ``check_output``.
         """
         if not check_output:
-            process = self.channel.start(command, stdout=_drop, stderr=_drop)
+            channel = self.channel
+            self._events.emit(Kind.COMMAND, f"start: {command.strip()}", machine=self.name)
+            process = channel.start(
+                f"set -euo pipefail; {command}", timeout=timeout, stdout=_drop, stderr=_drop
+            )
             threading.Thread(target=_drain, args=[process], daemon=True).start()
             return -2, ""
         completed = self._run(command, timeout)

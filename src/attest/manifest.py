@@ -20,6 +20,9 @@ from attest.errors import ManifestError
 __all__ = ["Manifest", "Node", "json_schema", "load_manifest", "parse_manifest"]
 
 _NODE_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
+_YEAR = 365 * 86_400
+"""Seconds; the longest time limit, as clocks do not take just any number."""
+
 MAX_NODES = 250
 """Addresses ``192.168.<vlan>.1`` to ``.250``; the rest is left for the host and broadcasts."""
 
@@ -45,7 +48,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         msgspec.Meta(description="the systemd unit that must be active before the script goes on"),
     ] = "multi-user.target"
     start_timeout: Annotated[
-        float, msgspec.Meta(gt=0, description="seconds from start until the machine is ready")
+        float,
+        msgspec.Meta(gt=0, le=_YEAR, description="seconds from start until the machine is ready"),
     ] = 300.0
 
 
@@ -57,7 +61,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     script: Annotated[
         str, msgspec.Meta(description="the script: a path ending in .py, or the Python text itself")
     ] = ""
-    timeout: Annotated[float, msgspec.Meta(gt=0, description="seconds for the whole run")] = 3600.0
+    timeout: Annotated[
+        float, msgspec.Meta(gt=0, le=_YEAR, description="seconds for the script")
+    ] = 3600.0
     directory: Annotated[str, msgspec.Meta(description="what relative paths are relative to")] = "."
 
     def numbers(self) -> dict[str, int]:
@@ -78,10 +84,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return self.script, f"<script of {self.name}>"
         path = Path(self.directory, self.script)
         try:
-            return path.read_text(), str(path)
-        except OSError as error:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(
-                f"{self.name}: script: cannot read {path}: {error.strerror}"
+                f"{self.name}: script: cannot read {path}: {_unreadable(error)}"
             ) from None
 
 
@@ -99,10 +105,9 @@ def load_manifest(path: Path | str) -> Manifest:
     """
     path = Path(path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ManifestError(f"{path}: cannot read the manifest: {reason}") from None
+        raise ManifestError(f"{path}: cannot read the manifest: {_unreadable(error)}") from None
     try:
         raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
@@ -188,7 +193,9 @@ def _explain(
         except (KeyError, IndexError, TypeError):
             return ManifestError(f"{source}: {_join(where, *keys)}: {message}")
     sentence = message[0].lower() + message[1:]
-    return ManifestError(f"{source}: {_join(where, *keys)}: {sentence}, found {json.dumps(value)}")
+    return ManifestError(
+        f"{source}: {_join(where, *keys)}: {sentence}, found {json.dumps(value, default=str)}"
+    )
 
 
 def _check_identifiers(nodes: dict[str, Node], source: str) -> None:
@@ -201,6 +208,10 @@ def _check_identifiers(nodes: dict[str, Node], source: str) -> None:
                 f"{source}: nodes.{name}: in the script this is `{identifier}`, as nodes.{other} is"
             )
         seen[identifier] = name
+
+
+def _unreadable(error: OSError | UnicodeDecodeError) -> str | None:
+    return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
 def _join(*parts: str) -> str:

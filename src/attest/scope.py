@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
-from attest.errors import TestFailure
+from attest.errors import AttestError, TestFailure
 
 __all__ = ["Cancelled", "Scope", "cancellable"]
 
@@ -34,7 +34,8 @@ class Scope:
             self._cancelled = True
             running = list(self._running.values())
         for end in running:
-            end()
+            with suppress(AttestError):  # it has ended by itself, or its machine has
+                end()
 
     def check(self) -> None:
         """Raise `Cancelled` when the scope has been cancelled."""

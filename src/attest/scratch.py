@@ -6,9 +6,11 @@ could not remove (the host lost power) is swept by the next run, which finds the
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -24,15 +26,17 @@ class Scratch:
         path: The directory.
 
     Raises:
-        HostError: The place for it belongs to somebody else.
+        HostError: The place for it is somebody else's.
     """
 
     def __init__(self) -> None:
         base = Path(tempfile.gettempdir(), f"attest-{os.getuid()}")
-        base.mkdir(mode=0o700, exist_ok=True)
-        if base.stat().st_uid != os.getuid():
+        with contextlib.suppress(FileExistsError):
+            base.mkdir(mode=0o700)
+        status = base.lstat()  # of a link itself: what it leads to would be swept
+        if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
             raise HostError(
-                f"{base} belongs to somebody else", hint="set TMPDIR to another directory"
+                f"{base} is no directory of this user", hint="set TMPDIR to another directory"
             )
         for stale in base.iterdir():
             _sweep(stale)

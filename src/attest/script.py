@@ -83,6 +83,10 @@ def retry(fn: Callable[[bool], bool], timeout: float = 900) -> None:
         raise WaitFailed("script", f"the action did not succeed in {timeout:g} s")
 
 
+class _Ended(BaseException):
+    """Ends the script from inside; no `except Exception` in it stops that."""
+
+
 class ScriptRun:
     """Runs one script in the main thread, where another thread can end it.
 
@@ -121,18 +125,21 @@ class ScriptRun:
         timer = threading.Timer(self._timeout, self.abort, [limit])
         timer.daemon = True
         before = signal.signal(_SIGNAL, self._raise)
-        timer.start()
         self._running = True
+        timer.start()
+        where = None
         try:
-            if self._reason is not None:
-                raise self._reason
             exec(self._code, names)
+        except _Ended as ended:
+            where = ended.__traceback__
         finally:
-            with self._lock:
+            with self._lock:  # nobody sends the signal any more
                 self._running = False
             timer.cancel()
             signal.signal(_SIGNAL, before)
+        if self._reason is not None:
+            raise self._reason.with_traceback(where)
 
     def _raise(self, signum: int, frame: FrameType | None) -> None:
-        if self._running and self._reason is not None:
-            raise self._reason
+        if self._running:
+            raise _Ended(str(self._reason))

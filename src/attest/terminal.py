@@ -9,8 +9,9 @@ import termios
 import threading
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from attest.errors import ChannelError
 from attest.guest.agent_channel import Process
 from attest.machine import Machine
 
@@ -33,9 +34,10 @@ def interact(machine: Machine) -> int:
 
 
 def _type(process: Process) -> None:
-    while data := os.read(sys.stdin.fileno(), 4096):
-        process.write(data)
-    process.close_stdin()
+    with suppress(BrokenPipeError, ChannelError):  # the shell has ended meanwhile
+        while data := os.read(sys.stdin.fileno(), 4096):
+            process.write(data)
+        process.close_stdin()
 
 
 @contextmanager
@@ -51,9 +53,14 @@ def _raw() -> Iterator[None]:
 
 @contextmanager
 def _resizing(process: Process) -> Iterator[None]:
-    def resized(*_: object) -> None:
+    def resize() -> None:
         columns, rows = os.get_terminal_size(sys.stdin.fileno())
-        process.resize(rows, columns)
+        with suppress(ChannelError):
+            process.resize(rows, columns)
+
+    def resized(*_: object) -> None:
+        # Not here: the signal may come while this very thread holds the lock for sending.
+        threading.Thread(target=resize, name="resize", daemon=True).start()
 
     before = signal.signal(signal.SIGWINCH, resized)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from attest.events import Event, EventLog, Kind
 from attest.report.journal import journal
 from attest.report.lines import describe, headline
+from attest.report.live import view
 
 
 def _recorded() -> tuple[EventLog, list[Event]]:
@@ -55,3 +57,23 @@ def test_the_journal_reads_back_as_the_events(tmp_path: Path) -> None:
 def test_a_long_command_is_shown_by_its_first_line() -> None:
     assert headline("\n  true\nfalse\n") == "true …"
     assert len(headline("x" * 500)) < 110
+
+
+def test_what_a_guest_said_does_not_steer_the_terminal() -> None:
+    events, seen = _recorded()
+    events.emit(Kind.LOG, "a\x1b]0;title\x07b\x1b[31m")
+    with events.span(Kind.COMMAND, "echo \x1b[2J") as span:
+        span.data["stdout"] = "\x9b31mred"
+    shown = "".join(line for event in seen for line in describe(event, verbose=True))
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    assert "ab" in shown
+
+
+def test_a_view_ends_with_its_block() -> None:
+    events, stream = EventLog(), io.StringIO()
+    with view(events, [], verbose=False, stream=stream):
+        events.emit(Kind.LOG, "inside")
+    events.emit(Kind.LOG, "afterwards")
+    assert "inside" in stream.getvalue()
+    assert "afterwards" not in stream.getvalue()

@@ -83,3 +83,17 @@ def test_a_script_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_the_schema_knows_every_key_of_a_node() -> None:
     node = json_schema()["$defs"]["Node"]["properties"]
     assert {"image", "memory", "vcpus", "vlans", "machine"} <= set(node)
+
+
+def test_a_script_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test.py").write_bytes(b"# \xe9\n")
+    (tmp_path / "test.toml").write_text('script = "test.py"\n[nodes.web]\n')
+    with pytest.raises(ManifestError, match=r"test\.py: it is not UTF-8 text"):
+        load_manifest(tmp_path / "test.toml").script_text()
+
+
+@pytest.mark.parametrize("value", ["2024-01-01", "inf", "nan", "0"])
+def test_a_time_limit_that_is_none_is_answered_with_its_path(tmp_path: Path, value: str) -> None:
+    (tmp_path / "test.toml").write_text(f"timeout = {value}\n[nodes.web]\n")
+    with pytest.raises(ManifestError, match=r"test\.toml: timeout: "):
+        load_manifest(tmp_path / "test.toml")

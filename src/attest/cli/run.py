@@ -45,7 +45,8 @@ def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
     try:
         script = ScriptRun(text, filename, test.timeout)
     except SyntaxError as error:
-        click.echo(f"attest: {filename}:{error.lineno}: {error.msg}", err=True)
+        line = f":{error.lineno}" if error.lineno else ""
+        click.echo(f"attest: {filename}{line}: {error.msg}", err=True)
         sys.exit(2)
     directory = out or new_run_directory(test.name)
     directory.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def _explain(failure: BaseException, filename: str, machines: dict[str, Machine]
     lines += [str(failure) if isinstance(failure, AttestError) else repr(failure)]
     if isinstance(failure, CommandFailed):
         for name, output in (("stdout", failure.stdout), ("stderr", failure.stderr)):
-            lines += [f"  {name} | {plain_text(line)}" for line in output.splitlines()[-200:]]
+            lines += [f"  {name} | {line}" for line in output.splitlines()[-200:]]
     if isinstance(failure, CommandFailed | WaitFailed) and (
         machine := machines.get(failure.machine)
     ):
@@ -93,7 +94,7 @@ def _explain(failure: BaseException, filename: str, machines: dict[str, Machine]
         lines += [f"  | {line}" for line in machine.console_lines(10)]
     lines += getattr(failure, "__notes__", [])
     for line in lines:
-        click.echo(line, err=True)
+        click.echo(plain_text(line), err=True)
 
 
 def _exit_code(failure: BaseException) -> int:

@@ -18,14 +18,12 @@ def journal(events: EventLog, path: Path) -> Iterator[None]:
     """Write every event to ``path`` until the end of the ``with`` block."""
     encoder = msgspec.json.Encoder()
     with path.open("wb") as file:
-        open_ = True
 
         def write(event: Event) -> None:
-            if open_:
-                file.write(encoder.encode(event) + b"\n")
+            file.write(encoder.encode(event) + b"\n")
 
         events.subscribe(write)
         try:
             yield
         finally:
-            open_ = False
+            events.unsubscribe(write)

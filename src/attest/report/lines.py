@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attest.events import Event, Kind
+from attest.guest.console import plain_text
 
 __all__ = ["describe", "headline"]
 
@@ -11,13 +12,20 @@ _SPANS = {Kind.COMMAND: "$ ", Kind.WAIT: "", Kind.COPY: "", Kind.ACTION: ""}
 
 def headline(text: str, width: int = 100) -> str:
     """The first line of a text, shortened: commands can be whole scripts."""
-    lines = text.strip().splitlines() or [""]
+    lines = plain_text(text).strip().splitlines() or [""]
     more = len(lines) > 1 or len(lines[0]) > width
     return lines[0][:width] + (" …" if more else "")
 
 
 def describe(event: Event, *, verbose: bool) -> list[str]:
-    """The lines for an event, without its time; none when it is not worth one."""
+    """The lines for an event, without its time; none when it is not worth one.
+
+    They hold no control sequences: a script may log what a guest said.
+    """
+    return [plain_text(line) for line in _lines(event, verbose)]
+
+
+def _lines(event: Event, verbose: bool) -> list[str]:
     where = f"{event.machine}: " if event.machine else ""
     if event.kind in _SPANS:
         return _span(event, where, verbose)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TextIO
 
-from attest.events import Event, EventLog, Kind
+from attest.events import Event, EventLog, Kind, Subscriber
 from attest.report.lines import describe, headline
 
 if TYPE_CHECKING:
@@ -29,8 +29,17 @@ def view(
         with _live(events, machines, verbose, stream):
             yield
         return
-    events.subscribe(lambda event: _print_plain(event, verbose, stream))
-    yield
+    with _subscribed(events, lambda event: _print_plain(event, verbose, stream)):
+        yield
+
+
+@contextmanager
+def _subscribed(events: EventLog, subscriber: Subscriber) -> Iterator[None]:
+    events.subscribe(subscriber)
+    try:
+        yield
+    finally:
+        events.unsubscribe(subscriber)
 
 
 def _print_plain(event: Event, verbose: bool, stream: TextIO) -> None:
@@ -45,8 +54,10 @@ def _live(events: EventLog, machines: list[str], verbose: bool, stream: TextIO) 
 
     console = Console(file=stream, highlight=False, soft_wrap=True)
     status = _Status(events, machines)
-    with Live(get_renderable=status.table, console=console, refresh_per_second=8, transient=True):
-        events.subscribe(lambda event: _show(event, verbose, status, console))
+    with (
+        Live(get_renderable=status.table, console=console, refresh_per_second=8, transient=True),
+        _subscribed(events, lambda event: _show(event, verbose, status, console)),
+    ):
         yield
 
 

@@ -6,6 +6,7 @@ nothing to poll for. It lives in the cluster's cell and dies with it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -234,7 +235,14 @@ class Qemu:
         if spec.saved is not None:
             self._load(spec.saved.state)
         elif spec.allow_reboot:
-            self._connect()  # the RESET event must not be missed
+            self._await_events()
+
+    def _await_events(self) -> None:
+        """Connect at once, as the RESET event must not be missed."""
+        from attest.vmm.qmp import QMPError
+
+        with contextlib.suppress(QMPError):  # it has ended already, as `on_exit` tells
+            self._connect()
 
     def _load(self, state: Path) -> None:
         from attest.vmm import migration

@@ -1,0 +1,53 @@
+"""A script's run: its time limit ends it, whatever it waits for and whatever it catches."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from attest.cluster import wait_all
+from attest.errors import MachineError
+from attest.script import ScriptRun, TimeLimit
+
+
+def _run(text: str, *, timeout: float = 0.2, **names: Any) -> None:
+    ScriptRun(text, "<test>", timeout).run(names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "event.wait(60)",
+        "while True:\n  try:\n    event.wait(60)\n  except Exception:\n    pass",
+        "try:\n  event.wait(60)\nexcept:\n  pass",
+        "wait_all([1, 2], lambda _: event.wait(60))",
+    ],
+)
+def test_the_time_limit_ends_a_script(text: str) -> None:
+    event = threading.Event()
+    with pytest.raises(TimeLimit) as caught:
+        _run(text, event=event, wait_all=wait_all)
+    assert not event.is_set()
+    event.set()
+    assert caught.value.message == "the test took longer than its 0.2 s"
+
+
+def test_the_reason_shows_where_the_script_was() -> None:
+    with pytest.raises(TimeLimit) as caught:
+        _run("\nevent.wait(60)", event=threading.Event())
+    assert ("<test>", 2) in [
+        (entry.frame.code.path, entry.lineno + 1) for entry in caught.traceback
+    ]
+
+
+def test_a_script_that_ends_by_itself_is_not_ended() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    run = ScriptRun("seen.append(1)", "<test>", 60)
+    seen: list[int] = []
+    run.run({"seen": seen})
+    run.abort(MachineError("late", "too late"))
+    assert seen == [1]
+    assert signal.getsignal(signal.SIGUSR1) is before
