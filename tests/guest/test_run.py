@@ -85,6 +85,12 @@ def test_an_unknown_option_exits_with_2(tmp_path: Path) -> None:
     assert _run(_write(tmp_path, "pass"), "--nonesuch").returncode == 2
 
 
+def test_an_output_directory_that_cannot_be_exits_with_2(tmp_path: Path) -> None:
+    result = _run(_write(tmp_path, "pass"), "--out", "/proc/nonesuch")
+    assert result.returncode == 2
+    assert "--out: cannot make /proc/nonesuch" in result.stderr
+
+
 def test_a_host_without_qemu_exits_with_3(tmp_path: Path) -> None:
     environment = {**os.environ, "ATTEST_QEMU": "/nonexistent/qemu"}
     manifest = _write(tmp_path, "one.succeed('true')")

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from attest.cluster import Cluster
-from attest.errors import AttestError, CommandFailed, WaitFailed
+from attest.errors import AttestError, CommandFailed, UsageError, WaitFailed
 from attest.events import Event, EventLog, Kind
 from attest.guest.console import plain_text
 from attest.machine import Machine
@@ -49,7 +49,10 @@ def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
         click.echo(f"attest: {filename}{line}: {error.msg}", err=True)
         sys.exit(2)
     directory = out or new_run_directory(test.name)
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out: cannot make {directory}: {error.strerror}") from None
     events = EventLog()
     begun = time.monotonic()
     failure: BaseException | None = None
