@@ -60,6 +60,9 @@ static void exec_finish(struct exec *exec)
 {
     struct stream *stream = exec->stream;
     struct outcome outcome = {.status = exec->killed};
+    /* With the RESULT, so that the host is woken once. */
+    for (uint8_t channel = 0; channel < CHANNELS && exec->killed == DONE; channel++)
+        stream_send_eof(stream, channel);
     if (exec->killed == TIMED_OUT)
         outcome.message = "its time limit was over";
     if (exec->killed == DONE && WIFSIGNALED(exec->status)) {
@@ -74,13 +77,6 @@ static void exec_finish(struct exec *exec)
 }
 
 /* --- output --- */
-
-static void output_close(struct exec *exec, struct output *output)
-{
-    watch_close(&output->watch);
-    if (exec->killed == DONE)
-        stream_send_eof(exec->stream, output->channel);
-}
 
 /* Send what is there, as far as the host takes it. */
 static void output_pump(struct exec *exec, struct output *output)
@@ -97,7 +93,7 @@ static void output_pump(struct exec *exec, struct output *output)
         if (got < 0 && errno == EAGAIN && output->left == endless)
             return;
         if (got <= 0) /* also EIO, when the last process has left a terminal */
-            output_close(exec, output);
+            watch_close(&output->watch);
         else if (output->left != endless)
             output->left -= (size_t)got;
     }

@@ -25,8 +25,6 @@ static bool oom_adjusted;         /* the agent is spared by the OOM killer; comm
 
 void spawn_prepare(void)
 {
-    for (int number = 1; number < NSIG; number++)
-        signal(number, SIG_DFL);
     signal(SIGPIPE, SIG_IGN);
     umask(022);
     getrlimit(RLIMIT_NOFILE, &files_limit);

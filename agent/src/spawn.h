@@ -35,7 +35,7 @@ bool spawn_on_pipes(struct spawn *spawn, struct running *running);
 bool spawn_on_terminal(struct spawn *spawn, uint16_t rows, uint16_t columns, struct running *running);
 void running_close(struct running *running);
 
-/* Reset signals to what commands get, remember limits, and raise the agent's own. */
+/* Remember the limits of commands, and raise the agent's own. */
 void spawn_prepare(void);
 
 #endif

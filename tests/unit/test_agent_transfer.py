@@ -247,6 +247,9 @@ ESCAPES = {
         (member("root/link", tarfile.DIRTYPE), b""),
     ),
     "link as root": evil(
+        (member("root", tarfile.SYMTYPE, "OUTSIDE"), b""), (member("root/escaped"), b"x")
+    ),
+    "link that leads nowhere as root": evil(
         (member("root", tarfile.SYMTYPE, "OUTSIDE/no"), b""), (member("root/escaped"), b"x")
     ),
     "hard link": evil(ROOT, (member("root/hard", tarfile.LNKTYPE, "OUTSIDE/secret"), b"")),
