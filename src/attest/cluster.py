@@ -79,6 +79,8 @@ class Cluster:
             undo.callback(self._scratch.close)
             self.out_dir = out_dir or self._scratch.path / "out"
             self.out_dir.mkdir(parents=True, exist_ok=True)
+            for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place
+                log.unlink()
             # Before the images: a host that cannot run the test is to say so in the first second.
             find_qemu()
             self._cell = Cell(self._scratch.path)
@@ -121,15 +123,14 @@ class Cluster:
 
     def close(self) -> None:
         """End every machine and remove everything that belongs to the cluster."""
-        with self.events.span(Kind.ACTION, "end the machines"):
-            # The cell first: the kernel ends all VMMs in one go, and their machines only have to
-            # notice.
+        with self.events.span(Kind.ACTION, "end the machines"), ExitStack() as ends:
+            # Last first, and each whatever becomes of the others. So the cell goes before the
+            # machines: the kernel ends all VMMs in one go, and their machines only have to notice.
+            ends.callback(self._scratch.close)
             for machine in self.machines.values():
                 machine.expect_end()
-            self._cell.close()
-            for machine in self.machines.values():
-                machine.close()
-            self._scratch.close()
+                ends.callback(machine.close)
+            ends.callback(self._cell.close)
 
     # Inside
 

@@ -144,7 +144,7 @@ class Life:
         channel = self.ready()
         self._rebooted.clear()  # it may have rebooted by itself before
         channel.power(PowerAction.REBOOT)
-        if not self._rebooted.wait(timeout):
+        if not self._rebooted.wait(timeout) or self._vmm.exit is not None:
             raise self._error(f"did not reboot in {timeout:g} s")
         self.ready()
 
@@ -294,6 +294,7 @@ class Life:
         if self.stage is Stage.OFF:
             return  # it could not be started, which `_launch` tells
         self._console.join()
+        self._rebooted.set()  # it never will: nobody needs to wait for it
         self._events.emit(Kind.EXIT, f"the VMM ended ({exit})", machine=self._name)
         if self.ending:
             return

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from attest.errors import ChannelError, CommandFailed, MachineError, WaitFailed
+from attest.errors import ChannelError, CommandFailed, MachineError, UsageError, WaitFailed
 from attest.events import Kind
 from attest.guest.agent_channel import AgentChannel, Completed, Process
 from attest.guest.console import plain_text
@@ -280,8 +280,12 @@ class Machine:
     def _attempt(self, channel: AgentChannel, command: str, timeout: float | None) -> Completed:
         with self._explained():
             process = channel.start(f"set -euo pipefail; {command}", timeout=timeout)
-            with cancellable(process.cancel):
-                return process.wait()
+            try:
+                with cancellable(process.cancel):
+                    return process.wait()
+            except BaseException:
+                process.abandon()
+                raise
 
     def _wait_until(
         self, command: str, timeout: float, accept: Callable[[int], bool], verb: str
@@ -464,7 +468,10 @@ class Machine:
     def copy_from_machine(self, source: str, target_dir: str = "") -> None:
         """Copy a file or a directory tree into ``target_dir`` below the output directory."""
         channel = self.channel
-        target = self.out_dir / target_dir / Path(source).name
+        name = Path(source).name
+        if name in ("", ".."):  # the copy would take the place of a directory that holds more
+            raise UsageError(f"{self.name}: cannot copy {source!r}: give the path of what is in it")
+        target = self.out_dir / target_dir / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
             self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),

@@ -17,7 +17,7 @@ import msgspec
 
 from attest.errors import ManifestError
 
-__all__ = ["Manifest", "Node", "json_schema", "load_manifest", "parse_manifest"]
+__all__ = ["Manifest", "Node", "global_name", "json_schema", "load_manifest", "parse_manifest"]
 
 _NODE_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
 _YEAR = 365 * 86_400
@@ -198,11 +198,17 @@ def _explain(
     )
 
 
+def global_name(node: str) -> str:
+    """The global under which a script finds a node."""
+    name = re.sub(r"\W", "_", node, flags=re.ASCII)
+    return name if re.match(r"[A-Za-z_]", name) else f"_{name}"
+
+
 def _check_identifiers(nodes: dict[str, Node], source: str) -> None:
     """Two nodes must not become the same global of the script."""
     seen: dict[str, str] = {}
     for name in nodes:
-        identifier = re.sub(r"\W", "_", name)
+        identifier = global_name(name)
         if other := seen.get(identifier):
             raise ManifestError(
                 f"{source}: nodes.{name}: in the script this is `{identifier}`, as nodes.{other} is"

@@ -19,7 +19,7 @@ def new_run_directory(name: str) -> Path:
     """A fresh directory for a run of the test ``name``; the oldest of more than 20 go."""
     base = cache_dir() / "runs"
     base.mkdir(parents=True, exist_ok=True)
-    for old in sorted(base.iterdir(), key=lambda path: path.stat().st_mtime)[: 1 - _KEPT]:
+    for old in sorted(base.iterdir(), key=_age)[: 1 - _KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     stem = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name) or 'test'}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in range(1, 1000):
@@ -30,3 +30,10 @@ def new_run_directory(name: str) -> Path:
             continue
         return path
     raise FileExistsError(base / stem)
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # removed by another run at this moment
+        return 0.0

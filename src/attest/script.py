@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import linecache
 import os
-import re
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ from attest.cluster import Cluster, wait_all
 from attest.errors import AttestError, TestFailure, WaitFailed
 from attest.events import Kind
 from attest.machine import Machine
+from attest.manifest import global_name
 
 __all__ = ["ScriptRun", "TimeLimit", "namespace"]
 
@@ -60,12 +60,6 @@ def namespace(cluster: Cluster) -> dict[str, Any]:
         names["machine"] = names["machines"][0]
     names.update({global_name(name): machine for name, machine in cluster.machines.items()})
     return names
-
-
-def global_name(node: str) -> str:
-    """The global under which a script finds a node."""
-    name = re.sub(r"\W", "_", node, flags=re.ASCII)
-    return name if re.match(r"[A-Za-z_]", name) else f"_{name}"
 
 
 def retry(fn: Callable[[bool], bool], timeout: float = 900) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -75,12 +76,12 @@ def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
             span.data["error"] = str(error) or type(error).__name__
     seconds = time.monotonic() - begun
     for alarm in alarms:
-        click.echo(f"{alarm.machine}: its kernel reported: {alarm.text}", err=True)
+        _say(f"{alarm.machine}: its kernel reported: {alarm.text}")
     if failure is None:
-        click.echo(f"{test.name}: passed in {seconds:.1f} s", err=True)
+        _say(f"{test.name}: passed in {seconds:.1f} s")
         return
     _explain(failure, filename, machines)
-    click.echo(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}", err=True)
+    _say(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}")
     sys.exit(_exit_code(failure))
 
 
@@ -97,10 +98,15 @@ def _explain(failure: BaseException, filename: str, machines: dict[str, Machine]
         lines += [f"  | {line}" for line in machine.console_lines(10)]
     lines += getattr(failure, "__notes__", [])
     for line in lines:
-        click.echo(plain_text(line), err=True)
+        _say(plain_text(line))
 
 
 def _exit_code(failure: BaseException) -> int:
     if isinstance(failure, KeyboardInterrupt):
         return 130
     return failure.exit_code if isinstance(failure, AttestError) else 1
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody reads any more: the exit code still tells
+        click.echo(line, err=True)

@@ -7,6 +7,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -80,6 +81,7 @@ class Console:
         on_alarm: Callable[[Alarm, str], None],
     ) -> None:
         self.log = log
+        self._file = log.open("ab", buffering=0)
         self._pipes = pipes
         self._on_line = on_line
         self._on_alarm = on_alarm
@@ -125,10 +127,13 @@ class Console:
 
     def _read(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        with self.log.open("ab", buffering=0) as log:
-            while data := self._pipes.output.read(65536):
-                log.write(data)
-                self._take(decoder.decode(data))
+        while data := self._pipes.output.read(65536):
+            with suppress(
+                OSError
+            ):  # a full disk must not stop the guest, which waits for its reader
+                self._file.write(data)
+            self._take(decoder.decode(data))
+        self._file.close()
         self._pipes.close()
         self._finish_line(self._partial)
         with self._changed:

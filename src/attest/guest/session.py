@@ -90,7 +90,10 @@ class Session:
             ChannelError: It did not answer, or speaks another version of the protocol.
         """
         until = time.monotonic() + timeout
-        self._reader.start()
+        with self._lock:
+            if self._reason:
+                raise self.error()
+            self._reader.start()  # under the lock: `end` must know whether there is one to wait for
         try:
             self._write((PADDING if padding else b"", encode_hello(self._nonce)), until)
         except TimeoutError:

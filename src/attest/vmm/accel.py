@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from hashlib import sha256
 from io import FileIO
@@ -80,11 +81,13 @@ def probe_kvm(*, image: Image | None = None) -> KvmProbe:
     if image is None:
         return KvmProbe(False, f"{_DEVICE} opens; no image to boot with it was given")
     record = cache_dir() / "kvm-probe" / _key(image)
-    if record.exists():
+    with suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode(record.read_bytes(), type=KvmProbe)
     probe = _boot(image)
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_bytes(msgspec.json.encode(probe))
+    beside = record.with_name(f"{record.name}.{os.getpid()}")
+    beside.write_bytes(msgspec.json.encode(probe))
+    beside.rename(record)
     return probe
 
 
@@ -94,25 +97,23 @@ def _key(image: Image) -> str:
 
 
 def _boot(image: Image) -> KvmProbe:
-    scratch = Scratch()
-    cell = Cell(scratch.path)
-    spec = MachineSpec(
-        name="kvm-probe", image=replace(image, root=None), memory=256, vcpus=1,
-        machine="microvm", accelerator="kvm", directory=scratch.path,
-    )  # fmt: skip
-    vmm = Qemu(spec, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
-    try:
+    with ExitStack() as undo:
+        scratch = Scratch()
+        undo.callback(scratch.close)
+        cell = Cell(scratch.path)
+        undo.callback(cell.close)
+        spec = MachineSpec(
+            name="kvm-probe", image=replace(image, root=None), memory=256, vcpus=1,
+            machine="microvm", accelerator="kvm", directory=scratch.path,
+        )  # fmt: skip
+        vmm = Qemu(spec, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
+        for end in (vmm.agent.close, vmm.console.close, vmm.kill):
+            undo.callback(end)
         if _reads_proof(vmm.console.output):
             return KvmProbe(True, "a guest booted with it")
         if exit := vmm.wait(0.2):
             return KvmProbe(False, f"{_DEVICE} opens, but QEMU ended with {exit}")
         return KvmProbe(False, f"{_DEVICE} opens, but a guest did not boot in {_LIMIT:g} s")
-    finally:
-        vmm.kill()
-        vmm.console.close()
-        vmm.agent.close()
-        cell.close()
-        scratch.close()
 
 
 def _reads_proof(console: FileIO) -> bool:

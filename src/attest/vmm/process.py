@@ -68,7 +68,7 @@ class WatchedProcess:
         self._ended.wait(timeout)
         return self.exit
 
-    def kill(self) -> None:
+    def kill(self, *, wait: bool = True) -> None:
         """Kill it and wait for the end; nothing happens when it has ended.
 
         In a cell the process is `nsenter`, which ends when the VMM, its child, has: so its end is
@@ -80,5 +80,5 @@ class WatchedProcess:
         for pid in children(self.pid) or [self.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if threading.current_thread() is not self._watcher:
+        if wait and threading.current_thread() is not self._watcher:
             self._watcher.join()

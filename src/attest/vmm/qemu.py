@@ -106,8 +106,8 @@ def command_line(spec: MachineSpec, ends: _Inherited) -> list[str]:
         "-device", f"virtio-rng-{bus}",
     ]  # fmt: skip
     if image.root is not None:
-        arguments += ["-drive", f"file={image.root},format=raw,if=none,id=root,readonly=on",
-                      "-device", f"virtio-blk-{bus},drive=root,serial=root"]  # fmt: skip
+        drive = f"file={_quoted(image.root)},format=raw,if=none,id=root,readonly=on"
+        arguments += ["-drive", drive, "-device", f"virtio-blk-{bus},drive=root,serial=root"]
     for index, nic in enumerate(spec.nics):
         rom = "" if spec.machine == "microvm" else ",romfile="
         card = f"virtio-net-{bus},netdev=net{index},id=nic{index},mac={nic.mac}{rom}"
@@ -132,8 +132,15 @@ def _memory(spec: MachineSpec) -> list[str]:
         return size
     # A clone's own mapping is private: what it writes is its own, and the file stays as it was.
     share = "off" if spec.saved else "on"
-    backend = f"memory-backend-file,id=mem,size={spec.memory}M,mem-path={file},share={share}"
+    backend = (
+        f"memory-backend-file,id=mem,size={spec.memory}M,mem-path={_quoted(file)},share={share}"
+    )
     return [*size, "-object", backend, "-machine", "memory-backend=mem"]
+
+
+def _quoted(path: Path) -> str:
+    """A path inside an option: commas are doubled there."""
+    return str(path).replace(",", ",,")
 
 
 def _boot(spec: MachineSpec) -> list[str]:
@@ -251,9 +258,10 @@ class Qemu:
             migration.load(self._connect(), find_qemu().version, state, memory=False)
             self.execute("cont")
         except BaseException:
-            self.kill()
-            self.console.close()
-            self.agent.close()
+            # Without waiting: who is told of the end may itself wait for this constructor.
+            self._process.kill(wait=False)
+            for end in (self._qmp, self.console, self.agent):
+                end.close()
             raise
 
     def _ended(self, exit: VmmExit) -> None:
