@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attest.cluster import Cluster, wait_all
+    from attest.cluster import Cluster
     from attest.machine import Machine
     from attest.manifest import Manifest, load_manifest
+    from attest.parallel import wait_all
 
 __all__ = ["Cluster", "Machine", "Manifest", "load_manifest", "wait_all"]
 
@@ -18,7 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Cluster": "attest.cluster",
-    "wait_all": "attest.cluster",
+    "wait_all": "attest.parallel",
     "Machine": "attest.machine",
     "Manifest": "attest.manifest",
     "load_manifest": "attest.manifest",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
+import os
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable
 from contextlib import ExitStack
-from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
@@ -24,16 +21,12 @@ from attest.machine import Machine
 from attest.manifest import Manifest, Node, load_manifest, parse_manifest
 from attest.net.bridge import Attachment, address, make_bridges
 from attest.net.cell import Cell
-from attest.scope import Cancelled, Scope
 from attest.scratch import Scratch
 from attest.vmm import accel
 from attest.vmm.base import MachineSpec, Nic, Vmm, VmmExit
 from attest.vmm.qemu import Qemu, find_qemu
 
-__all__ = ["Cluster", "wait_all"]
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
+__all__ = ["Cluster"]
 
 _SEED: Final = 64
 """Bytes of the host's randomness for each machine."""
@@ -176,7 +169,7 @@ class Cluster:
             machine_id=machine_id,
             hosts=self._hosts(name),
             interfaces=interfaces,
-            seed=secrets.token_bytes(_SEED),
+            seed=os.urandom(_SEED),
             clock_ns=time.time_ns(),
         )
 
@@ -189,70 +182,6 @@ class Cluster:
                 vlan = next((vlan for vlan in node.vlans if vlan in own), node.vlans[0])
                 lines.append(f"{address(vlan, self._numbers[other])} {other}\n")
         return "".join(lines)
-
-
-def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
-    """Call ``fn`` with every item at once, each in a thread of its own, and wait for all.
-
-    Returns:
-        The results, in the order of the items.
-
-    Raises:
-        Exception: The first failure; the other calls are cancelled. What else had failed by itself
-            is attached as notes and as ``others``.
-    """
-    items = list(items)
-    scope = Scope()
-
-    def call(item: _T) -> _R:
-        with scope.entered():
-            return fn(item)
-
-    futures = [_begin(call, item) for item in items]
-    try:
-        first = _first_failure(futures)
-        if first is None:
-            return [future.result() for future in futures]
-        scope.cancel()
-        wait(futures)
-    except BaseException:  # Ctrl-C or the time limit: wait for nobody
-        scope.cancel()
-        raise
-    raise _with_others(first, futures)
-
-
-def _begin(call: Callable[[_T], _R], item: _T) -> Future[_R]:
-    """Call it in a daemon thread; those of a pool would hold up the end of the program."""
-    future: Future[_R] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call(item))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=copy_context().run, args=[run], name="wait_all", daemon=True).start()
-    return future
-
-
-def _first_failure(futures: list[Future[_R]]) -> BaseException | None:
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            if error := future.exception():
-                return error
-    return None
-
-
-def _with_others(first: BaseException, futures: list[Future[_R]]) -> BaseException:
-    errors = (future.exception() for future in futures)
-    others = [error for error in errors if error not in (None, first)]
-    others = [error for error in others if not isinstance(error, Cancelled)]
-    first.others = others  # type: ignore[attr-defined]
-    for error in others:
-        first.add_note(f"also failed: {error}")
-    return first
 
 
 def _images(manifest: Manifest, events: EventLog) -> dict[str, Image]:

@@ -11,7 +11,6 @@ import fcntl
 import os
 import shutil
 import stat
-import tempfile
 from pathlib import Path
 
 from attest.errors import HostError
@@ -30,7 +29,7 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        base = Path(tempfile.gettempdir(), f"attest-{os.getuid()}")
+        base = Path(os.environ.get("TMPDIR") or "/tmp", f"attest-{os.getuid()}")
         with contextlib.suppress(FileExistsError):
             base.mkdir(mode=0o700)
         status = base.lstat()  # of a link itself: what it leads to would be swept
@@ -41,7 +40,8 @@ class Scratch:
         for stale in base.iterdir():
             _sweep(stale)
         while True:
-            self.path = Path(tempfile.mkdtemp(dir=base))
+            self.path = base / f"{os.getpid()}-{os.urandom(4).hex()}"
+            self.path.mkdir(mode=0o700)
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(self._lock, fcntl.LOCK_SH)
             if self.path.is_dir():  # another run may have swept it before it was locked

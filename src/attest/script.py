@@ -7,19 +7,21 @@ import os
 import signal
 import threading
 import time
-import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from attest.cluster import Cluster, wait_all
+from attest.cluster import Cluster
 from attest.errors import AttestError, TestFailure, WaitFailed
 from attest.events import Kind
 from attest.machine import Machine
 from attest.manifest import global_name
 
 __all__ = ["ScriptRun", "TimeLimit", "namespace"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 _SIGNAL: Final = signal.SIGUSR1
 """Ends a script from another thread: it interrupts whatever the script waits for."""
@@ -52,7 +54,6 @@ def namespace(cluster: Cluster) -> dict[str, Any]:
         "wait_all": wait_all,
         "log": log,
         "os": os,
-        "t": unittest.TestCase(),
         "Machine": Machine,
         "__name__": "__attest__",
     }
@@ -60,6 +61,13 @@ def namespace(cluster: Cluster) -> dict[str, Any]:
         names["machine"] = names["machines"][0]
     names.update({global_name(name): machine for name, machine in cluster.machines.items()})
     return names
+
+
+def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
+    """Call ``fn`` with every item at once; see `attest.parallel.wait_all`."""
+    from attest.parallel import wait_all  # costs more to import than most scripts need to spend
+
+    return wait_all(items, fn)
 
 
 def retry(fn: Callable[[bool], bool], timeout: float = 900) -> None:

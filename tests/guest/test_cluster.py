@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from attest.cluster import Cluster, wait_all
+from attest.cluster import Cluster
 from attest.errors import MachineError, UsageError
 from attest.machine import Machine
+from attest.parallel import wait_all
 from attest.processes import children
 
 

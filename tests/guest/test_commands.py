@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from attest.cluster import wait_all
 from attest.errors import CommandFailed, WaitFailed
 from attest.machine import Machine
+from attest.parallel import wait_all
 
 
 def test_succeed_returns_all_outputs_joined(machine: Machine) -> None:

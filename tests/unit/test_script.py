@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from attest.cluster import wait_all
 from attest.errors import MachineError
+from attest.parallel import wait_all
 from attest.script import ScriptRun, TimeLimit
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from attest.cluster import wait_all
+from attest.parallel import wait_all
 from attest.scope import Cancelled, cancellable
 
 

@@ -63,7 +63,7 @@ def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
     with (
         journal(events, directory / "events.jsonl"),
         view(events, list(test.nodes), verbose=verbose),
-        events.span(Kind.RUN, test.name) as span,
+        events.span(Kind.RUN, test.name, started=events.started) as span,
     ):
         try:
             with Cluster(

@@ -33,7 +33,6 @@ from attest.guest.protocol import (
 )
 from attest.guest.session import Session
 from attest.guest.stream import Stream, StreamEnded
-from attest.guest.transfer import TransferError, pack, unpack
 
 __all__ = ["AgentChannel", "Completed", "Process", "Wait", "Welcome"]
 
@@ -285,6 +284,8 @@ class AgentChannel:
             MachineError: Something could not be written in the guest.
         """
         fields = Fields().text(CopyField.PATH, target).text(CopyField.NAME, source.name)
+        from attest.guest.transfer import pack
+
         with self._operation(Operation.PUT, fields) as stream:
             left_out: list[str] = []
             with contextlib.suppress(StreamEnded):  # the result says why
@@ -309,6 +310,8 @@ class AgentChannel:
         Raises:
             MachineError: It could not be read, or not be written on the host.
         """
+        from attest.guest.transfer import TransferError, unpack
+
         what = f"copy {source} to {target}"
         with self._operation(Operation.GET, Fields().text(CopyField.PATH, source)) as stream:
             try:

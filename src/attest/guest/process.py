@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -223,6 +222,8 @@ class _Collected:
 
     def __call__(self, data: bytes) -> None:
         if self._file is None:
+            import tempfile  # most commands print less, and need it not
+
             self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - close() does
         self._file.write(data)
 
