@@ -244,6 +244,11 @@ static void shrink(struct timer *timer)
         timer_set(timer, SHRINK_MS, shrink);
 }
 
+bool shells_waiting(void)
+{
+    return waiting_count > 0;
+}
+
 bool shells_wanting(void)
 {
     return waiting_count < wanted && deaths < DEATHS_MAX;
