@@ -148,6 +148,7 @@ class Cluster:
             events=self.events,
             boot=boot,
             identity=lambda: self._identity(name, machine_id),
+            nics=len(node.vlans),
             ready_unit=node.ready_unit,
             start_timeout=node.start_timeout,
             out_dir=self.out_dir,

@@ -30,7 +30,6 @@ class Kind(StrEnum):
     ALARM = "alarm"  # a kernel panic, oops, OOM kill or hung task on a console
     EXIT = "exit"  # a machine's VMM ended
     COMMAND = "command"  # span: a command in a machine
-    OUTPUT = "output"  # a command's output (data: stream)
     WAIT = "wait"  # span: a wait for something in a machine
     COPY = "copy"  # span: files in or out
     ACTION = "action"  # span: anything else done to a machine or a network

@@ -23,7 +23,6 @@ __all__ = ["Life", "MachineContext", "Stage"]
 _REAPED: Final = 1.0
 """Seconds: the sockets of a VMM that ends close a moment before its process is gone."""
 
-
 _PANIC_LINES: Final = 100
 """Console lines in which a panic is looked for: its report can be that long."""
 
@@ -53,6 +52,7 @@ class MachineContext:
         boot: Starts its VMM; the arguments are whether the guest may reboot, and callbacks for the
             VMM's exit and its events.
         identity: Who it is to become.
+        nics: How many network cards it has.
         ready_unit: The systemd unit that must be active before it is ready.
         start_timeout: Seconds from start to ready.
         out_dir: Where its logs and the test's artefacts go.
@@ -62,6 +62,7 @@ class MachineContext:
     events: EventLog
     boot: Callable[[bool, Callable[[VmmExit], None], Callable[[str, dict[str, Any]], None]], Vmm]
     identity: Callable[[], Identity]
+    nics: int
     ready_unit: str
     start_timeout: float
     out_dir: Path

@@ -497,7 +497,7 @@ class Machine:
     def _set_links(self, up: bool, what: str) -> None:
         with self._events.span(Kind.ACTION, what, machine=self.name):
             life = self._alive()
-            for index in range(len(self._context.identity().interfaces)):
+            for index in range(self._context.nics):
                 life.vmm.set_link(index, up)
 
     # Logging

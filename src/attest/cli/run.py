@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from attest.cli.options import accel_option
 from attest.cluster import Cluster
 from attest.errors import AttestError, CommandFailed, UsageError, WaitFailed
 from attest.events import Event, EventLog, Kind
@@ -24,10 +25,7 @@ from attest.script import ScriptRun, namespace
 
 @click.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
-@click.option(
-    "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
-    help="KVM, software emulation, or KVM where it has been seen to work.",
-)  # fmt: skip
+@accel_option
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, file_okay=False),
     help="Directory for logs and artefacts [default: a new one in the cache].",

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from attest.cli.options import accel_option
 from attest.cluster import Cluster
 from attest.errors import UsageError
 from attest.events import EventLog
@@ -18,10 +19,7 @@ from attest.terminal import interact
 @click.argument("image")
 @click.option("--memory", default=512, show_default=True, help="MiB.")
 @click.option("--vcpus", default=1, show_default=True, help="Virtual CPUs.")
-@click.option(
-    "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
-    help="KVM, software emulation, or KVM where it has been seen to work.",
-)  # fmt: skip
+@accel_option
 def shell(image: str, memory: int, vcpus: int, accel: str) -> None:
     r"""Open an interactive shell in a fresh machine of IMAGE, a built-in image or a recipe's path.
 
