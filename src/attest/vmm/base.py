@@ -8,6 +8,7 @@ waits for a socket to appear.
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -29,15 +30,17 @@ class Nic:
 
 @dataclass(frozen=True)
 class Saved:
-    """A machine on disk, from which clones start.
+    """A machine on disk, from which others start.
 
     Attributes:
-        memory: The guest's memory; clones map it copy-on-write.
-        state: The state of its devices.
+        memory: The guest's memory; clones map it copy-on-write. None when it is in ``state``.
+        state: The state of its devices; with its memory, where that has no file of its own.
+        disks: What was on its disks: frozen qcow2 files, which overlays can have as their backing.
     """
 
-    memory: Path
+    memory: Path | None
     state: Path
+    disks: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,16 @@ class MachineSpec:
         nics: Its network cards, in order.
         directory: A scratch directory of its own.
         allow_reboot: The guest may reboot; otherwise a reboot ends the VMM.
-        memory_file: A file that is to be its memory, for a machine that will be saved.
-        saved: What it is a clone of; without, it boots.
+        memory_file: A new file that is to be its memory, for a machine that `Vmm.save` will save.
+        saved: What it continues; without, it boots. With both, ``saved`` is a whole stream, whose
+            memory goes into the file.
+        disks: The qcow2 files that it writes, in order; they exist. The guest sees each as a
+            virtio block device with the serial ``disk0``, ``disk1`` and so on. For a machine with
+            ``saved`` they are overlays of its disks.
+        hugepages: Its memory is of reserved 2 MiB pages. It can neither have a memory file nor map
+            one, so what it continues is a whole stream.
+        prefault: All of its memory is allocated before it starts.
+        paused: It is loaded from ``saved`` and waits for `Vmm.resume`.
     """
 
     name: str
@@ -69,6 +80,10 @@ class MachineSpec:
     allow_reboot: bool = False
     memory_file: Path | None = None
     saved: Saved | None = None
+    disks: tuple[Path, ...] = ()
+    hugepages: bool = False
+    prefault: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,11 +150,35 @@ class Vmm(Protocol):
     def wait(self, timeout: float | None = None) -> VmmExit | None:
         """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
 
+    def pause(self) -> None:
+        """Stop its processors; nothing happens when it is paused."""
+
+    def resume(self) -> None:
+        """Let it go on; nothing happens when it runs."""
+
     def save(self, state: Path) -> None:
         """Stop it for good, with its devices' state in a new file and its memory in its file.
 
         Raises:
             MigrationError: It could not be saved.
+        """
+
+    def save_whole(self, state: Path) -> None:
+        """Pause it and write its memory and its devices' state into one new file.
+
+        It can be resumed afterwards.
+
+        Raises:
+            MigrationError: It could not be saved.
+        """
+
+    def fork_disks(self, fresh: Sequence[Path]) -> None:
+        """Freeze the files of its disks, and go on with new overlays of them.
+
+        The machine is paused. The frozen files belong to whoever saves it then.
+
+        Args:
+            fresh: Absolute paths of the overlays, one for each disk, which are made here.
         """
 
     def set_link(self, index: int, up: bool) -> None:

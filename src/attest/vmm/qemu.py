@@ -240,7 +240,7 @@ class Qemu:
         )
         ends.hand_over()
         if spec.saved is not None:
-            self._load(spec.saved.state)
+            self._load(spec.saved.state, memory=spec.saved.memory is None, paused=spec.paused)
         elif spec.allow_reboot:
             self._await_events()
 
@@ -251,12 +251,13 @@ class Qemu:
         with contextlib.suppress(QMPError):  # it has ended already, as `on_exit` tells
             self._connect()
 
-    def _load(self, state: Path) -> None:
+    def _load(self, state: Path, *, memory: bool, paused: bool) -> None:
         from attest.vmm import migration
 
         try:
-            migration.load(self._connect(), find_qemu().version, state, memory=False)
-            self.execute("cont")
+            migration.load(self._connect(), find_qemu().version, state, memory=memory)
+            if not paused:
+                self.execute("cont")
         except BaseException:
             # Without waiting: who is told of the end may itself wait for this constructor.
             self._process.kill(wait=False)
@@ -299,15 +300,50 @@ class Qemu:
                 self._session = Qmp(self.name, self._qmp, self._on_event)
             return self._session
 
+    def pause(self) -> None:
+        """Stop its processors; nothing happens when it is paused."""
+        self.execute("stop")
+
+    def resume(self) -> None:
+        """Let it go on; nothing happens when it runs."""
+        self.execute("cont")
+
     def save(self, state: Path) -> None:
         """Stop it for good, with its devices' state in a new file and its memory in its file.
 
         Raises:
             MigrationError: It could not be saved.
         """
+        self._save(state, memory=False)
+
+    def save_whole(self, state: Path) -> None:
+        """Pause it and write its memory and its devices' state into one new file.
+
+        It can be resumed afterwards.
+
+        Raises:
+            MigrationError: It could not be saved.
+        """
+        self._save(state, memory=True)
+
+    def _save(self, state: Path, *, memory: bool) -> None:
         from attest.vmm import migration
 
-        migration.save(self._connect(), find_qemu().version, state, memory=False)
+        migration.save(self._connect(), find_qemu().version, state, memory=memory)
+
+    def fork_disks(self, fresh: Sequence[Path]) -> None:
+        """Freeze the files of its disks, and go on with new overlays of them.
+
+        The machine is paused. The frozen files belong to whoever saves it then.
+
+        Args:
+            fresh: Absolute paths of the overlays, one for each disk, which are made here.
+        """
+        for index, path in enumerate(fresh):
+            self.execute(
+                "blockdev-snapshot-sync",
+                device=f"disk{index}", snapshot_file=str(path), format="qcow2",
+            )  # fmt: skip
 
     def set_link(self, index: int, up: bool) -> None:
         """Plug or unplug the ``index``-th network card."""
