@@ -10,7 +10,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* The fields of the operations, and one of each kind. */
-static const char *const kinds[] = {"tTttT8w4", "4t484t", "tt", "t", "t4", "tttTb8", "4", "", "tT48wb"};
+static const char *const kinds[] = {"tTttT8w4", "4t484t", "tt", "t", "t4", "tttTb84T", "4", "", "tT48wb"};
 
 static void require(int condition)
 {

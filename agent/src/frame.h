@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 1,
+    PROTOCOL_VERSION = 2,
     FRAME_MAGIC = 0xA7,
     HEADER_SIZE = 12,
     HELLO_MAGIC_SIZE = 16,

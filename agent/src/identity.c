@@ -1,4 +1,7 @@
-/* IDENTITY: the name, addresses, random numbers and time of a guest that may be the copy of another. No process is started. */
+/* IDENTITY: the name, addresses, random numbers and time of a guest that may be the copy of another; copy.c has what such a copy
+ * loses. No process is started. */
+#include "identity.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -8,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,6 +18,7 @@
 #include "memory.h"
 #include "netlink.h"
 #include "operations.h"
+#include "replace.h"
 #include "system.h"
 
 #define HOSTS "/etc/hosts"
@@ -23,16 +26,10 @@
 #define HOSTS_END "# attest: end\n"
 #define MACHINE_ID "/etc/machine-id"
 
-enum { HOST_NAME = 1, MACHINE, HOSTS_LINES, INTERFACE, SEED, CLOCK };
+enum { HOST_NAME = 1, MACHINE, HOSTS_LINES, INTERFACE, SEED, CLOCK, COPY, SSH_HOST_KEY };
 enum { MACHINE_ID_SIZE = 32, FILE_MAX = 1 << 20 };
 
-/* What went wrong, and with what. */
-struct failure {
-    char subject[128];
-    int error;
-};
-
-static bool failed(struct failure *failure, const char *subject, int error)
+bool failed(struct failure *failure, const char *subject, int error)
 {
     if (error && !failure->error) {
         snprintf(failure->subject, sizeof failure->subject, "%s", subject);
@@ -42,40 +39,6 @@ static bool failed(struct failure *failure, const char *subject, int error)
 }
 
 /* --- files --- */
-
-static int write_all(int fd, const char *text)
-{
-    ssize_t put = write(fd, text, strlen(text));
-    return put == (ssize_t)strlen(text) ? 0 : put < 0 ? errno : ENOSPC;
-}
-
-static int write_in_place(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
-    if (fd < 0)
-        return errno;
-    int error = write_all(fd, text);
-    close(fd);
-    return error;
-}
-
-/* Replace a file at once, so that no reader sees a part of it; a file that is a mount of its own is written in place. */
-static int write_file(const char *path, const char *text)
-{
-    char *beside = format_text("%s.attest", path);
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
-    int error = fd < 0 ? errno : write_all(fd, text);
-    if (fd >= 0)
-        close(fd);
-    if (!error && rename(beside, path) < 0)
-        error = errno;
-    if (error && fd >= 0)
-        unlink(beside);
-    if (error == EBUSY || error == EXDEV || error == EROFS)
-        error = write_in_place(path, text);
-    free(beside);
-    return error;
-}
 
 static char *read_file(const char *path)
 {
@@ -95,7 +58,7 @@ static int set_host_name(const char *name)
     if (!*name || sethostname(name, strlen(name)) < 0)
         return *name ? errno : EINVAL;
     char *line = format_text("%s\n", name);
-    int error = write_file("/etc/hostname", line);
+    int error = replace_file("/etc/hostname", line, 0644);
     free(line);
     return error == EROFS ? 0 : error; /* the name is set, and a file that cannot be written is kept by whoever made it so */
 }
@@ -118,7 +81,7 @@ static int set_machine_id(const char *id)
         return EINVAL;
     read_line(MACHINE_ID, before, sizeof before);
     char *line = format_text("%s\n", id);
-    int error = write_file(MACHINE_ID, line);
+    int error = replace_file(MACHINE_ID, line, 0644);
     free(line);
     if (!error && strlen(before) == MACHINE_ID_SIZE) {
         link_journal("/run/log/journal", before, id);
@@ -138,7 +101,7 @@ static int set_hosts(const char *lines)
     const char *gap = head && text[head - 1] != '\n' ? "\n" : "";
     const char *last = *lines && lines[strlen(lines) - 1] != '\n' ? "\n" : "";
     char *changed = format_text("%.*s%s" HOSTS_BEGIN "%s%s" HOSTS_END "%s", (int)head, text, gap, lines, last, tail);
-    int error = write_file(HOSTS, changed);
+    int error = replace_file(HOSTS, changed, 0644);
     free(changed);
     free(text);
     return error;
@@ -381,10 +344,27 @@ static void apply(const struct request *request, struct failure *failure)
     set_text(request, HOSTS_LINES, HOSTS, set_hosts, failure);
 }
 
+/* Before the interfaces change, at which a DHCP client may write a lease of this guest's own. Returns the SSH host keys' paths. */
+static char *leave_original(const struct request *request, struct failure *failure)
+{
+    size_t count;
+    char *found = NULL;
+    if (request_u32(request, COPY, 0)) {
+        forget_original(failure);
+        found = ssh_host_keys(failure);
+    }
+    char **keys = request_texts(request, SSH_HOST_KEY, &count, 0);
+    if (!failure->error)
+        set_ssh_host_keys(keys, failure);
+    texts_free(keys);
+    return found;
+}
+
 static void identity_open(struct stream *stream, const struct request *request)
 {
     struct failure failure = {.error = 0};
     size_t count;
+    char *found = NULL;
     char **texts = request_texts(request, INTERFACE, &count, 0);
     struct wish *wishes = allocate(count * sizeof *wishes);
     for (size_t i = 0; i < count && parse_wish(&wishes[i], texts[i], &failure); i++)
@@ -392,13 +372,16 @@ static void identity_open(struct stream *stream, const struct request *request)
     if (!failure.error)
         apply(request, &failure);
     if (!failure.error)
+        found = leave_original(request, &failure);
+    if (!failure.error)
         change_interfaces(wishes, count, &failure);
     free(wishes);
     texts_free(texts);
     if (failure.error)
         stream_fail(stream, failure.error, "%s: %s", failure.subject, strerror(failure.error));
     else
-        stream_end(stream, &(struct outcome){.status = DONE});
+        stream_end(stream, &(struct outcome){.status = DONE, .value = found});
+    free(found);
 }
 
-const struct operation identity_operation = {.number = 6, .fields = "tttTb8", .open = identity_open};
+const struct operation identity_operation = {.number = 6, .fields = "tttTb84T", .open = identity_open};

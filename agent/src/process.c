@@ -21,10 +21,20 @@ static bool matches(const char *pid, const char *name)
     return !name || strcmp(open + 1, name) == 0;
 }
 
+static bool is_number(const char *text)
+{
+    return *text && strspn(text, "0123456789") == strlen(text);
+}
+
+pid_t process_with_pid(const char *pid, const char *name)
+{
+    return is_number(pid) && strlen(pid) < 10 && matches(pid, name) ? (pid_t)atoi(pid) : 0;
+}
+
 pid_t process_find(const char *name)
 {
-    if (*name && strspn(name, "0123456789") == strlen(name))
-        return strlen(name) < 10 && matches(name, NULL) ? (pid_t)atoi(name) : 0;
+    if (is_number(name))
+        return process_with_pid(name, NULL);
     DIR *proc = opendir("/proc");
     pid_t found = 0;
     for (struct dirent *entry; proc && !found && (entry = readdir(proc));)

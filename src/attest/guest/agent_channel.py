@@ -358,12 +358,17 @@ class AgentChannel:
     # The machine itself
 
     def identity(self, identity: Identity) -> None:
-        """Make the guest who it is to be.
+        """Make the guest who it is to be; a copy gets SSH host keys of its own.
 
         Raises:
-            MachineError: Something could not be set.
+            MachineError: Something could not be set, or new keys not be made.
         """
-        self._ask(Operation.IDENTITY, identity.encode(), "set the machine's identity")
+        result = self._ask(Operation.IDENTITY, identity.encode(), "set the machine's identity")
+        if identity.copy and (paths := result.value.splitlines()):
+            from attest.guest.ssh_keys import new_host_keys
+
+            keys = new_host_keys(self, self._machine, paths, identity.hostname)
+            self._ask(Operation.IDENTITY, keys, "replace the machine's SSH host keys")
 
     def power(self, action: PowerAction) -> None:
         """Make the guest leave; returns when it has begun to."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import Final
 
 from attest.guest.protocol import Fields, IdentityField
 
 __all__ = ["Identity", "Interface"]
+
+_SEED: Final = 64
+"""Bytes; the kernel's generator holds half as many."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,10 @@ class Identity:
         machine_id: 32 hexadecimal digits, for ``/etc/machine-id``.
         hosts: Lines for ``/etc/hosts``.
         interfaces: Network interfaces.
-        seed: Up to 512 bytes for the kernel's random pool.
+        seed: Up to 512 bytes for the kernel's random pool. A copy without one gets some.
         clock_ns: Real time, in nanoseconds since the epoch.
+        copy: It is the copy of another guest: it loses leases of DHCP clients and the seed for its
+            next boot, and gets SSH host keys of its own where it has some.
     """
 
     hostname: str | None = None
@@ -53,6 +60,7 @@ class Identity:
     interfaces: tuple[Interface, ...] = ()
     seed: bytes | None = None
     clock_ns: int | None = None
+    copy: bool = False
 
     def encode(self) -> bytes:
         """The fields of an IDENTITY request."""
@@ -64,5 +72,8 @@ class Identity:
         )
         for interface in self.interfaces:
             fields.text(IdentityField.INTERFACE, interface.encode())
-        fields.raw(IdentityField.SEED, self.seed).u64(IdentityField.CLOCK, self.clock_ns)
+        # Keys that a copy makes from the same random numbers as its siblings are no secrets.
+        seed = os.urandom(_SEED) if self.copy and self.seed is None else self.seed
+        fields.raw(IdentityField.SEED, seed).u64(IdentityField.CLOCK, self.clock_ns)
+        fields.u32(IdentityField.COPY, 1 if self.copy else None)
         return fields.encode()

@@ -32,7 +32,7 @@ __all__ = [
     "PowerAction",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of the protocol that this module speaks."""
 
 MAX_PAYLOAD: Final = 262_144
@@ -184,6 +184,8 @@ class IdentityField(IntEnum):
     INTERFACE = 4
     SEED = 5
     CLOCK = 6
+    COPY = 7
+    SSH_HOST_KEY = 8
 
 
 class PowerField(IntEnum):

@@ -1,0 +1,64 @@
+#include "replace.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "memory.h"
+
+static int write_all(int fd, const char *text)
+{
+    ssize_t put = write(fd, text, strlen(text));
+    return put == (ssize_t)strlen(text) ? 0 : put < 0 ? errno : ENOSPC;
+}
+
+static int write_in_place(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    if (fd < 0)
+        return errno;
+    int error = write_all(fd, text);
+    close(fd);
+    return error;
+}
+
+static int set_mode_and_owner(int fd, const char *path, mode_t mode)
+{
+    struct stat before;
+    if (stat(path, &before) < 0)
+        return fchmod(fd, mode) < 0 ? errno : 0;
+    bool done = fchown(fd, before.st_uid, before.st_gid) == 0 && fchmod(fd, before.st_mode & 07777) == 0;
+    return done ? 0 : errno;
+}
+
+/* The file is made anew, and for root alone until all is in it: it may hold a secret. */
+static int write_beside(const char *beside, const char *path, const char *text, mode_t mode)
+{
+    unlink(beside);
+    int fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return errno;
+    int error = write_all(fd, text);
+    error = error ? error : set_mode_and_owner(fd, path, mode);
+    close(fd);
+    return error;
+}
+
+int replace_file(const char *path, const char *text, mode_t mode)
+{
+    char *beside = format_text("%s.attest", path);
+    int error = write_beside(beside, path, text, mode);
+    if (!error && rename(beside, path) < 0)
+        error = errno;
+    if (error)
+        unlink(beside);
+    if (error == EBUSY || error == EXDEV || error == EROFS)
+        error = write_in_place(path, text);
+    free(beside);
+    return error;
+}

@@ -1,0 +1,11 @@
+/* Replacing files. */
+#ifndef ATTEST_REPLACE_H
+#define ATTEST_REPLACE_H
+
+#include <sys/types.h>
+
+/* Replace a file at once, so that no reader sees a part of it; a file that is a mount of its own is written in place. It keeps
+ * its mode and owner; where there was none it gets `mode`. Returns 0 or an errno. */
+int replace_file(const char *path, const char *text, mode_t mode);
+
+#endif
