@@ -1,0 +1,79 @@
+"""Disks of machines as qcow2 files: empty ones, and overlays of other images.
+
+An overlay holds what differs from its backing file, which is only read and may have any number of
+overlays. It names that file by its absolute path.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from attest.errors import HostError
+from attest.vmm.qemu import find_qemu
+
+__all__ = ["create", "find_qemu_img", "image_format"]
+
+_PROGRAM: Final = "qemu-img"
+
+
+@cache
+def find_qemu_img() -> Path:
+    """The `qemu-img` beside the QEMU in use, else the one on PATH.
+
+    Raises:
+        HostError: There is none.
+    """
+    beside = find_qemu().path.with_name(_PROGRAM)
+    path = shutil.which(beside) or shutil.which(_PROGRAM)
+    if path is None:
+        raise HostError(
+            f"`{_PROGRAM}`, which makes machines' disks, was not found",
+            hint="apt-get install qemu-utils",
+        )
+    return Path(path)
+
+
+def create(path: Path, size_mib: int | None = None, backing: Path | None = None) -> None:
+    """Make a disk: empty, or with the content of another image.
+
+    Args:
+        path: The new file.
+        size_mib: Its size in MiB; by default the backing file's.
+        backing: The image whose content it begins with, of any format that QEMU reads. It must
+            stay as it is for as long as the disk is used.
+
+    Raises:
+        HostError: It cannot be made, or there is no `qemu-img`.
+    """
+    command = ["create", "-q", "-f", "qcow2"]
+    if backing is not None:
+        command += ["-b", str(backing.absolute()), "-F", image_format(backing)]
+    command.append(str(path.absolute()))
+    if size_mib is not None:
+        command.append(f"{size_mib}M")
+    _run(command)
+
+
+def image_format(path: Path) -> str:
+    """The format of an image, as QEMU names it: ``"qcow2"``, ``"raw"`` and so on.
+
+    Raises:
+        HostError: It cannot be read, or there is no `qemu-img`.
+    """
+    format: str = json.loads(_run(["info", "--output=json", str(path.absolute())]))["format"]
+    return format
+
+
+def _run(arguments: Sequence[str]) -> str:
+    result = subprocess.run(
+        [find_qemu_img(), *arguments], capture_output=True, text=True, check=False
+    )
+    if result.returncode != 0:
+        raise HostError(result.stderr.strip().removeprefix(f"{_PROGRAM}: "))
+    return result.stdout
