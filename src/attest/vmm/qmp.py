@@ -24,8 +24,16 @@ _REPLY_LIMIT: Final = 60.0
 """Seconds that a reply may take; QEMU answers in milliseconds, on a busy host in seconds."""
 
 
-@functools.cache
+_starting = threading.Lock()
+
+
 def _loop() -> asyncio.AbstractEventLoop:
+    with _starting:  # several machines ask for the first one at the same time
+        return _running_loop()
+
+
+@functools.cache
+def _running_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="qmp", daemon=True).start()
     return loop
