@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import time
-import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
+
+from msgspec.structs import replace
 
 from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
-from attest.guest.identity import Identity, Interface
 from attest.image.recipe import load_recipe
 from attest.image.store import Image, ImageStore
 from attest.life import MachineContext
@@ -22,14 +20,13 @@ from attest.manifest import Manifest, Node, load_manifest, parse_manifest
 from attest.net.bridge import Attachment, address, make_bridges
 from attest.net.cell import Cell
 from attest.scratch import Scratch
+from attest.seat import Seat
+from attest.snapshot.cache import SnapshotCache
 from attest.vmm import accel
-from attest.vmm.base import MachineSpec, Nic, Vmm, VmmExit
-from attest.vmm.qemu import Qemu, find_qemu
+from attest.vmm.qemu import find_qemu
+from attest.warm import ColdStarts, Starts, WarmStarts
 
 __all__ = ["Cluster"]
-
-_SEED: Final = 64
-"""Bytes of the host's randomness for each machine."""
 
 
 class Cluster:
@@ -40,6 +37,8 @@ class Cluster:
         accelerator: ``"auto"``, ``"kvm"`` or ``"tcg"``.
         out_dir: Where logs and artefacts go; made when missing. Default: a temporary directory
             that goes with the cluster.
+        cold: Boot each machine, instead of cloning it from a snapshot of a machine of its shape.
+        hugepages: Take the memory of all machines from the host's reserved huge pages.
         events: Where everything that happens is reported.
         on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died). Default: the
             error is raised by the next call that needs the machine.
@@ -55,6 +54,8 @@ class Cluster:
         manifest: Manifest | Path | str | dict[str, Any],
         *,
         accelerator: str = "auto",
+        cold: bool = False,
+        hugepages: bool = False,
         out_dir: Path | None = None,
         events: EventLog | None = None,
         on_fatal: Callable[[AttestError], None] | None = None,
@@ -63,10 +64,14 @@ class Cluster:
             manifest = parse_manifest(manifest)
         elif not isinstance(manifest, Manifest):
             manifest = load_manifest(manifest)
+        if hugepages:
+            nodes = {name: replace(node, hugepages=True) for name, node in manifest.nodes.items()}
+            manifest = replace(manifest, nodes=nodes)
         self.manifest = manifest
         self.events = events or EventLog()
         self._on_fatal = on_fatal or (lambda _: None)
-        self._numbers = manifest.numbers()
+        self._seats: dict[str, Seat] = {}
+        self.machines: dict[str, Machine] = {}
         with ExitStack() as undo:
             self._scratch = Scratch()
             undo.callback(self._scratch.close)
@@ -76,15 +81,27 @@ class Cluster:
                 log.unlink()
             # Before the images: a host that cannot run the test is to say so in the first second.
             find_qemu()
+            _check_hugepages(manifest)
             self._cell = Cell(self._scratch.path)
             undo.callback(self._cell.close)
+            numbers = manifest.numbers()
             make_bridges(
-                self._cell, [each for name in manifest.nodes for each in self._attachments(name)]
+                self._cell,
+                [
+                    Attachment(vlan, numbers[name])
+                    for name, node in manifest.nodes.items()
+                    for vlan in node.vlans
+                ],
             )
-            self._images = _images(manifest, self.events)
-            self._accelerator = accel.choose(accelerator, next(iter(self._images.values())))
+            images = _images(manifest, self.events)
+            self._accelerator = accel.choose(accelerator, next(iter(images.values())))
+            self._starts: Starts = (
+                ColdStarts() if cold else WarmStarts(SnapshotCache(), self.events)
+            )
+            undo.callback(self._starts.close)
+            for name, node in manifest.nodes.items():
+                self._add(self._seat(name, numbers[name], node, images[name]), self._starts)
             undo.pop_all()
-        self.machines = {name: self._machine(name, node) for name, node in manifest.nodes.items()}
 
     def __enter__(self) -> Cluster:
         return self
@@ -120,6 +137,7 @@ class Cluster:
             # Last first, and each whatever becomes of the others. So the cell goes before the
             # machines: the kernel ends all VMMs in one go, and their machines only have to notice.
             ends.callback(self._scratch.close)
+            ends.callback(self._starts.close)
             for machine in self.machines.values():
                 machine.expect_end()
                 ends.callback(machine.close)
@@ -127,62 +145,46 @@ class Cluster:
 
     # Inside
 
-    def _machine(self, name: str, node: Node) -> Machine:
-        def boot(
-            allow_reboot: bool,
-            on_exit: Callable[[VmmExit], None],
-            on_event: Callable[[str, dict[str, Any]], None],
-        ) -> Vmm:
-            directory = self._scratch.path / name
-            directory.mkdir(exist_ok=True)
-            spec = MachineSpec(
-                name=name, image=self._images[name], memory=node.memory, vcpus=node.vcpus,
-                machine=node.machine, accelerator=self._accelerator, directory=directory,
-                nics=tuple(Nic(each.tap, each.mac) for each in self._attachments(name)),
-                allow_reboot=allow_reboot,
-            )  # fmt: skip
-            return Qemu(spec, enter=self._cell.enter, on_exit=on_exit, on_event=on_event)
+    def _seat(self, name: str, number: int, node: Node, image: Image) -> Seat:
+        return Seat(
+            name=name, number=number, node=node, image=image, accelerator=self._accelerator,
+            cell=self._cell, directory=self._scratch.path / name,
+            relative_to=Path(self.manifest.directory), hosts=lambda: self._hosts(name),
+        )  # fmt: skip
 
-        machine_id = uuid.uuid4().hex
+    def _add(self, seat: Seat, starts: Starts) -> Machine:
         context = MachineContext(
             events=self.events,
-            boot=boot,
-            identity=lambda: self._identity(name, machine_id),
-            nics=len(node.vlans),
-            ready_unit=node.ready_unit,
-            start_timeout=node.start_timeout,
+            boot=seat.boot,
+            origin=lambda: starts.saved(seat, context),
+            spoilt=lambda reason: starts.spoilt(seat, reason),
+            identity=seat.identity,
+            nics=len(seat.node.vlans),
+            ready_unit=seat.node.ready_unit,
+            start_timeout=seat.node.start_timeout,
             out_dir=self.out_dir,
             on_fatal=self._on_fatal,
         )
-        return Machine(name, context)
-
-    def _attachments(self, name: str) -> list[Attachment]:
-        number = self._numbers[name]
-        return [Attachment(vlan, number) for vlan in self.manifest.nodes[name].vlans]
-
-    def _identity(self, name: str, machine_id: str) -> Identity:
-        interfaces = tuple(
-            Interface(index=index, mac=each.mac, addresses=(each.address,), up=True)
-            for index, each in enumerate(self._attachments(name))
-        )
-        return Identity(
-            hostname=name,
-            machine_id=machine_id,
-            hosts=self._hosts(name),
-            interfaces=interfaces,
-            seed=os.urandom(_SEED),
-            clock_ns=time.time_ns(),
-        )
+        self._seats[seat.name] = seat
+        machine = self.machines[seat.name] = Machine(seat.name, context)
+        return machine
 
     def _hosts(self, name: str) -> str:
         """Every node by name: its address on a network that both are on, where there is one."""
-        own = set(self.manifest.nodes[name].vlans)
+        own = set(self._seats[name].node.vlans)
         lines = []
-        for other, node in sorted(self.manifest.nodes.items()):
-            if node.vlans:
-                vlan = next((vlan for vlan in node.vlans if vlan in own), node.vlans[0])
-                lines.append(f"{address(vlan, self._numbers[other])} {other}\n")
+        for other, seat in sorted(self._seats.items()):
+            if vlans := seat.node.vlans:
+                vlan = next((vlan for vlan in vlans if vlan in own), vlans[0])
+                lines.append(f"{address(vlan, seat.number)} {other}\n")
         return "".join(lines)
+
+
+def _check_hugepages(manifest: Manifest) -> None:
+    if needed := sum(node.memory for node in manifest.nodes.values() if node.hugepages):
+        from attest.host.hugepages import check_hugepages
+
+        check_hugepages(needed)
 
 
 def _images(manifest: Manifest, events: EventLog) -> dict[str, Image]:

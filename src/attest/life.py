@@ -1,14 +1,19 @@
-"""One life of a machine: from the start of its VMM through its stages to its end."""
+"""One life of a machine: from the start of its VMM through its stages to its end.
+
+A life begins with a boot, or as a clone of a snapshot. A clone counts only when it has answered:
+some snapshots load without a word and never do (see `attest.snapshot.shape`). Where one does not,
+the machine boots.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from attest.errors import AttestError, ChannelError, MachineError, WaitFailed
 from attest.events import EventLog, Kind
@@ -16,12 +21,16 @@ from attest.guest.agent_channel import AgentChannel
 from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
 from attest.guest.protocol import PowerAction, WaitKind
-from attest.vmm.base import Vmm, VmmExit
+from attest.scope import Scope
+from attest.vmm.base import Saved, Vmm, VmmExit
 
-__all__ = ["Life", "MachineContext", "Stage"]
+__all__ = ["Boot", "Life", "MachineContext", "Return", "Stage"]
 
 _REAPED: Final = 1.0
 """Seconds: the sockets of a VMM that ends close a moment before its process is gone."""
+
+_TRIAL: Final = 30.0
+"""Seconds in which a clone must answer; it takes a tenth, and on a busy host with many a few."""
 
 _PANIC_LINES: Final = 100
 """Console lines in which a panic is looked for: its report can be that long."""
@@ -43,14 +52,36 @@ class Stage(StrEnum):
         return order.index(self) >= order.index(other)
 
 
+class Boot(Protocol):
+    """Starts a machine's VMM."""
+
+    def __call__(
+        self,
+        allow_reboot: bool,
+        saved: Saved | None,
+        on_exit: Callable[[VmmExit], None],
+        on_event: Callable[[str, dict[str, Any]], None],
+    ) -> Vmm:
+        """Start it.
+
+        Args:
+            allow_reboot: The guest may reboot.
+            saved: The snapshot that it continues; without, it boots.
+            on_exit: Called when the VMM has ended.
+            on_event: Called with each of the VMM's events.
+        """
+
+
 @dataclass(frozen=True)
 class MachineContext:
     """What a machine needs of its cluster.
 
     Attributes:
         events: Where it reports.
-        boot: Starts its VMM; the arguments are whether the guest may reboot, and callbacks for the
-            VMM's exit and its events.
+        boot: Starts its VMM.
+        origin: The snapshot that it starts from, or None to boot; may take as long as a boot, and
+            ends with `attest.scope.Cancelled` when the machine is not wanted any more.
+        spoilt: Told why what ``origin`` gave did not restore; returns whether to boot instead.
         identity: Who it is to become.
         nics: How many network cards it has.
         ready_unit: The systemd unit that must be active before it is ready.
@@ -60,13 +91,30 @@ class MachineContext:
     """
 
     events: EventLog
-    boot: Callable[[bool, Callable[[VmmExit], None], Callable[[str, dict[str, Any]], None]], Vmm]
+    boot: Boot
+    origin: Callable[[], Saved | None]
+    spoilt: Callable[[str], bool]
     identity: Callable[[], Identity]
     nics: int
     ready_unit: str
     start_timeout: float
     out_dir: Path
     on_fatal: Callable[[AttestError], None]
+
+
+@dataclass(frozen=True)
+class Return:
+    """A machine that comes back to an earlier moment of its own.
+
+    Attributes:
+        saved: That moment.
+        reason: What is told to whoever was using it.
+        channel: Its connection, which goes on; None when it had none.
+    """
+
+    saved: Saved
+    reason: str
+    channel: AgentChannel | None
 
 
 class Life:
@@ -76,21 +124,30 @@ class Life:
         name: The machine's name.
         context: What it needs of its cluster.
         allow_reboot: A reboot of the guest boots it again, instead of ending it.
+        back: It comes back to an earlier moment, and stays who it was then.
 
     Attributes:
         stage: How far it has come.
         ending: Its end is wanted: it is no failure.
     """
 
-    def __init__(self, name: str, context: MachineContext, allow_reboot: bool) -> None:
+    def __init__(
+        self, name: str, context: MachineContext, allow_reboot: bool, back: Return | None = None
+    ) -> None:
         self.allow_reboot = allow_reboot
         self.ending = False
         self.stage = Stage.OFF
         self._name = name
         self._context = context
+        self._back = back
         self._events = context.events
         self._panic = ""
         self._failure: AttestError | None = None
+        self._channel_or_none = back.channel if back else None
+        self._cloned = False
+        self._on_trial = False
+        self._trial_lock = threading.Lock()
+        self._scope = Scope()
         self._ready = threading.Event()
         self._rebooted = threading.Event()
         self._launched = threading.Event()
@@ -132,13 +189,26 @@ class Life:
 
     def kill(self) -> None:
         """End it at once and wait until its threads are gone; a second time does nothing."""
+        channel = self.leave("the channel is closed")
+        if channel is not None:
+            channel.close()
+
+    def leave(self, reason: str) -> AgentChannel | None:
+        """End it as `kill` does, and return its channel, on which all has failed with ``reason``.
+
+        The channel is the caller's from now on; there is none when the VMM did not start.
+        """
         self.ending = True
+        self._scope.cancel()
         self._launched.wait()
+        channel = self._channel_or_none
+        if channel is not None:
+            channel.interrupt(reason)
         if self.stage is not Stage.OFF:
             self._vmm.kill()
-            self._channel.close()
             self._console.join()
         self._starter.join()
+        return channel
 
     def reboot(self, timeout: float) -> None:
         """Tell the guest to reboot, and wait until it is ready again."""
@@ -162,18 +232,20 @@ class Life:
 
     # Coming up
 
+    @property
+    def _channel(self) -> AgentChannel:
+        assert self._channel_or_none is not None, "it is there as soon as the VMM has been started"
+        return self._channel_or_none
+
     def _launch(self) -> None:
         try:
-            self._vmm = self._context.boot(self.allow_reboot, self._vmm_ended, self._vmm_event)
-            self._console = Console(
-                self._name,
-                self._vmm.console,
-                self._context.out_dir / f"console-{self._name}.log",
-                on_line=self._console_line,
-                on_alarm=self._alarm,
-            )
-            self._channel = AgentChannel(self._name, self._vmm.agent)
-            self._reach(Stage.VMM)
+            with self._scope.entered():
+                saved = self._back.saved if self._back else self._context.origin()
+            self._begin_clock()
+            if saved is not None:
+                self._cloned = self._clone(saved)
+            if not self._cloned:
+                self._start_vmm(None)
         except Exception as error:  # whatever it is, nobody may wait for this machine for ever
             self._fail(error if isinstance(error, AttestError) else self._not_started(error))
             return
@@ -181,12 +253,65 @@ class Life:
             self._launched.set()
         self._come_up()
 
+    def _start_vmm(self, saved: Saved | None) -> None:
+        self._vmm = self._context.boot(self.allow_reboot, saved, self._vmm_ended, self._vmm_event)
+        self._console = Console(
+            self._name,
+            self._vmm.console,
+            self._context.out_dir / f"console-{self._name}.log",
+            on_line=self._console_line,
+            on_alarm=self._alarm,
+        )
+        if self._channel_or_none is None:
+            self._channel_or_none = AgentChannel(
+                self._name, self._vmm.agent, padding=saved is not None
+            )
+        else:
+            self._channel.reconnect(self._vmm.agent, "the machine starts")
+        self._reach(Stage.VMM)
+
+    def _clone(self, saved: Saved) -> bool:
+        """Start it from a snapshot; False when it did not come to life and shall boot instead."""
+        self._on_trial = True
+        try:
+            self._start_vmm(saved)
+            self._channel.connect(_TRIAL)
+            self._pass_trial()
+        except Exception as error:  # the VMM's refusals are many
+            self._end_trial()
+            why = error.message if isinstance(error, AttestError) else str(error)
+            if self.ending:
+                raise
+            if self._back or not self._context.spoilt(why):
+                message = f"did not come back from its snapshot: {why}"
+                raise MachineError(self._name, message) from error
+            self._begin_clock()
+            return False
+        return True
+
+    def _pass_trial(self) -> None:
+        with self._trial_lock:
+            if self._vmm.exit is not None:
+                raise self._ended_error(self._vmm.exit)
+            self._on_trial = False
+
+    def _end_trial(self) -> None:
+        if self.stage is not Stage.OFF:
+            self._vmm.kill()
+            self._channel.close()
+            self._console.join()
+        self._channel_or_none = None
+        self.stage = Stage.OFF
+        self._on_trial = False
+
     def _come_up(self) -> None:
         try:
-            self._channel.connect(self._left())
+            if not self._cloned:
+                self._channel.connect(self._left())
             self._reach(Stage.AGENT)
-            self._channel.identity(self._context.identity())
-            self._await_unit()
+            self._channel.identity(self._identity())
+            if not self._cloned:
+                self._await_unit()
         except WaitFailed as error:
             self._fail(self._error(f"started, but is not ready: {error.message}"))
         except MachineError as error:
@@ -196,6 +321,12 @@ class Life:
         else:
             self._reach(Stage.READY, seconds=round(time.monotonic() - self._started, 3))
             self._ready.set()
+
+    def _identity(self) -> Identity:
+        identity = self._context.identity()
+        if self._back is not None:
+            return Identity(hosts=identity.hosts, seed=identity.seed, clock_ns=identity.clock_ns)
+        return replace(identity, copy=True) if self._cloned else identity
 
     def _await_unit(self) -> None:
         if self._channel.welcome.init == "systemd":
@@ -286,11 +417,15 @@ class Life:
         self._starter.start()
 
     def _restart(self) -> None:
+        self._cloned, self._back = False, None  # it boots, as any machine
         self._channel.reconnect(self._vmm.agent, "the machine reboots")
         self._rebooted.set()
         self._come_up()
 
     def _vmm_ended(self, exit: VmmExit) -> None:
+        with self._trial_lock:
+            if self._on_trial:
+                return  # `_clone` tells
         self._launched.wait()
         if self.stage is Stage.OFF:
             return  # it could not be started, which `_launch` tells

@@ -17,7 +17,15 @@ import msgspec
 
 from attest.errors import ManifestError
 
-__all__ = ["Manifest", "Node", "global_name", "json_schema", "load_manifest", "parse_manifest"]
+__all__ = [
+    "Disk",
+    "Manifest",
+    "Node",
+    "global_name",
+    "json_schema",
+    "load_manifest",
+    "parse_manifest",
+]
 
 _NODE_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
 _YEAR = 365 * 86_400
@@ -27,6 +35,17 @@ MAX_NODES = 250
 """Addresses ``192.168.<vlan>.1`` to ``.250``; the rest is left for the host and broadcasts."""
 
 Vlan = Annotated[int, msgspec.Meta(ge=1, le=254, description="a network's number")]
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A disk of a node: empty, or with the content of an image that stays as it is."""
+
+    size: (
+        Annotated[int, msgspec.Meta(ge=1, le=1 << 24, description="MiB, for an empty disk")] | None
+    ) = None
+    image: Annotated[
+        str | None, msgspec.Meta(description="path of an image, qcow2 or raw, that it begins as")
+    ] = None
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +70,26 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         float,
         msgspec.Meta(gt=0, le=_YEAR, description="seconds from start until the machine is ready"),
     ] = 300.0
+    warm_until: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="the systemd unit that must be active before the snapshot is made from "
+            "which the machine starts; default: ready_unit"
+        ),
+    ] = None
+    warm_steps: Annotated[
+        list[str],
+        msgspec.Meta(description="commands that are run once, before the snapshot is made"),
+    ] = msgspec.field(default_factory=list)
+    disks: Annotated[
+        list[Disk], msgspec.Meta(description="disks, /dev/disk/by-id/virtio-disk0 and so on")
+    ] = msgspec.field(default_factory=list)
+    hugepages: Annotated[
+        bool, msgspec.Meta(description="take its memory from the host's reserved 2 MiB pages")
+    ] = False
+    prefault: Annotated[
+        bool, msgspec.Meta(description="allocate all its memory before it starts")
+    ] = False
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,6 +206,12 @@ def _node(name: str, value: Any, source: str) -> Node:
         raise _explain(error, value, source, where) from None
     if len(set(node.vlans)) != len(node.vlans):
         raise ManifestError(f"{source}: {where}.vlans: each network once, found {node.vlans}")
+    for index, disk in enumerate(node.disks):
+        if (disk.size is None) == (disk.image is None):
+            raise ManifestError(
+                f"{source}: {where}.disks.{index}: expected either `size` (MiB, an empty disk) or "
+                f"`image` (a path), found {'neither' if disk.size is None else 'both'}"
+            )
     return node
 
 

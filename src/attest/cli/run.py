@@ -30,8 +30,12 @@ from attest.script import ScriptRun, namespace
     "-o", "--out", type=click.Path(path_type=Path, file_okay=False),
     help="Directory for logs and artefacts [default: a new one in the cache].",
 )  # fmt: skip
+@click.option("--cold", is_flag=True, help="Boot each machine, instead of starting from snapshots.")
+@click.option("--hugepages", is_flag=True, help="Take the machines' memory from huge pages.")
 @click.option("-v", "--verbose", is_flag=True, help="Show consoles and the output of commands.")
-def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
+def run(
+    manifest: Path, accel: str, out: Path | None, cold: bool, hugepages: bool, verbose: bool
+) -> None:
     r"""Run the test that MANIFEST (TOML or JSON) declares.
 
     \b
@@ -65,7 +69,13 @@ def run(manifest: Path, accel: str, out: Path | None, verbose: bool) -> None:
     ):
         try:
             with Cluster(
-                test, accelerator=accel, out_dir=directory, events=events, on_fatal=script.abort
+                test,
+                accelerator=accel,
+                cold=cold,
+                hugepages=hugepages,
+                out_dir=directory,
+                events=events,
+                on_fatal=script.abort,
             ) as cluster:
                 machines = cluster.machines
                 script.run(namespace(cluster))

@@ -10,7 +10,7 @@ from typing import Final
 from attest.errors import HostError
 from attest.net.cell import Cell
 
-__all__ = ["Attachment", "address", "make_bridges"]
+__all__ = ["Attachment", "address", "join_bridges", "make_bridges", "make_taps"]
 
 # Learning is immediate: a machine's first packet must not wait for a forwarding delay.
 _BRIDGE: Final = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
@@ -59,9 +59,39 @@ def make_bridges(cell: Cell, attachments: Iterable[Attachment]) -> None:
     lines = []
     for vlan in sorted({attachment.vlan for attachment in attachments}):
         lines += [f"link add vlan{vlan} {_BRIDGE}", f"link set vlan{vlan} up"]
+    _batch(cell, lines + _joined(attachments))
+
+
+def join_bridges(cell: Cell, attachments: Iterable[Attachment]) -> None:
+    """Make taps on bridges that are there.
+
+    Raises:
+        HostError: Taps cannot be made here.
+    """
+    _batch(cell, _joined(attachments))
+
+
+def make_taps(cell: Cell, names: Iterable[str]) -> None:
+    """Make taps that are on no network, for machines that are not to meet others.
+
+    Raises:
+        HostError: They cannot be made here.
+    """
+    lines = []
+    for name in names:
+        lines += [f"tuntap add dev {name} mode tap", f"link set {name} up"]
+    _batch(cell, lines)
+
+
+def _joined(attachments: Iterable[Attachment]) -> list[str]:
+    lines = []
     for each in attachments:
         lines += [f"tuntap add dev {each.tap} mode tap",
                   f"link set {each.tap} master vlan{each.vlan} up"]  # fmt: skip
+    return lines
+
+
+def _batch(cell: Cell, lines: list[str]) -> None:
     if not lines:
         return
     try:

@@ -1,0 +1,108 @@
+"""A machine's declared disks: which file each is at any time.
+
+A disk is a qcow2 file that grows with what the guest writes. A snapshot freezes the files in use,
+and the machine goes on with overlays of them; a clone begins with overlays. Nothing is copied.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from attest.errors import ManifestError
+from attest.manifest import Disk
+
+__all__ = ["Disks"]
+
+
+class Disks:
+    """The disks of one machine.
+
+    Args:
+        directory: Where their files are made.
+        declared: What the manifest says of them.
+        relative_to: What paths of images are relative to.
+
+    Raises:
+        ManifestError: An image does not exist.
+    """
+
+    def __init__(self, directory: Path, declared: Sequence[Disk], relative_to: Path) -> None:
+        self._directory = directory
+        self._declared = [
+            Disk(image=str(_image(relative_to, each.image))) if each.image else each
+            for each in declared
+        ]
+        self._numbers = itertools.count()
+        self._current: tuple[Path, ...] = ()
+
+    @property
+    def written(self) -> bool:
+        """The machine has had them: a clone of a fresh machine would find another content."""
+        return bool(self._current)
+
+    def contents(self) -> Iterator[str]:
+        """What each holds at first, so described that a change is another description."""
+        for each in self._declared:
+            if each.image is None:
+                yield f"empty {each.size} MiB"
+            else:
+                status = Path(each.image).stat()
+                yield f"{each.image} {status.st_size} {status.st_mtime_ns}"
+
+    def fresh(self, directory: Path) -> tuple[Path, ...]:
+        """Files as declared, named ``disk0`` and so on, in another directory."""
+        files = tuple(directory / f"disk{index}" for index in range(len(self._declared)))
+        for file, each in zip(files, self._declared, strict=True):
+            _create(file, size_mib=each.size, backing=Path(each.image) if each.image else None)
+        return files
+
+    def begin(self) -> tuple[Path, ...]:
+        """The files as they are, or, at the first time, as declared."""
+        if self._declared and not self._current:
+            directory = self._directory / f"disks{next(self._numbers)}"
+            directory.mkdir()
+            self._current = self.fresh(directory)
+        return self._current
+
+    def overlay(self, frozen: Sequence[Path]) -> tuple[Path, ...]:
+        """New overlays of a snapshot's disks; the files that were in use go."""
+        before = self._current
+        self._current = self.names()
+        for file, backing in zip(self._current, frozen, strict=True):
+            _create(file, backing=backing)
+        for file in before:
+            file.unlink(missing_ok=True)
+        return self._current
+
+    def forget(self) -> None:
+        """Remove the files: the machine begins anew."""
+        for file in self._current:
+            file.unlink(missing_ok=True)
+        self._current = ()
+
+    def names(self) -> tuple[Path, ...]:
+        """Paths for new files of the disks."""
+        number = next(self._numbers)
+        return tuple(
+            self._directory / f"disk{index}-{number}" for index in range(len(self._declared))
+        )
+
+    def forked(self, fresh: tuple[Path, ...]) -> tuple[Path, ...]:
+        """The machine writes to ``fresh`` now; returns the files that are frozen thereby."""
+        frozen, self._current = self._current, fresh
+        return frozen
+
+
+def _image(relative_to: Path, name: str) -> Path:
+    path = (relative_to / name).resolve()
+    if not path.is_file():
+        raise ManifestError(f"disks: {path} is no file", hint="give the path of a disk image")
+    return path
+
+
+def _create(file: Path, *, size_mib: int | None = None, backing: Path | None = None) -> None:
+    from attest.vmm import disk  # only machines with disks need it
+
+    disk.create(file, size_mib=size_mib, backing=backing)

@@ -1,0 +1,132 @@
+"""A machine's seat in its cluster: what it is made of, its place on the networks, who it is."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from attest.disks import Disks
+from attest.guest.identity import Identity, Interface
+from attest.image.store import Image
+from attest.manifest import Node
+from attest.net.bridge import Attachment, make_taps
+from attest.net.cell import Cell
+from attest.snapshot.shape import Shape, host_cpu, host_vmm
+from attest.vmm.base import MachineSpec, Nic, Saved, Vmm, VmmExit
+from attest.vmm.qemu import Qemu
+
+__all__ = ["Seat"]
+
+_SEED: Final = 64
+"""Bytes of the host's randomness for each machine."""
+
+OnExit = Callable[[VmmExit], None]
+OnEvent = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass
+class Seat:
+    """Where a machine belongs.
+
+    Attributes:
+        name: The machine's name.
+        number: Its number in the cluster, which its addresses end with.
+        node: What the manifest says of it.
+        image: What it boots.
+        accelerator: ``"kvm"`` or ``"tcg"``.
+        cell: Where its VMM lives.
+        directory: Its own scratch directory.
+        hosts: The lines for its ``/etc/hosts``.
+        machine_id: Its own.
+    """
+
+    name: str
+    number: int
+    node: Node
+    image: Image
+    accelerator: str
+    cell: Cell
+    directory: Path
+    hosts: Callable[[], str]
+    relative_to: Path
+    machine_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True)
+        self.disks = Disks(self.directory, self.node.disks, self.relative_to)
+
+    @property
+    def attachments(self) -> list[Attachment]:
+        """Its places on the networks, in the order of its network cards."""
+        return [Attachment(vlan, self.number) for vlan in self.node.vlans]
+
+    @property
+    def warm_until(self) -> str:
+        """The unit that must be active before a snapshot of its shape is made."""
+        return self.node.warm_until or self.node.ready_unit
+
+    def shape(self) -> Shape:
+        """What decides the content of its snapshot."""
+        node = self.node
+        return Shape(
+            image=self.image.digest, image_name=self.image.name, vmm=host_vmm(),
+            accelerator=self.accelerator, cpu=host_cpu(), machine=node.machine,
+            memory=node.memory, vcpus=node.vcpus, nics=len(node.vlans),
+            disks=tuple(self.disks.contents()), hugepages=node.hugepages,
+            warm_until=self.warm_until, warm_steps=tuple(node.warm_steps),
+        )  # fmt: skip
+
+    def identity(self) -> Identity:
+        """Who the machine is to be, from now on."""
+        return Identity(
+            hostname=self.name,
+            machine_id=self.machine_id,
+            hosts=self.hosts(),
+            interfaces=tuple(
+                Interface(index=index, mac=each.mac, addresses=(each.address,), up=True)
+                for index, each in enumerate(self.attachments)
+            ),
+            seed=os.urandom(_SEED),
+            clock_ns=time.time_ns(),
+        )
+
+    def boot(
+        self, allow_reboot: bool, saved: Saved | None, on_exit: OnExit, on_event: OnEvent
+    ) -> Vmm:
+        """Start its VMM, with disks that go with ``saved``, or those that it had."""
+        disks = self.disks.begin() if saved is None else self.disks.overlay(saved.disks)
+        spec = replace(self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks)
+        return self.start(spec, on_exit, on_event)
+
+    def boot_template(self, into: Path, on_exit: OnExit, on_event: OnEvent) -> Vmm:
+        """Boot a machine of its shape, off the networks, whose memory and disks are in ``into``."""
+        taps = [f"{each.tap}w" for each in self.attachments]
+        make_taps(self.cell, taps)
+        spec = replace(
+            self.spec(),
+            nics=tuple(
+                Nic(tap, each.mac) for tap, each in zip(taps, self.attachments, strict=True)
+            ),
+            memory_file=None if self.node.hugepages else into / "memory",
+            disks=self.disks.fresh(into),
+            prefault=False,
+        )
+        return self.start(spec, on_exit, on_event)
+
+    def spec(self) -> MachineSpec:
+        """The machine as it would boot."""
+        return MachineSpec(
+            name=self.name, image=self.image, memory=self.node.memory, vcpus=self.node.vcpus,
+            machine=self.node.machine, accelerator=self.accelerator, directory=self.directory,
+            nics=tuple(Nic(each.tap, each.mac) for each in self.attachments),
+            hugepages=self.node.hugepages, prefault=self.node.prefault,
+        )  # fmt: skip
+
+    def start(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:
+        """Start a VMM in the cell."""
+        return Qemu(spec, enter=self.cell.enter, on_exit=on_exit, on_event=on_event)

@@ -1,0 +1,251 @@
+"""Warm starts: each machine begins as a clone of a machine of its shape that was ready before.
+
+Where the cache has no such snapshot, one machine of the shape boots, off the networks and without
+an identity, and is saved when it is ready; all of the shape are then cloned from it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from attest.errors import CommandFailed, MachineError
+from attest.events import Event, EventLog, Kind
+from attest.guest.agent_channel import AgentChannel
+from attest.guest.identity import Identity
+from attest.life import Life, MachineContext, Stage
+from attest.scope import Cancelled, cancellable
+from attest.seat import Seat
+from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache
+from attest.snapshot.shape import Shape
+from attest.vmm.base import Saved, Vmm
+
+__all__ = ["ColdStarts", "Starts", "WarmStarts"]
+
+_SETTLE: Final = 30.0
+"""Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
+
+
+class NotSavedError(Exception):
+    """The machine was ready, and could not be saved; the text says why."""
+
+
+class Starts(Protocol):
+    """What the machines of a cluster start from."""
+
+    def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
+        """The snapshot for a machine that starts, or None when it must boot.
+
+        Raises:
+            Cancelled: The machine is not wanted any more.
+            MachineError: The machine that was booted for the snapshot did not come up.
+            CommandFailed: A warm step failed.
+        """
+
+    def spoilt(self, seat: Seat, reason: str) -> bool:
+        """What to do when the snapshot did not restore: True to boot, False to give up."""
+
+    def close(self) -> None:
+        """No machine starts any more."""
+
+
+class ColdStarts:
+    """Each machine boots."""
+
+    def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
+        """None: there is no snapshot."""
+        return None
+
+    def spoilt(self, seat: Seat, reason: str) -> bool:
+        """Not asked, as there is no snapshot."""
+        return False
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class WarmStarts:
+    """Where the machines of one cluster get their snapshots from.
+
+    Args:
+        cache: The snapshots that there are.
+        events: Where everything that happens is reported.
+    """
+
+    def __init__(self, cache: SnapshotCache, events: EventLog) -> None:
+        self._cache = cache
+        self._events = events
+        self._lock = threading.Lock()
+        self._found: dict[Shape, Future[Entry | None]] = {}
+
+    def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
+        """The snapshot of the machine's shape; None where there can be none.
+
+        A machine that has written its disks before boots from them: the memory of a snapshot would
+        remember another content.
+        """
+        if seat.disks.written:
+            return None
+        entry = self._entry(seat, context)
+        return entry.saved if entry else None
+
+    def _entry(self, seat: Seat, context: MachineContext) -> Entry | None:
+        shape = seat.shape()
+        while True:
+            with self._lock:
+                found = self._found.get(shape)
+                if mine := found is None:
+                    found = self._found[shape] = Future()
+            if mine:
+                self._find(shape, found, seat, context)
+            elif not found.done():
+                with self._events.span(Kind.WAIT, "wait for the snapshot", machine=seat.name):
+                    _await(found)
+            try:
+                return found.result()
+            except Cancelled:
+                if mine:
+                    raise
+                # The machine that was to make it was ended: this one takes over.
+
+    def spoilt(self, seat: Seat, reason: str) -> bool:
+        """Take the snapshot out of the cache, and say so once; the machine boots."""
+        seat.disks.forget()
+        shape = seat.shape()
+        with self._lock:
+            entry = self._found[shape].result()
+            self._found[shape] = _answer(None)
+        if entry is not None:  # else another machine has told already
+            self._cache.discard(entry)
+            self._warn(
+                seat, f"its snapshot does not restore and was removed, so it boots: {reason}"
+            )
+        return True
+
+    def close(self) -> None:
+        """Let others remove what was used."""
+        self._cache.close()
+
+    # Inside
+
+    def _find(
+        self, shape: Shape, found: Future[Entry | None], seat: Seat, context: MachineContext
+    ) -> None:
+        try:
+            found.set_result(self._obtain(shape, seat, context))
+        except BaseException as error:
+            if isinstance(error, Cancelled):
+                with self._lock:
+                    del self._found[shape]
+            found.set_exception(error)
+
+    def _obtain(self, shape: Shape, seat: Seat, context: MachineContext) -> Entry | None:
+        def make(into: Path) -> None:
+            with self._events.span(
+                Kind.ACTION, f"boot {shape.image_name} once, for a snapshot", machine=seat.name
+            ):
+                _make(seat, context, into)
+
+        def waiting() -> None:
+            text = "another run makes the snapshot: wait for it"
+            self._events.emit(Kind.LOG, text, machine=seat.name)
+
+        def broken(wrong: str) -> None:
+            self._warn(seat, f"its snapshot was damaged and is made anew: {wrong}")
+
+        stop = threading.Event()
+        try:
+            with cancellable(stop.set):
+                return self._cache.obtain(shape, make, stop=stop, waiting=waiting, broken=broken)
+        except (NoRoomError, NotSavedError, OSError) as error:
+            self._warn(seat, f"no snapshot could be made, so it boots: {error}")
+            return None
+
+    def _warn(self, seat: Seat, text: str) -> None:
+        self._events.emit(Kind.WARNING, text, machine=seat.name)
+
+
+def _await(found: Future[Entry | None]) -> None:
+    done = threading.Event()
+    found.add_done_callback(lambda _: done.set())
+    with cancellable(done.set):
+        done.wait()
+
+
+def _answer(entry: Entry | None) -> Future[Entry | None]:
+    future: Future[Entry | None] = Future()
+    future.set_result(entry)
+    return future
+
+
+def _make(seat: Seat, context: MachineContext, into: Path) -> None:
+    """Boot a machine of the shape, and save it in ``into`` when it is ready."""
+    template = replace(
+        context,
+        events=_progress(context.events, seat.name),
+        boot=lambda _, __, on_exit, on_event: seat.boot_template(into, on_exit, on_event),
+        origin=lambda: None,
+        identity=Identity,
+        ready_unit=seat.warm_until,
+        on_fatal=lambda _: None,
+    )
+    life = Life(seat.name, template, allow_reboot=False)
+    try:
+        with cancellable(life.kill):
+            _warm_up(life.ready(), seat, context.events)
+            _save(life.vmm, into / "state", whole=seat.node.hugepages)
+    except MachineError:
+        if _ran_out_of_disk(life):
+            raise NotSavedError("the disk is full") from None
+        raise
+    finally:
+        life.kill()
+
+
+def _warm_up(channel: AgentChannel, seat: Seat, events: EventLog) -> None:
+    for step in seat.node.warm_steps:
+        with events.span(Kind.COMMAND, step, machine=seat.name) as span:
+            done = channel.run(f"set -euo pipefail; {step}")
+            span.data["status"] = done.status
+        if done.status != 0:
+            raise CommandFailed(
+                seat.name, step, done.status, done.stdout.decode(errors="replace"),
+                done.stderr.decode(errors="replace"), expected="to succeed, as a warm step",
+            )  # fmt: skip
+    if channel.welcome.init == "systemd":
+        # What is still under way would be done again in every clone.
+        channel.run(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE)
+
+
+def _save(vmm: Vmm, state: Path, *, whole: bool) -> None:
+    try:
+        if whole:
+            vmm.save_whole(state)
+        else:
+            vmm.save(state)
+    except Exception as error:  # of whichever VMM it is
+        raise NotSavedError(str(error)) from error
+
+
+def _ran_out_of_disk(life: Life) -> bool:
+    """A page of a shared memory file that finds no room on the disk is a SIGBUS."""
+    exit = life.vmm.exit if life.stage is not Stage.OFF else None
+    return exit is not None and exit.status in (-signal.SIGBUS, 128 + signal.SIGBUS)
+
+
+def _progress(events: EventLog, name: str) -> EventLog:
+    """What is told of a machine that is not part of the test: how far it has come."""
+
+    def pass_on(event: Event) -> None:
+        if event.kind in (Kind.CONSOLE, Kind.ALARM) or (
+            event.kind is Kind.STAGE and event.text != Stage.READY
+        ):
+            events.emit(event.kind, event.text, machine=name, **event.data)
+
+    quiet = EventLog()
+    quiet.subscribe(pass_on)
+    return quiet
