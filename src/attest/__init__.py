@@ -8,17 +8,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attest.checkpoint import Checkpoint, Snapshot, clone
     from attest.cluster import Cluster
     from attest.machine import Machine
     from attest.manifest import Manifest, load_manifest
     from attest.parallel import wait_all
 
-__all__ = ["Cluster", "Machine", "Manifest", "load_manifest", "wait_all"]
+__all__ = [
+    "Checkpoint",
+    "Cluster",
+    "Machine",
+    "Manifest",
+    "Snapshot",
+    "clone",
+    "load_manifest",
+    "wait_all",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Cluster": "attest.cluster",
+    "Checkpoint": "attest.checkpoint",
+    "Snapshot": "attest.checkpoint",
+    "clone": "attest.checkpoint",
     "wait_all": "attest.parallel",
     "Machine": "attest.machine",
     "Manifest": "attest.manifest",

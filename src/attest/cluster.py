@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from msgspec.structs import replace
 
+from attest.checkpoint import Checkpoint, Snapshot, take
 from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
+from attest.guest.identity import Identity
 from attest.image.recipe import load_recipe
 from attest.image.store import Image, ImageStore
 from attest.life import MachineContext
 from attest.machine import Machine
-from attest.manifest import Manifest, Node, load_manifest, parse_manifest
-from attest.net.bridge import Attachment, address, make_bridges
+from attest.manifest import Manifest, Node, check_names, load_manifest, parse_manifest
+from attest.net.bridge import Attachment, address, hold_bridges, join_bridges, make_bridges
 from attest.net.cell import Cell
+from attest.parallel import wait_all
 from attest.scratch import Scratch
 from attest.seat import Seat
 from attest.snapshot.cache import SnapshotCache
+from attest.starts import ColdStarts, SnapshotStarts, Starts
 from attest.vmm import accel
 from attest.vmm.qemu import find_qemu
-from attest.warm import ColdStarts, Starts, WarmStarts
+from attest.warm import WarmStarts
 
 __all__ = ["Cluster"]
 
@@ -131,6 +137,64 @@ class Cluster:
         for machine in self.machines.values():
             machine.start()
 
+    def checkpoint(self, name: str = "checkpoint") -> Checkpoint:
+        """Save all machines that run, as of one moment; they stand still meanwhile, and go on.
+
+        Packets between them are held back until all stand, so that each is in the memory of its
+        receiver or in none.
+
+        Raises:
+            MachineError: One could not be saved.
+        """
+        running = [machine for machine in self.machines.values() if machine.booted]
+        for machine in running:
+            machine.connect()
+        with self.events.span(Kind.ACTION, f"checkpoint {name!r}"):
+            held = hold_bridges(self._cell, self._vlans())
+            return Checkpoint(name, self._take(running, name, held))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Bring all machines back to a checkpoint; those that were off then are off again.
+
+        As with `Machine.restore`, whatever was under way in them fails.
+
+        Raises:
+            MachineError: One did not come back.
+        """
+        with self.events.span(Kind.ACTION, f"restore {checkpoint.name!r}"):
+            saved = {name: each.saved() for name, each in checkpoint.snapshots.items()}
+            for name, machine in self.machines.items():
+                if name not in saved:
+                    machine.crash()
+            # All end before the first comes back: what one still sends must reach none of them.
+            together = threading.Barrier(len(saved) or 1)
+            wait_all(saved, lambda name: self.machines[name].leave(checkpoint.name))
+            for name, each in saved.items():
+                self.machines[name].go_back(each, checkpoint.name, together)
+            for name in saved:
+                self.machines[name].connect()
+
+    def clone(self, snapshot: Snapshot, names: Sequence[str] | int = 1) -> list[Machine]:
+        """Start new machines from a snapshot, with these names, or so many."""
+        if isinstance(names, int):
+            names = list(itertools.islice(self._free_names(snapshot.machine), names))
+        original = snapshot.seat
+        number = 1 + max(seat.number for seat in self._seats.values())
+        check_names([*self._seats, *names], source="clone")
+        seats = [
+            self._seat(name, number + index, original.node, original.image)
+            for index, name in enumerate(names)
+        ]
+        with self.events.span(Kind.ACTION, f"clone {snapshot.name!r}: {', '.join(names)}"):
+            join_bridges(self._cell, [each for seat in seats for each in seat.attachments])
+            known = [machine for machine in self.machines.values() if machine.connected]
+            machines = [self._add(seat, SnapshotStarts(snapshot.saved())) for seat in seats]
+            for machine in machines:
+                machine.start()
+            for machine in known:
+                machine.channel.identity(Identity(hosts=self._hosts(machine.name)))
+        return machines
+
     def close(self) -> None:
         """End every machine and remove everything that belongs to the cluster."""
         with self.events.span(Kind.ACTION, "end the machines"), ExitStack() as ends:
@@ -159,6 +223,7 @@ class Cluster:
             origin=lambda: starts.saved(seat, context),
             spoilt=lambda reason: starts.spoilt(seat, reason),
             identity=seat.identity,
+            snapshot=lambda name: self._take([machine], name, nullcontext())[seat.name],
             nics=len(seat.node.vlans),
             ready_unit=seat.node.ready_unit,
             start_timeout=seat.node.start_timeout,
@@ -168,6 +233,23 @@ class Cluster:
         self._seats[seat.name] = seat
         machine = self.machines[seat.name] = Machine(seat.name, context)
         return machine
+
+    def _take(
+        self, machines: list[Machine], name: str, held: AbstractContextManager[None]
+    ) -> dict[str, Snapshot]:
+        running = [(self._seats[machine.name], machine.vmm) for machine in machines]
+        futures = take(running, held)
+        return {
+            seat.name: Snapshot(name, seat, saved, self)
+            for (seat, _), saved in zip(running, futures, strict=True)
+        }
+
+    def _vlans(self) -> set[int]:
+        return {vlan for seat in self._seats.values() for vlan in seat.node.vlans}
+
+    def _free_names(self, stem: str) -> Iterator[str]:
+        names = (f"{stem}-{number}" for number in itertools.count(1))
+        return (name for name in names if name not in self._seats)
 
     def _hosts(self, name: str) -> str:
         """Every node by name: its address on a network that both are on, where there is one."""

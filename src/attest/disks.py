@@ -76,6 +76,14 @@ class Disks:
             file.unlink(missing_ok=True)
         return self._current
 
+    @staticmethod
+    def throw_away(frozen: Sequence[Path], directory: Path) -> tuple[Path, ...]:
+        """Overlays of a snapshot's disks for a VMM that never runs, in another directory."""
+        files = tuple(directory / f"unused{index}" for index in range(len(frozen)))
+        for file, backing in zip(files, frozen, strict=True):
+            _create(file, backing=backing)
+        return files
+
     def forget(self) -> None:
         """Remove the files: the machine begins anew."""
         for file in self._current:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from attest.errors import AttestError, ChannelError, MachineError, WaitFailed
 from attest.events import EventLog, Kind
@@ -23,6 +23,9 @@ from attest.guest.identity import Identity
 from attest.guest.protocol import PowerAction, WaitKind
 from attest.scope import Scope
 from attest.vmm.base import Saved, Vmm, VmmExit
+
+if TYPE_CHECKING:
+    from attest.checkpoint import Snapshot
 
 __all__ = ["Boot", "Life", "MachineContext", "Return", "Stage"]
 
@@ -83,6 +86,7 @@ class MachineContext:
             ends with `attest.scope.Cancelled` when the machine is not wanted any more.
         spoilt: Told why what ``origin`` gave did not restore; returns whether to boot instead.
         identity: Who it is to become.
+        snapshot: Saves it as it is, under a name.
         nics: How many network cards it has.
         ready_unit: The systemd unit that must be active before it is ready.
         start_timeout: Seconds from start to ready.
@@ -95,6 +99,7 @@ class MachineContext:
     origin: Callable[[], Saved | None]
     spoilt: Callable[[str], bool]
     identity: Callable[[], Identity]
+    snapshot: Callable[[str], Snapshot]
     nics: int
     ready_unit: str
     start_timeout: float
@@ -110,11 +115,13 @@ class Return:
         saved: That moment.
         reason: What is told to whoever was using it.
         channel: Its connection, which goes on; None when it had none.
+        together: Passed by all that come back at one moment, before any of them runs.
     """
 
     saved: Saved
     reason: str
     channel: AgentChannel | None
+    together: threading.Barrier
 
 
 class Life:
@@ -267,7 +274,8 @@ class Life:
                 self._name, self._vmm.agent, padding=saved is not None
             )
         else:
-            self._channel.reconnect(self._vmm.agent, "the machine starts")
+            assert self._back is not None
+            self._channel.reconnect(self._vmm.agent, self._back.reason)
         self._reach(Stage.VMM)
 
     def _clone(self, saved: Saved) -> bool:
@@ -275,11 +283,16 @@ class Life:
         self._on_trial = True
         try:
             self._start_vmm(saved)
+            if self._back is not None:
+                self._back.together.wait(_TRIAL)
+            self._vmm.resume()
             self._channel.connect(_TRIAL)
             self._pass_trial()
         except Exception as error:  # the VMM's refusals are many
+            if self._back is not None:
+                self._back.together.abort()
             self._end_trial()
-            why = error.message if isinstance(error, AttestError) else str(error)
+            why = error.message if isinstance(error, AttestError) else str(error) or repr(error)
             if self.ending:
                 raise
             if self._back or not self._context.spoilt(why):

@@ -13,15 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from attest.errors import ChannelError, CommandFailed, MachineError, UsageError, WaitFailed
 from attest.events import Kind
 from attest.guest.agent_channel import AgentChannel, Completed, Process
 from attest.guest.console import plain_text
 from attest.guest.protocol import PowerAction, WaitKind
-from attest.life import Life, MachineContext, Stage
+from attest.life import Life, MachineContext, Return, Stage
 from attest.scope import cancellable
+from attest.vmm.base import Saved, Vmm
+
+if TYPE_CHECKING:
+    from attest.checkpoint import Snapshot
 
 __all__ = ["Machine"]
 
@@ -129,6 +133,57 @@ class Machine:
             if not life.allow_reboot:
                 raise MachineError(self.name, "reboot() needs start(allow_reboot=True)")
             life.reboot(DEFAULT_TIMEOUT)
+
+    def snapshot(self, name: str) -> Snapshot:
+        """Save the machine as it is now; it stands still meanwhile, and goes on.
+
+        Args:
+            name: What errors and logs call it.
+
+        Raises:
+            MachineError: It could not be saved.
+        """
+        self.connect()
+        with self._events.span(Kind.ACTION, f"snapshot {name!r}", machine=self.name):
+            return self._context.snapshot(name)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot of this machine and wait until it is ready.
+
+        Commands and waits under way fail with a `ChannelError` that says so. The machine keeps its
+        identity; its clock is right, and its random numbers are others than then.
+
+        Raises:
+            UsageError: It is a snapshot of another machine.
+            MachineError: It did not come back.
+        """
+        if snapshot.machine != self.name:
+            raise UsageError(
+                f"{snapshot!r} cannot be restored as {self.name}",
+                hint="snapshot.clone() starts other machines from it",
+            )
+        with self._events.span(Kind.ACTION, f"restore {snapshot.name!r}", machine=self.name):
+            self.go_back(snapshot.saved(), snapshot.name, threading.Barrier(1))
+            self.connect()
+
+    def go_back(self, saved: Saved, name: str, together: threading.Barrier) -> None:
+        """Begin to go back to what was saved; it runs when all who share ``together`` can."""
+        with self._lock:
+            channel = self.leave(name)
+            allow_reboot = self._life.allow_reboot if self._life else False
+            back = Return(saved, _restored(name), channel, together)
+            self._life = Life(self.name, self._context, allow_reboot, back)
+
+    def leave(self, name: str) -> AgentChannel | None:
+        """End this life, so that it can `go_back`; its channel, where it has one, stays open."""
+        return self._life.leave(_restored(name)) if self._life else None
+
+    @property
+    def vmm(self) -> Vmm:
+        """Its VMM; starts the machine and waits until it is ready."""
+        life = self._alive()
+        life.ready()
+        return life.vmm
 
     def wait_for_shutdown(self) -> None:
         """Wait until the machine has ended by itself."""
@@ -533,13 +588,17 @@ class Machine:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """A lost channel is mostly the machine's end: say what became of it."""
+        life = self._life
         try:
             yield
         except ChannelError as error:
-            life = self._life
             if life is None:
                 raise
             raise life.explain(error) from None
+
+
+def _restored(name: str) -> str:
+    return f"the machine was restored to {name!r}"
 
 
 def _drop(piece: bytes) -> None:

@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ __all__ = [
     "Disk",
     "Manifest",
     "Node",
+    "check_names",
     "global_name",
     "json_schema",
     "load_manifest",
@@ -177,8 +179,7 @@ def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
             f"{source}: nodes: expected a table with one entry for each machine, found {found}",
             hint='the smallest is `[nodes.machine]` with `image = "tiny"`',
         )
-    if len(nodes) > MAX_NODES:
-        raise ManifestError(f"{source}: nodes: {len(nodes)} machines, at most {MAX_NODES} fit")
+    check_names(nodes, source=source)
     _check_keys(raw, Manifest, source, "")
     parsed = {name: _node(name, value, source) for name, value in nodes.items()}
     top = {key: value for key, value in raw.items() if key != "nodes"}
@@ -186,17 +187,11 @@ def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
         fields = msgspec.convert({**top, "nodes": {"placeholder": {}}}, Manifest)
     except msgspec.ValidationError as error:
         raise _explain(error, raw, source, "") from None
-    _check_identifiers(parsed, source)
     return msgspec.structs.replace(fields, nodes=parsed)
 
 
 def _node(name: str, value: Any, source: str) -> Node:
     where = f"nodes.{name}"
-    if not re.fullmatch(_NODE_NAME, name):
-        raise ManifestError(
-            f"{source}: {where}: a name is a host name: letters, digits and inner - and _, "
-            f"at most 63; found {name!r}"
-        )
     if not isinstance(value, dict):
         raise ManifestError(f"{source}: {where}: expected a table of keys, found {_kind(value)}")
     _check_keys(value, Node, source, where)
@@ -249,16 +244,32 @@ def global_name(node: str) -> str:
     return name if re.match(r"[A-Za-z_]", name) else f"_{name}"
 
 
-def _check_identifiers(nodes: dict[str, Node], source: str) -> None:
-    """Two nodes must not become the same global of the script."""
+def check_names(names: Iterable[str], *, source: str) -> None:
+    """Check that machines can be called so, all of them in one cluster.
+
+    Args:
+        names: The machines' names.
+        source: What to call their origin in errors.
+
+    Raises:
+        ManifestError: A name is no host name, comes twice, or becomes the same global of the script
+            as another; or there are more than `MAX_NODES`.
+    """
     seen: dict[str, str] = {}
-    for name in nodes:
+    for name in names:
+        if not re.fullmatch(_NODE_NAME, name):
+            raise ManifestError(
+                f"{source}: nodes.{name}: a name is a host name: letters, digits and inner - and "
+                f"_, at most 63; found {name!r}"
+            )
         identifier = global_name(name)
         if other := seen.get(identifier):
             raise ManifestError(
                 f"{source}: nodes.{name}: in the script this is `{identifier}`, as nodes.{other} is"
             )
         seen[identifier] = name
+    if len(seen) > MAX_NODES:
+        raise ManifestError(f"{source}: nodes: {len(seen)} machines, at most {MAX_NODES} fit")
 
 
 def _unreadable(error: OSError | UnicodeDecodeError) -> str | None:

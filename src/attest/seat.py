@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +62,15 @@ class Seat:
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True)
         self.disks = Disks(self.directory, self.node.disks, self.relative_to)
+        self._numbers = itertools.count()
+        self._spare_lock = threading.Lock()
+        self._spare_taps: list[str] = []
+
+    def new_directory(self, purpose: str) -> Path:
+        """A new directory in the machine's own."""
+        path = self.directory / f"{purpose}{next(self._numbers)}"
+        path.mkdir()
+        return path
 
     @property
     def attachments(self) -> list[Attachment]:
@@ -98,25 +110,44 @@ class Seat:
     def boot(
         self, allow_reboot: bool, saved: Saved | None, on_exit: OnExit, on_event: OnEvent
     ) -> Vmm:
-        """Start its VMM, with disks that go with ``saved``, or those that it had."""
+        """Start its VMM, with disks that go with ``saved``, or those that it had.
+
+        One that continues ``saved`` is paused.
+        """
         disks = self.disks.begin() if saved is None else self.disks.overlay(saved.disks)
-        spec = replace(self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks)
+        spec = replace(
+            self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks,
+            paused=saved is not None,
+        )  # fmt: skip
         return self.start(spec, on_exit, on_event)
 
-    def boot_template(self, into: Path, on_exit: OnExit, on_event: OnEvent) -> Vmm:
+    def boot_template(
+        self, into: Path, nics: tuple[Nic, ...], on_exit: OnExit, on_event: OnEvent
+    ) -> Vmm:
         """Boot a machine of its shape, off the networks, whose memory and disks are in ``into``."""
-        taps = [f"{each.tap}w" for each in self.attachments]
-        make_taps(self.cell, taps)
         spec = replace(
             self.spec(),
-            nics=tuple(
-                Nic(tap, each.mac) for tap, each in zip(taps, self.attachments, strict=True)
-            ),
+            nics=nics,
             memory_file=None if self.node.hugepages else into / "memory",
             disks=self.disks.fresh(into),
             prefault=False,
         )
         return self.start(spec, on_exit, on_event)
+
+    @contextmanager
+    def spare_nics(self) -> Iterator[tuple[Nic, ...]]:
+        """Network cards that are on no network, for a machine of its shape that meets no other.
+
+        One at a time has them.
+        """
+        with self._spare_lock:
+            if not self._spare_taps:
+                self._spare_taps = [f"{each.tap}s" for each in self.attachments]
+                make_taps(self.cell, self._spare_taps)
+            yield tuple(
+                Nic(tap, each.mac)
+                for tap, each in zip(self._spare_taps, self.attachments, strict=True)
+            )
 
     def spec(self) -> MachineSpec:
         """The machine as it would boot."""

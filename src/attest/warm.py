@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from attest.errors import CommandFailed, MachineError
 from attest.events import Event, EventLog, Kind
@@ -22,9 +22,10 @@ from attest.scope import Cancelled, cancellable
 from attest.seat import Seat
 from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache
 from attest.snapshot.shape import Shape
-from attest.vmm.base import Saved, Vmm
+from attest.starts import Starts
+from attest.vmm.base import Nic, Saved, Vmm
 
-__all__ = ["ColdStarts", "Starts", "WarmStarts"]
+__all__ = ["WarmStarts"]
 
 _SETTLE: Final = 30.0
 """Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
@@ -34,42 +35,8 @@ class NotSavedError(Exception):
     """The machine was ready, and could not be saved; the text says why."""
 
 
-class Starts(Protocol):
-    """What the machines of a cluster start from."""
-
-    def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
-        """The snapshot for a machine that starts, or None when it must boot.
-
-        Raises:
-            Cancelled: The machine is not wanted any more.
-            MachineError: The machine that was booted for the snapshot did not come up.
-            CommandFailed: A warm step failed.
-        """
-
-    def spoilt(self, seat: Seat, reason: str) -> bool:
-        """What to do when the snapshot did not restore: True to boot, False to give up."""
-
-    def close(self) -> None:
-        """No machine starts any more."""
-
-
-class ColdStarts:
-    """Each machine boots."""
-
-    def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
-        """None: there is no snapshot."""
-        return None
-
-    def spoilt(self, seat: Seat, reason: str) -> bool:
-        """Not asked, as there is no snapshot."""
-        return False
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class WarmStarts:
-    """Where the machines of one cluster get their snapshots from.
+class WarmStarts(Starts):
+    """The machines of a cluster start from snapshots of their shapes.
 
     Args:
         cache: The snapshots that there are.
@@ -184,10 +151,15 @@ def _answer(entry: Entry | None) -> Future[Entry | None]:
 
 def _make(seat: Seat, context: MachineContext, into: Path) -> None:
     """Boot a machine of the shape, and save it in ``into`` when it is ready."""
+    with seat.spare_nics() as nics:
+        _boot_and_save(seat, context, nics, into)
+
+
+def _boot_and_save(seat: Seat, context: MachineContext, nics: tuple[Nic, ...], into: Path) -> None:
     template = replace(
         context,
         events=_progress(context.events, seat.name),
-        boot=lambda _, __, on_exit, on_event: seat.boot_template(into, on_exit, on_event),
+        boot=lambda _, __, *told: seat.boot_template(into, nics, *told),
         origin=lambda: None,
         identity=Identity,
         ready_unit=seat.warm_until,

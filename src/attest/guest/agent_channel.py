@@ -107,6 +107,13 @@ class AgentChannel:
         self._welcome = None
         self._session = Session(self._machine, sock, self._on_closed)
 
+    def interrupt(self, reason: str) -> None:
+        """End the session, the connection staying open; `reconnect` comes next, or `close`.
+
+        Whatever is under way fails with a `ChannelError` that says ``reason``.
+        """
+        self._session.end(reason)
+
     def close(self) -> None:
         """End the connection, its threads, and everything under way on it."""
         self._session.end("the channel is closed")

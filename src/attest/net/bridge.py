@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from attest.errors import HostError
 from attest.net.cell import Cell
 
-__all__ = ["Attachment", "address", "join_bridges", "make_bridges", "make_taps"]
+__all__ = ["Attachment", "address", "hold_bridges", "join_bridges", "make_bridges", "make_taps"]
 
 # Learning is immediate: a machine's first packet must not wait for a forwarding delay.
 _BRIDGE: Final = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
@@ -81,6 +82,17 @@ def make_taps(cell: Cell, names: Iterable[str]) -> None:
     for name in names:
         lines += [f"tuntap add dev {name} mode tap", f"link set {name} up"]
     _batch(cell, lines)
+
+
+@contextmanager
+def hold_bridges(cell: Cell, vlans: Iterable[int]) -> Iterator[None]:
+    """Let no packet pass on these networks; machines see no change of their links."""
+    vlans = list(vlans)
+    _batch(cell, [f"link set vlan{vlan} down" for vlan in vlans])
+    try:
+        yield
+    finally:
+        _batch(cell, [f"link set vlan{vlan} up" for vlan in vlans])
 
 
 def _joined(attachments: Iterable[Attachment]) -> list[str]:

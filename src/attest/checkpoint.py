@@ -1,0 +1,179 @@
+"""Machines at one moment: snapshots of single ones, checkpoints of a whole cluster.
+
+A machine that runs has its memory to itself, so a snapshot of it is first one stream of all its
+memory and devices, during which it stands still. Then the stream is *baked*, while the machine
+goes on: a paused VMM loads it into a memory file, and saves its devices again. So each restore,
+which may happen before every test, is a clone that maps the file; only the snapshot, which happens
+once, pays for reading the memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attest.errors import MachineError
+from attest.parallel import wait_all
+from attest.seat import Seat
+from attest.vmm.base import Saved, Vmm
+
+if TYPE_CHECKING:
+    from attest.cluster import Cluster
+    from attest.machine import Machine
+
+__all__ = ["Checkpoint", "Snapshot", "clone", "take"]
+
+
+class Snapshot:
+    """A machine at one moment.
+
+    Attributes:
+        name: What the script calls it.
+        machine: The name of the machine.
+    """
+
+    def __init__(self, name: str, seat: Seat, saved: Future[Saved], cluster: Cluster) -> None:
+        self.name = name
+        self.machine = seat.name
+        self.seat = seat
+        self.cluster = cluster
+        self._saved = saved
+
+    def __repr__(self) -> str:
+        return f"<snapshot {self.name!r} of {self.machine}>"
+
+    def saved(self) -> Saved:
+        """Its files, as soon as they are complete.
+
+        Raises:
+            MachineError: It could not be written.
+        """
+        try:
+            return self._saved.result()
+        except Exception as error:
+            message = f"the snapshot {self.name!r} could not be made: {error}"
+            raise MachineError(self.machine, message) from error
+
+    def clone(self, n: int = 1) -> list[Machine]:
+        """Start ``n`` new machines from it, called ``MACHINE-1`` and so on; see `clone`.
+
+        Raises:
+            UsageError: The cluster has no room for so many.
+        """
+        return self.cluster.clone(self, n)
+
+
+def clone(snapshot: Snapshot, names: Sequence[str]) -> list[Machine]:
+    """Start a new machine from a snapshot for each name.
+
+    They are on the networks of the original, with addresses of their own, and every machine of the
+    cluster knows them by name.
+
+    Raises:
+        UsageError: A name is taken, or is none; or the cluster has no room for so many.
+    """
+    return snapshot.cluster.clone(snapshot, names)
+
+
+class Checkpoint:
+    """A cluster at one moment.
+
+    Attributes:
+        name: What the script calls it.
+        snapshots: Each machine that was running, by name; all others were off.
+    """
+
+    def __init__(self, name: str, snapshots: dict[str, Snapshot]) -> None:
+        self.name = name
+        self.snapshots = snapshots
+
+    def __repr__(self) -> str:
+        return f"<checkpoint {self.name!r} of {', '.join(self.snapshots)}>"
+
+
+def take(
+    machines: Sequence[tuple[Seat, Vmm]], held: AbstractContextManager[None]
+) -> list[Future[Saved]]:
+    """Save machines as of one moment; they go on.
+
+    Args:
+        machines: Those that run.
+        held: While this is entered, no packet goes from one machine to another.
+
+    Returns:
+        What becomes of each.
+
+    Raises:
+        Exception: One could not be saved.
+    """
+    places = [seat.new_directory("snapshot") for seat, _ in machines]
+    with ExitStack() as undo:
+        undo.enter_context(held)
+        for _, vmm in machines:
+            # A reply from its main loop: it has read what had come for it before the network was
+            # held.
+            vmm.drain()
+        for _, vmm in machines:
+            undo.callback(vmm.resume)
+            vmm.pause()
+        frozen = [_fork(seat, vmm) for seat, vmm in machines]
+        wait_all(
+            list(zip(machines, places, strict=True)),
+            lambda each: each[0][1].save_whole(each[1] / "stream"),
+        )
+    return [
+        _begin(seat, place, disks)
+        for (seat, _), place, disks in zip(machines, places, frozen, strict=True)
+    ]
+
+
+def _fork(seat: Seat, vmm: Vmm) -> tuple[Path, ...]:
+    fresh = seat.disks.names()
+    if fresh:
+        vmm.fork_disks(fresh)
+    return seat.disks.forked(fresh)
+
+
+def _begin(seat: Seat, place: Path, disks: tuple[Path, ...]) -> Future[Saved]:
+    """Bake in the background: the machines go on meanwhile."""
+    stream = Saved(None, place / "stream", disks)
+    future: Future[Saved] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(_bake(seat, stream, place))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=f"bake {seat.name}", daemon=True).start()
+    return future
+
+
+def _bake(seat: Seat, stream: Saved, place: Path) -> Saved:
+    if seat.node.hugepages:
+        return stream  # such memory cannot be mapped from a file
+    with seat.spare_nics() as nics:
+        spec = replace(
+            seat.spec(),
+            nics=nics,
+            saved=stream,
+            memory_file=place / "memory",
+            disks=seat.disks.throw_away(stream.disks, place),
+            prefault=False,
+            paused=True,
+        )
+        vmm = seat.start(spec, lambda _: None, lambda *_: None)
+        try:
+            vmm.save(place / "state")
+        finally:
+            vmm.kill()
+            vmm.agent.close()
+            vmm.console.close()
+    for file in (stream.state, *spec.disks):
+        file.unlink()
+    return Saved(place / "memory", place / "state", stream.disks)
