@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,25 +21,61 @@ from agent_client import (
     Result,
     root_only,
     running_agent,
+    u32,
     u64,
 )
 
+from attest.errors import MachineError
+from attest.guest.agent_channel import AgentChannel
+from attest.guest.identity import Identity
+
 pytestmark = [root_only, pytest.mark.skipif(not shutil.which("ip"), reason="needs iproute2")]
 
-HOST_NAME, MACHINE_ID, HOSTS, INTERFACE, SEED, CLOCK = range(1, 7)
+HOST_NAME, MACHINE_ID, HOSTS, INTERFACE, SEED, CLOCK, COPY, SSH_HOST_KEY = range(1, 9)
 SET_UP = """
-mount --bind "$0" /etc
+for directory in etc run var/lib; do mount --bind "$0/$directory" /$directory; done
 ip link set lo up
 ip link add eth1 type veth peer name eth0
 exec "$@"
 """
 OLD_ID, NEW_ID = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+SHARED = (
+    "run/systemd/netif/leases/2",
+    "var/lib/NetworkManager/internal-7c4e-eth0.lease",
+    "var/lib/dhclient/dhclient-eth0.leases",
+    "var/lib/dhcp/dhclient.eth0.leases",
+    "var/lib/dhcp/dhclient.leases",
+    "var/lib/dhcp/dhclient6.eth0.leases",
+    "var/lib/dhcpcd/eth0.lease",
+    "var/lib/dhcpcd/eth0.lease6",
+    "var/lib/systemd/random-seed",
+)
+"""What a copy loses."""
+
+OTHERS = (
+    "run/systemd/netif/leases/.#2",
+    "run/systemd/netif/state",
+    "var/lib/NetworkManager/dnsmasq-eth0.leases",
+    "var/lib/NetworkManager/old.lease/file",
+    "var/lib/dhcp/dhcpd.leases",
+    "var/lib/systemd/rfkill",
+)
+"""What it keeps."""
+
+PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+RSA, ED25519 = "/etc/ssh/ssh_host_rsa_key", "/etc/ssh/ssh_host_ed25519_key"
+needs_ssh = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs openssh-client")
 
 
 @dataclass(frozen=True)
 class Guest:
     client: AgentClient
-    etc: Path
+    root: Path
+    """Where its /etc, /run and /var/lib are."""
+
+    @property
+    def etc(self) -> Path:
+        return self.root / "etc"
 
     def become(self, *fields: tuple[int, str | bytes]) -> Result:
         encoded: Fields = [
@@ -65,19 +104,55 @@ class Guest:
 
 
 @pytest.fixture
-def guest(tmp_path: Path) -> Iterator[Guest]:
-    etc = tmp_path / "etc"
-    etc.mkdir()
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    for directory in ("etc", "run", "var/lib"):
+        (root / directory).mkdir(parents=True)
+    etc = root / "etc"
     for name in ("passwd", "group", "ld.so.cache"):
         if Path("/etc", name).exists():
             shutil.copy(Path("/etc", name), etc)
     (etc / "hosts").write_text("127.0.0.1 localhost\n")
     (etc / "hostname").write_text("before\n")
     (etc / "machine-id").write_text(OLD_ID + "\n")
-    prefix = ["unshare", "--net", "--uts", "--mount", "sh", "-ec", SET_UP, str(etc)]
+    return root
+
+
+@pytest.fixture
+def agent_path(root: Path, tmp_path: Path) -> Iterator[Path]:
+    prefix = ["unshare", "--net", "--uts", "--mount", "sh", "-ec", SET_UP, str(root)]
     path = tmp_path / "agent"
-    with running_agent(path, prefix=prefix), AgentClient(path) as client:
-        yield Guest(client, etc)
+    with running_agent(path, prefix=prefix):
+        yield path
+
+
+@pytest.fixture
+def guest(agent_path: Path, root: Path) -> Iterator[Guest]:
+    with AgentClient(agent_path) as client:
+        yield Guest(client, root)
+
+
+@pytest.fixture
+def channel(agent_path: Path) -> Iterator[AgentChannel]:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(agent_path))
+    channel = AgentChannel("alice", sock)
+    channel.connect(30)
+    yield channel
+    channel.close()
+
+
+def fill(root: Path, *paths: str) -> None:
+    """Make files that hold their names."""
+    for path in paths:
+        file = root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(path)
+
+
+def files(directory: Path) -> set[str]:
+    """The files in a directory, and those in its directories."""
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
 def test_host_name(guest: Guest) -> None:
@@ -112,7 +187,7 @@ def test_a_file_that_is_a_mount_is_written_through(guest: Guest, tmp_path: Path)
 
 
 def test_the_journal_is_found_under_the_new_machine_id(guest: Guest) -> None:
-    guest.sh(f"mount -t tmpfs none /run; mkdir -p /run/log/journal/{OLD_ID}")
+    guest.sh(f"mkdir -p /run/log/journal/{OLD_ID}")
     assert guest.become((MACHINE_ID, NEW_ID)).status == DONE
     assert guest.sh(f"readlink /run/log/journal/{NEW_ID}").strip() == OLD_ID
 
@@ -248,3 +323,228 @@ def test_clock(guest: Guest) -> None:
     assert guest.become((CLOCK, u64(time.time_ns()))).status in (DONE, FAILED)
     result = guest.become((CLOCK, u64(2**64 - 1)))
     assert (result.status, "clock" in result.message) == (FAILED, True)
+
+
+def test_a_copy_loses_leases_and_the_seed(guest: Guest) -> None:
+    fill(guest.root, *SHARED, *OTHERS)
+    result = guest.become((COPY, u32(1)))
+    assert (result.status, result.value) == (DONE, "")
+    assert files(guest.root / "run") | files(guest.root / "var") == {
+        path.partition("/")[2] for path in OTHERS
+    }
+
+
+def test_a_copy_that_has_nothing_of_its_original(guest: Guest) -> None:
+    result = guest.become((COPY, u32(1)))
+    assert (result.status, result.value) == (DONE, "")
+
+
+@pytest.mark.parametrize("fields", [[], [(COPY, u32(0))]])
+def test_no_copy_keeps_all(guest: Guest, fields: list[tuple[int, bytes]]) -> None:
+    fill(guest.root, *SHARED, RSA)
+    result = guest.become((HOST_NAME, "alice"), *fields)
+    assert (result.status, result.value) == (DONE, "")
+    assert all((guest.root / path).exists() for path in SHARED)
+
+
+def test_a_lease_that_cannot_be_removed(guest: Guest) -> None:
+    lease = "var/lib/dhcp/dhclient.leases"
+    fill(guest.root, lease)
+    guest.sh("mount --bind /var/lib /var/lib; mount -o remount,ro,bind /var/lib")
+    result = guest.become((COPY, u32(1)))
+    assert (result.status, result.errno) == (FAILED, 30)
+    assert f"/{lease}" in result.message
+
+
+def test_a_copys_ssh_host_keys_are_reported(guest: Guest) -> None:
+    linked = "/etc/ssh/ssh_host_ecdsa_key"
+    fill(guest.root, RSA, f"{RSA}.pub", f"{RSA}-cert.pub", "/etc/ssh/ssh_config", "/etc/key")
+    (guest.etc / "ssh/ssh_host_ecdsa_key").symlink_to("../key")
+    (guest.etc / "ssh/ssh_host_lost_key").symlink_to("nothing")
+    (guest.etc / "ssh/ssh_host_directory_key").mkdir()
+    result = guest.become((COPY, u32(1)))
+    assert result.status == DONE
+    assert sorted(result.value.splitlines(keepends=True)) == [f"{linked}\n", f"{RSA}\n"]
+    assert (guest.root / RSA[1:]).read_text() == RSA
+
+
+@pytest.mark.parametrize(("count", "status"), [(64, DONE), (65, FAILED)])
+def test_as_many_ssh_host_keys_as_fit(guest: Guest, count: int, status: int) -> None:
+    fill(guest.root, *(f"/etc/ssh/ssh_host_{number:0240}_key" for number in range(count)))
+    result = guest.become((COPY, u32(1)))
+    assert (result.status, result.errno) == (status, 7 if status == FAILED else None)
+    assert len(result.value.splitlines()) == (count if status == DONE else 0)
+
+
+def test_ssh_host_keys_are_replaced(guest: Guest) -> None:
+    fill(guest.root, RSA, f"{RSA}.pub", f"{RSA}.attest")
+    old = guest.root / RSA[1:]
+    old.chmod(0o640)
+    os.chown(old, 7, 8)
+    os.chown(f"{old}.pub", 9, 10)
+    long = PRIVATE.replace("AAAA", "\n".join(["A" * 70] * 1000))
+    result = guest.become(
+        (SSH_HOST_KEY, f"{RSA}\nssh-rsa AAAA root@alice\n{long}"),
+        (SSH_HOST_KEY, f"{ED25519}\nssh-ed25519 AAAA root@alice\n{PRIVATE}"),
+    )
+    assert result.status == DONE
+    found = {}
+    for name in sorted(files(guest.etc / "ssh")):
+        path = guest.etc / "ssh" / name
+        status = path.stat()
+        found[name] = (path.read_text(), status.st_mode & 0o7777, status.st_uid, status.st_gid)
+    assert found == {
+        "ssh_host_ed25519_key": (PRIVATE, 0o600, 0, 0),
+        "ssh_host_ed25519_key.pub": ("ssh-ed25519 AAAA root@alice\n", 0o644, 0, 0),
+        "ssh_host_rsa_key": (long, 0o640, 7, 8),
+        "ssh_host_rsa_key.pub": ("ssh-rsa AAAA root@alice\n", 0o644, 9, 10),
+    }
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        RSA,
+        f"{RSA}\n",
+        f"{RSA}\nssh-rsa AAAA",
+        f"{RSA}\nssh-rsa AAAA\n",
+        f"{RSA}\n\n{PRIVATE}",
+        f"\nssh-rsa AAAA\n{PRIVATE}",
+        f"etc/ssh/ssh_host_rsa_key\nssh-rsa AAAA\n{PRIVATE}",
+    ],
+)
+def test_wrong_ssh_host_keys(guest: Guest, key: str) -> None:
+    fill(guest.root, RSA, f"{RSA}.pub")
+    result = guest.become((SSH_HOST_KEY, key))
+    assert (result.status, result.errno) == (FAILED, 22)
+    assert "SSH host key" in result.message
+    assert [(guest.root / path).read_text() for path in (RSA[1:], f"{RSA[1:]}.pub")] == [
+        RSA,
+        f"{RSA}.pub",
+    ]
+
+
+def test_an_ssh_host_key_without_a_place(guest: Guest) -> None:
+    result = guest.become((SSH_HOST_KEY, f"/etc/no/key\nssh-rsa AAAA\n{PRIVATE}"))
+    assert (result.status, result.errno) == (FAILED, 2)
+    assert "/etc/no/key" in result.message
+
+
+@pytest.mark.parametrize(
+    ("name", "pid_file", "reloaded"),
+    [
+        ("sshd", "{pid}\n", True),
+        ("other", "{pid}\n", False),
+        ("sshd", "-{pid}\n", False),
+        ("sshd", "", False),
+        ("sshd", None, False),
+    ],
+)
+def test_sshd_reads_its_new_keys(
+    guest: Guest, tmp_path: Path, name: str, pid_file: str | None, reloaded: bool
+) -> None:
+    shutil.copy("/bin/sleep", tmp_path / name)  # the name of a process is its program's
+    (guest.etc / "ssh").mkdir()
+    with subprocess.Popen([tmp_path / name, "1000"]) as daemon:
+        try:
+            if pid_file is not None:
+                (guest.root / "run/sshd.pid").write_text(pid_file.format(pid=daemon.pid))
+            assert guest.become((COPY, u32(1))).status == DONE
+            assert daemon.poll() is None
+            result = guest.become((SSH_HOST_KEY, f"{RSA}\nssh-rsa AAAA\n{PRIVATE}"))
+            if not reloaded:  # of two signals that wait, the hang-up would be taken first
+                daemon.terminate()
+            assert daemon.wait(30) == -(signal.SIGHUP if reloaded else signal.SIGTERM)
+        finally:
+            daemon.kill()
+    assert result.status == DONE
+
+
+def keygen(*arguments: str | Path) -> str:
+    done = subprocess.run(["ssh-keygen", *arguments], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def become_a_copy(channel: AgentChannel, root: Path, hostname: str | None) -> dict[str, str]:
+    """The bits, comment and type of each new key, by its file's name."""
+    names = [f"ssh_host_{kind}_key" for kind in ("ecdsa", "ed25519", "rsa")]
+    fill(root, *(f"/etc/ssh/{name}{end}" for name in names for end in ("", ".pub")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(scratch := root.parent / "scratch"))
+        scratch.mkdir()
+        try:
+            channel.identity(Identity(copy=True, hostname=hostname))
+        finally:
+            assert list(scratch.iterdir()) == []
+    described = {}
+    for name in names:
+        private = root / "etc/ssh" / name
+        private.chmod(0o600)  # what was there before was for all to read
+        public = Path(f"{private}.pub").read_text()
+        assert public.split()[:2] == keygen("-y", "-f", private).split()[:2]
+        bits, _, *comment = keygen("-l", "-f", f"{private}.pub").split()
+        described[name] = " ".join([bits, *comment])
+    return described
+
+
+@needs_ssh
+def test_the_channel_gives_a_copy_new_ssh_host_keys(channel: AgentChannel, root: Path) -> None:
+    assert become_a_copy(channel, root, "bob") == {
+        "ssh_host_ecdsa_key": "256 root@bob (ECDSA)",
+        "ssh_host_ed25519_key": "256 root@bob (ED25519)",
+        "ssh_host_rsa_key": "3072 root@bob (RSA)",
+    }
+
+
+@needs_ssh
+def test_new_ssh_host_keys_name_the_guest(channel: AgentChannel, root: Path) -> None:
+    channel.identity(Identity(hostname="carol"))
+    described = become_a_copy(channel, root, None)
+    assert described["ssh_host_rsa_key"] == "3072 root@carol (RSA)"
+
+
+@needs_ssh
+def test_the_guest_makes_its_keys_where_the_host_cannot(
+    channel: AgentChannel, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/no/such")
+        fill(root, ED25519)
+        channel.identity(Identity(copy=True, hostname="dave"))
+    assert keygen("-l", "-f", root / f"{ED25519[1:]}.pub").split()[2:] == ["root@dave", "(ED25519)"]
+
+
+def test_a_key_of_another_type_is_named(channel: AgentChannel, root: Path) -> None:
+    fill(root, "/etc/ssh/ssh_host_dsa_key")
+    with pytest.raises(MachineError, match=r"alice: .*/etc/ssh/ssh_host_dsa_key"):
+        channel.identity(Identity(copy=True))
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("echo nothing to draw from >&2; exit 3", "on this host: nothing to draw from"),
+        ("exit 3", "exit code 3"),
+        ("exec sleep 1000", r"it did not end in 0\.5 s"),
+        ('for path; do :; done; echo key >"$path"; echo key >"$path.pub"', "no key pairs"),
+    ],
+)
+def test_an_ssh_keygen_that_fails(
+    channel: AgentChannel,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    why: str,
+) -> None:
+    (tmp_path / "bin").mkdir()
+    path = tmp_path / "bin/ssh-keygen"
+    path.write_text(f"#!/bin/sh\n{program}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+    if "sleep" in program:
+        monkeypatch.setattr("attest.guest.ssh_keys._LIMIT", 0.5)
+    with pytest.raises(MachineError, match=f"(?s)alice: .*{why}"):
+        become_a_copy(channel, root, "bob")
+    assert (root / "etc/ssh/ssh_host_rsa_key").read_text() == RSA

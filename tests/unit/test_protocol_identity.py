@@ -27,3 +27,14 @@ def test_an_interface_is_lines_of_text() -> None:
 def test_what_is_left_alone_is_not_named() -> None:
     encoded = Identity(interfaces=(Interface(0, up=False),)).encode()
     assert decode_fields(encoded, IdentityField)[IdentityField.INTERFACE] == b"index=0\n"
+
+
+def test_a_copy_says_so_and_brings_random_numbers() -> None:
+    fields = [
+        decode_fields(Identity(copy=True, seed=seed).encode(), IdentityField)
+        for seed in (None, None, b"seed")
+    ]
+    assert [found[IdentityField.COPY] for found in fields] == [b"\1\0\0\0"] * 3
+    first, second, given = (found[IdentityField.SEED] for found in fields)
+    assert first != second
+    assert (len(first), given) == (64, b"seed")
