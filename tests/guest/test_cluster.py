@@ -139,7 +139,7 @@ def test_a_vmm_that_dies_is_reported_as_itself(tiny: Machine) -> None:
 def test_a_machine_that_does_not_come_up_says_at_which_stage_it_stopped() -> None:
     nodes = {"slow": {"image": "debian", "start_timeout": 2.5}}
     with (
-        Cluster({"nodes": nodes}, accelerator="tcg") as cluster,
+        Cluster({"nodes": nodes}, accelerator="tcg", cold=True) as cluster,
         pytest.raises(MachineError) as caught,
     ):
         cluster["slow"].succeed("true")

@@ -19,7 +19,7 @@ from attest.vmm.tsc import tsc_khz
 
 __all__ = ["Shape", "host_cpu", "host_vmm"]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 """Raised when attest makes snapshots in another way; older ones are not found any more."""
 
 

@@ -150,6 +150,9 @@ class Vmm(Protocol):
     def wait(self, timeout: float | None = None) -> VmmExit | None:
         """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
 
+    def drain(self) -> None:
+        """Return when its network cards have read what had come for them before."""
+
     def pause(self) -> None:
         """Stop its processors; nothing happens when it is paused."""
 
