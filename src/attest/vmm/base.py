@@ -64,9 +64,12 @@ class MachineSpec:
             virtio block device with the serial ``disk0``, ``disk1`` and so on. For a machine with
             ``saved`` they are overlays of its disks.
         hugepages: Its memory is of reserved 2 MiB pages. It can neither have a memory file nor map
-            one, so what it continues is a whole stream.
+            one, so what it continues is a whole stream. ``memory`` is an even number then.
         prefault: All of its memory is allocated before it starts.
         paused: It is loaded from ``saved`` and waits for `Vmm.resume`.
+
+    Raises:
+        ValueError: These do not go together.
     """
 
     name: str
@@ -84,6 +87,17 @@ class MachineSpec:
     hugepages: bool = False
     prefault: bool = False
     paused: bool = False
+
+    def __post_init__(self) -> None:
+        mapped = self.saved.memory if self.saved else None
+        if mapped and self.memory_file:
+            raise ValueError(f"{self.name}: what maps a saved memory has no memory file of its own")
+        if self.hugepages and (file := mapped or self.memory_file):
+            raise ValueError(f"{self.name}: memory of huge pages cannot be in the file {file}")
+        if self.hugepages and self.memory % 2:
+            raise ValueError(f"{self.name}: {self.memory} MiB are no whole number of 2 MiB pages")
+        if self.paused and not self.saved:
+            raise ValueError(f"{self.name}: only what is loaded can begin paused")
 
 
 @dataclass(frozen=True)
@@ -164,12 +178,13 @@ class Vmm(Protocol):
 
         Raises:
             MigrationError: It could not be saved.
+            ValueError: It has no memory file of its own.
         """
 
     def save_whole(self, state: Path) -> None:
         """Pause it and write its memory and its devices' state into one new file.
 
-        It can be resumed afterwards.
+        It can be resumed afterwards, and has to be before it is saved again.
 
         Raises:
             MigrationError: It could not be saved.
@@ -178,10 +193,13 @@ class Vmm(Protocol):
     def fork_disks(self, fresh: Sequence[Path]) -> None:
         """Freeze the files of its disks, and go on with new overlays of them.
 
-        The machine is paused. The frozen files belong to whoever saves it then.
+        The machine is paused. The frozen files belong to whoever saves it, before or after.
 
         Args:
             fresh: Absolute paths of the overlays, one for each disk, which are made here.
+
+        Raises:
+            ValueError: They are not as many as the disks.
         """
 
     def set_link(self, index: int, up: bool) -> None:

@@ -2,11 +2,17 @@
 
 With memory that is shared with a file, the capability ``x-ignore-shared`` leaves it out of the
 stream, which then holds device state only: some 100 KiB, written and read in milliseconds.
+
+A stream with the memory has each page at a place of its own in the file, where QEMU can do that
+(``mapped-ram``): it is read in large pieces, and pages of zeros are neither written nor touched.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +25,8 @@ _LIMIT: Final = 120.0
 
 _FILE_URI: Final = (8, 2)
 """The first QEMU that takes ``file:``; older ones get a descriptor of the file."""
+
+_MAPPED_RAM: Final = (9, 0)
 
 
 class MigrationError(Exception):
@@ -37,12 +45,19 @@ def save(qmp: Qmp, version: tuple[int, ...], state: Path, *, memory: bool) -> No
     Raises:
         MigrationError: It could not be written.
     """
-    qmp.execute("stop")
-    _set_up(qmp, ignore_shared=not memory)
     state.touch(exist_ok=False)
-    with qmp.events("MIGRATION") as events:
-        _open(qmp, version, "migrate", state, os.O_WRONLY)
-        _await(qmp, events)
+    try:
+        with _errors(), qmp.events("MIGRATION") as events:
+            qmp.execute("stop")
+            _set_up(qmp, version, memory=memory)
+            _open(qmp, version, "migrate", state, os.O_WRONLY)
+            _await(qmp, events)
+            # Until then `cont` is refused, and no event tells.
+            while qmp.execute("query-status")["status"] == "finish-migrate":
+                time.sleep(0.001)
+    except MigrationError:
+        state.unlink()
+        raise
 
 
 def load(qmp: Qmp, version: tuple[int, ...], state: Path, *, memory: bool) -> None:
@@ -50,26 +65,36 @@ def load(qmp: Qmp, version: tuple[int, ...], state: Path, *, memory: bool) -> No
 
     Args:
         qmp: The new machine's QMP session.
-        version: QEMU's version.
+        version: QEMU's version, the same as at `save`.
         state: The file that `save` wrote.
         memory: As it was at `save`.
 
     Raises:
         MigrationError: The state is damaged, or does not fit this machine.
     """
-    _set_up(qmp, ignore_shared=not memory)
-    # Each clone would announce the address that its NIC had in the snapshot, five times.
-    qmp.execute("migrate-set-parameters", announce_rounds=0)
-    with qmp.events("MIGRATION") as events:
+    with _errors(), qmp.events("MIGRATION") as events:
+        _set_up(qmp, version, memory=memory)
+        # Each clone would announce the address that its NIC had in the snapshot, five times.
+        qmp.execute("migrate-set-parameters", announce_rounds=0)
         _open(qmp, version, "migrate-incoming", state, os.O_RDONLY)
         _await(qmp, events)
 
 
-def _set_up(qmp: Qmp, *, ignore_shared: bool) -> None:
-    wanted = {"events": True, "x-ignore-shared": ignore_shared}
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except QMPError as error:
+        raise MigrationError(str(error)) from error
+
+
+def _set_up(qmp: Qmp, version: tuple[int, ...], *, memory: bool) -> None:
+    wanted = {"events": True, "x-ignore-shared": not memory}
+    if version >= _MAPPED_RAM:
+        wanted["mapped-ram"] = memory
     capabilities = [{"capability": name, "state": state} for name, state in wanted.items()]
     qmp.execute("migrate-set-capabilities", capabilities=capabilities)
-    if not ignore_shared:
+    if memory:
         qmp.execute("migrate-set-parameters", max_bandwidth=1 << 40)  # the default is a network's
 
 

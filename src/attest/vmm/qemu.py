@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from attest.errors import HostError
-from attest.vmm.base import ConsolePipes, MachineSpec, VmmExit
+from attest.vmm.base import ConsolePipes, MachineSpec, Saved, VmmExit
 from attest.vmm.process import WatchedProcess
 from attest.vmm.tsc import tsc_khz
 
@@ -38,6 +38,9 @@ OLDEST: Final = (7, 2)
 
 _PIPES: Final = (8, 1)
 """The first QEMU whose console can have its input in another descriptor than its output."""
+
+_REAPED: Final = 1.0
+"""Seconds: the sockets of a QEMU that ends close a moment before its process is gone."""
 
 _READ_ONLY: Final = (8, 2)
 """The first QEMU that maps a file which it may not write; older ones open it for writing."""
@@ -143,22 +146,15 @@ def _memory(spec: MachineSpec) -> list[str]:
 
 
 def _memory_backend(spec: MachineSpec) -> str:
-    mapped = spec.saved.memory if spec.saved else None
-    if mapped and spec.memory_file:
-        raise ValueError(f"{spec.name}: what maps a saved memory has no memory file of its own")
-    file = mapped or spec.memory_file
     if spec.hugepages:
-        if file:
-            raise ValueError(f"{spec.name}: memory of huge pages cannot be in the file {file}")
         return "memory-backend-memfd,hugetlb=on,hugetlbsize=2M"
-    if file is None:
-        return "memory-backend-ram"
-    backend = f"memory-backend-file,mem-path={_quoted(file)}"
-    if mapped is None:
-        return f"{backend},share=on"
-    # A clone's own mapping is private: what it writes is its own, and the file stays as it was.
-    may_be_read_only = find_qemu().version >= _READ_ONLY
-    return f"{backend},share=off" + (",readonly=on,rom=off" if may_be_read_only else "")
+    if spec.saved and spec.saved.memory:
+        # A private mapping: what the clone writes is its own, and the file stays as it was.
+        read_only = ",readonly=on,rom=off" if find_qemu().version >= _READ_ONLY else ""
+        return f"memory-backend-file,mem-path={_quoted(spec.saved.memory)},share=off{read_only}"
+    if spec.memory_file:
+        return f"memory-backend-file,mem-path={_quoted(spec.memory_file)},share=on"
+    return "memory-backend-ram"
 
 
 def _drive(bus: str, name: str, file: Path, options: str) -> list[str]:
@@ -254,6 +250,7 @@ class Qemu:
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> None:
         self.name = spec.name
+        self._spec = spec
         self._on_exit = on_exit
         self._on_event = on_event
         self._qmp_lock = threading.Lock()
@@ -268,7 +265,7 @@ class Qemu:
         )
         ends.hand_over()
         if spec.saved is not None:
-            self._load(spec.saved.state, memory=spec.saved.memory is None, paused=spec.paused)
+            self._load(spec.saved)
         elif spec.allow_reboot:
             self._await_events()
 
@@ -279,19 +276,29 @@ class Qemu:
         with contextlib.suppress(QMPError):  # it has ended already, as `on_exit` tells
             self._connect()
 
-    def _load(self, state: Path, *, memory: bool, paused: bool) -> None:
+    def _load(self, saved: Saved) -> None:
         from attest.vmm import migration
+        from attest.vmm.qmp import QMPError
 
+        version, memory = find_qemu().version, saved.memory is None
         try:
-            migration.load(self._connect(), find_qemu().version, state, memory=memory)
-            if not paused:
-                self.execute("cont")
+            migration.load(self._connect(), version, saved.state, memory=memory)
+            if not self._spec.paused:
+                self.resume()
+        except (migration.MigrationError, QMPError) as error:
+            exit = self.wait(_REAPED)
+            self._give_up()
+            text = f"{error}: QEMU ended with {exit}" if exit else str(error)
+            raise migration.MigrationError(text) from error
         except BaseException:
-            # Without waiting: who is told of the end may itself wait for this constructor.
-            self._process.kill(wait=False)
-            for end in (self._qmp, self.console, self.agent):
-                end.close()
+            self._give_up()
             raise
+
+    def _give_up(self) -> None:
+        # Without waiting: who is told of the end may itself wait for the constructor.
+        self._process.kill(wait=False)
+        for end in (self._qmp, self.console, self.agent):
+            end.close()
 
     def _ended(self, exit: VmmExit) -> None:
         if self._session is not None:
@@ -346,13 +353,16 @@ class Qemu:
 
         Raises:
             MigrationError: It could not be saved.
+            ValueError: It has no memory file of its own.
         """
+        if self._spec.memory_file is None:
+            raise ValueError(f"{self.name} has no memory file")
         self._save(state, memory=False)
 
     def save_whole(self, state: Path) -> None:
         """Pause it and write its memory and its devices' state into one new file.
 
-        It can be resumed afterwards.
+        It can be resumed afterwards, and has to be before it is saved again.
 
         Raises:
             MigrationError: It could not be saved.
@@ -367,14 +377,18 @@ class Qemu:
     def fork_disks(self, fresh: Sequence[Path]) -> None:
         """Freeze the files of its disks, and go on with new overlays of them.
 
-        The machine is paused. The frozen files belong to whoever saves it then.
+        The machine is paused. The frozen files belong to whoever saves it, before or after.
 
         Args:
             fresh: Absolute paths of the overlays, one for each disk, which are made here.
+
+        Raises:
+            ValueError: They are not as many as the disks.
         """
+        disks = [f"disk{index}" for index in range(len(self._spec.disks))]
         overlays = [
-            {"device": f"disk{index}", "snapshot-file": str(path), "format": "qcow2"}
-            for index, path in enumerate(fresh)
+            {"device": disk, "snapshot-file": str(path), "format": "qcow2"}
+            for disk, path in zip(disks, fresh, strict=True)
         ]
         actions = [{"type": "blockdev-snapshot-sync", "data": each} for each in overlays]
         self.execute("transaction", actions=actions)  # all of them or none
