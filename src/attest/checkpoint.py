@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attest.errors import MachineError
+from attest.errors import AttestError, MachineError
 from attest.parallel import wait_all
 from attest.seat import Seat
 from attest.vmm.base import Saved, Vmm
@@ -109,8 +109,20 @@ def take(
         What becomes of each.
 
     Raises:
-        Exception: One could not be saved.
+        MachineError: One could not be saved.
     """
+    try:
+        return _take(machines, held)
+    except AttestError:
+        raise
+    except Exception as error:  # of whichever VMM, or of the disk
+        names = ", ".join(seat.name for seat, _ in machines)
+        raise MachineError(names, f"could not be saved: {error}") from error
+
+
+def _take(
+    machines: Sequence[tuple[Seat, Vmm]], held: AbstractContextManager[None]
+) -> list[Future[Saved]]:
     places = [seat.new_directory("snapshot") for seat, _ in machines]
     with ExitStack() as undo:
         undo.enter_context(held)

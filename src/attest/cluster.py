@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from attest.seat import Seat
 from attest.snapshot.cache import SnapshotCache
 from attest.starts import ColdStarts, SnapshotStarts, Starts
 from attest.vmm import accel
+from attest.vmm.base import Saved
 from attest.vmm.qemu import find_qemu
 from attest.warm import WarmStarts
 
@@ -78,6 +80,7 @@ class Cluster:
         self._on_fatal = on_fatal or (lambda _: None)
         self._seats: dict[str, Seat] = {}
         self.machines: dict[str, Machine] = {}
+        self._baking: list[Future[Saved]] = []
         with ExitStack() as undo:
             self._scratch = Scratch()
             undo.callback(self._scratch.close)
@@ -187,8 +190,9 @@ class Cluster:
         ]
         with self.events.span(Kind.ACTION, f"clone {snapshot.name!r}: {', '.join(names)}"):
             join_bridges(self._cell, [each for seat in seats for each in seat.attachments])
-            known = [machine for machine in self.machines.values() if machine.connected]
             machines = [self._add(seat, SnapshotStarts(snapshot.saved())) for seat in seats]
+            # Those that come up meanwhile find the new names when they ask who they are.
+            known = [machine for machine in self.machines.values() if machine.connected]
             for machine in machines:
                 machine.start()
             for machine in known:
@@ -202,6 +206,7 @@ class Cluster:
             # machines: the kernel ends all VMMs in one go, and their machines only have to notice.
             ends.callback(self._scratch.close)
             ends.callback(self._starts.close)
+            ends.callback(lambda: wait(self._baking))  # they have failed by then, or are complete
             for machine in self.machines.values():
                 machine.expect_end()
                 ends.callback(machine.close)
@@ -239,6 +244,7 @@ class Cluster:
     ) -> dict[str, Snapshot]:
         running = [(self._seats[machine.name], machine.vmm) for machine in machines]
         futures = take(running, held)
+        self._baking = [*(each for each in self._baking if not each.done()), *futures]
         return {
             seat.name: Snapshot(name, seat, saved, self)
             for (seat, _), saved in zip(running, futures, strict=True)

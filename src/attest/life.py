@@ -311,8 +311,9 @@ class Life:
     def _end_trial(self) -> None:
         if self.stage is not Stage.OFF:
             self._vmm.kill()
-            self._channel.close()
             self._console.join()
+        if self._channel_or_none is not None:
+            self._channel_or_none.close()
         self._channel_or_none = None
         self.stage = Stage.OFF
         self._on_trial = False

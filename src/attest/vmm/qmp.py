@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import queue
 import socket
 import threading
@@ -19,6 +20,10 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError
 __all__ = ["ExecuteError", "QMPError", "Qmp"]
 
 _T = TypeVar("_T")
+
+# What fails is raised, and told once; without this, a QEMU that is ended while it starts would
+# print two lines more.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 _REPLY_LIMIT: Final = 60.0
 """Seconds that a reply may take; QEMU answers in milliseconds, on a busy host in seconds."""
