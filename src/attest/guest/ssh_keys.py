@@ -1,7 +1,7 @@
 """New SSH host keys for a guest that is the copy of another.
 
-This host's `ssh-keygen` makes them, which in emulation is many times faster than the guest's own;
-that is used where the host has none.
+This host's `ssh-keygen` makes them: an emulated guest's takes ten times as long, and is used only
+where the host has none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["new_host_keys"]
 _PATH: Final = re.compile(r"/etc/ssh/ssh_host_(rsa|ecdsa|ed25519)_key")
 
 _LIMIT: Final = 120.0
-"""Seconds for making keys: an emulated guest may need a quarter of them for a large prime."""
+"""Seconds for making keys; an emulated guest takes 3 to 9, and on a busy host several times that."""
 
 _MOST: Final = 65_536
 """Characters of keys, at most; one pair of each type has 5,000."""
