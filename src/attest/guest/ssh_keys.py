@@ -27,7 +27,7 @@ __all__ = ["new_host_keys"]
 _PATH: Final = re.compile(r"/etc/ssh/ssh_host_(rsa|ecdsa|ed25519)_key")
 
 _LIMIT: Final = 120.0
-"""Seconds for making keys; an emulated guest takes 3 to 9, and on a busy host several times that."""
+"""Seconds for making keys; an emulated guest on an idle host takes 3 to 9."""
 
 _MOST: Final = 65_536
 """Characters of keys, at most; one pair of each type has 5,000."""
