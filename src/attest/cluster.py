@@ -17,6 +17,7 @@ from attest.checkpoint import Checkpoint, Snapshot, take
 from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
+from attest.host.hugepages import check_hugepages
 from attest.image.recipe import load_recipe
 from attest.image.store import Image, ImageStore
 from attest.life import MachineContext
@@ -90,7 +91,7 @@ class Cluster:
                 log.unlink()
             # Before the images: a host that cannot run the test is to say so in the first second.
             find_qemu()
-            _check_hugepages(manifest)
+            check_hugepages(sum(node.memory for node in manifest.nodes.values() if node.hugepages))
             self._cell = Cell(self._scratch.path)
             undo.callback(self._cell.close)
             numbers = manifest.numbers()
@@ -266,13 +267,6 @@ class Cluster:
                 vlan = next((vlan for vlan in vlans if vlan in own), vlans[0])
                 lines.append(f"{address(vlan, seat.number)} {other}\n")
         return "".join(lines)
-
-
-def _check_hugepages(manifest: Manifest) -> None:
-    if needed := sum(node.memory for node in manifest.nodes.values() if node.hugepages):
-        from attest.host.hugepages import check_hugepages
-
-        check_hugepages(needed)
 
 
 def _images(manifest: Manifest, events: EventLog) -> dict[str, Image]:
