@@ -121,7 +121,7 @@ class AgentClient:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def hello(self, *, padding: int = 0, version: int = 1) -> None:
+    def hello(self, *, padding: int = 0, version: int = 2) -> None:
         """Begin a session: everything before this HELLO's WELCOME is discarded."""
         nonce = os.urandom(16)
         self.streams.clear()
