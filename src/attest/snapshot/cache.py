@@ -1,33 +1,38 @@
 """The warm cache: snapshots of machines that are ready, kept for later runs.
 
-An entry is a directory named after its shape's key. It is written beside and renamed into place;
-whoever uses it holds a shared lock on it. Its memory can be gigabytes, so at use only what shows
-cheaply is checked: each file's size and time of change (which no program can set), and the digest
-of the devices' state. `verify` reads everything.
+    KEY/            an entry, named after its shape's key; whoever uses it holds a shared lock on it
+    making/KEY/     the claim on a key, locked by who puts its entry in place or takes it out
+    making/KEY.…/   what was taken out
+
+Entries are written in their claim and renamed into place, so none is ever half there. Locks are on
+the directories themselves: they end with their process, however that ends, and what nobody holds in
+``making`` was left by a killed one.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from attest.cache import cache_dir
-from attest.image.claim import remove, sweep
+from attest.image.claim import remove
+from attest.snapshot import record
 from attest.snapshot.shape import Shape
 from attest.vmm.base import Saved
 
-__all__ = ["Entry", "NoRoomError", "SnapshotCache", "Stopped"]
+__all__ = ["Entry", "NoRoomError", "Removed", "SnapshotCache", "Stopped", "Why"]
 
 _LIMIT: Final = 20 << 30
 _SHARE: Final = 0.2
@@ -36,13 +41,8 @@ _SHARE: Final = 0.2
 _MARGIN: Final = 64 << 20
 """Bytes left free beside a snapshot's memory."""
 
-_BLOCK: Final = 1 << 20
-"""Bytes that are hashed at a time."""
-
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_RECORD: Final = "entry.json"
-_SYNCED: Final = "synced"
-"""An empty file that says that all others have reached the disk."""
+_LONGEST_PAUSE: Final = 0.25
+"""Seconds between two looks at what another process makes."""
 
 
 class Stopped(Exception):
@@ -51,19 +51,6 @@ class Stopped(Exception):
 
 class NoRoomError(Exception):
     """The disk has no room for the snapshot; the text says how much is missing."""
-
-
-class _File(msgspec.Struct, frozen=True):
-    size: int
-    changed_ns: int
-    sha256: str
-
-
-class _Record(msgspec.Struct, frozen=True):
-    shape: Shape
-    made: float
-    boot_id: str
-    files: dict[str, _File]
 
 
 @dataclass(frozen=True)
@@ -92,6 +79,30 @@ class Entry:
         return Saved(memory, self.path / "state", disks)
 
 
+class Why(StrEnum):
+    """Why something was removed from the cache."""
+
+    OLD = "not used for long"
+    LIMIT = "the cache was beyond its limit"
+    UNREADABLE = "its record cannot be read"
+    LEFT = "left by a run that was killed"
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What was removed from the cache.
+
+    Attributes:
+        key: The key of its shape.
+        image_name: The name of its image; empty where that is not known.
+        why: The reason.
+    """
+
+    key: str
+    image_name: str
+    why: Why
+
+
 class SnapshotCache:
     """The cache; several processes may use it at once.
 
@@ -101,6 +112,7 @@ class SnapshotCache:
 
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory or cache_dir() / "snapshots"
+        self._making = self.directory / "making"
         self._held: dict[Path, int] = {}
 
     def obtain(
@@ -112,7 +124,7 @@ class SnapshotCache:
         waiting: Callable[[], None],
         broken: Callable[[str], None],
     ) -> Entry:
-        """The snapshot of a shape, made when there is none; it stays until `release`.
+        """The snapshot of a shape, made when there is none; it stays until `discard` or `close`.
 
         Args:
             shape: What is wanted.
@@ -124,22 +136,23 @@ class SnapshotCache:
         Raises:
             Stopped: ``stop`` was set.
             NoRoomError: The disk has too little room for it.
+            OSError: The cache cannot be written or read.
             Exception: Whatever ``make`` raises.
         """
         path = self.directory / shape.key()
-        pause = 0.0
+        self._sweep()
+        turn = 0
         while not stop.is_set():
-            if entry := self._use(path, broken):
+            if entry := self._use(path):
                 return entry
             with self._claim(path.name) as work:
                 if work is not None:
-                    if not path.exists():  # made while this one waited for the claim
-                        self._make(shape, path, work, make)
-                    continue
-            if not pause:
+                    # Another process may have made it just before.
+                    return self._use(path) or self._make(shape, path, work, make, broken)
+            if turn == 1:  # at first, it may have been swept at that moment
                 waiting()
-            pause = min(pause * 1.5 + 0.005, 0.25)
-            stop.wait(pause)
+            stop.wait(min(0.01 * turn, _LONGEST_PAUSE))
+            turn += 1
         raise Stopped
 
     def entries(self) -> list[Entry]:
@@ -147,18 +160,21 @@ class SnapshotCache:
         found = [entry for path in self._paths() if (entry := _read(path))]
         return sorted(found, key=lambda entry: entry.last_used, reverse=True)
 
-    def verify(self, entry: Entry) -> str:
-        """What is wrong with an entry, all its bytes read; empty when nothing is."""
-        try:
-            record = _decode(entry.path)
-        except (OSError, msgspec.MsgspecError) as error:
-            return f"{_RECORD}: {error}"
-        for name, file in record.files.items():
-            if wrong := _differs(entry.path / name, file):
-                return wrong
-            if _digest(entry.path / name) != file.sha256:
-                return f"{name}: its content is not what was written"
-        return ""
+    def verify(self) -> Iterator[tuple[Path, str]]:
+        """Read every byte of every entry, and remove those that are damaged.
+
+        Yields:
+            An entry's directory, and what was wrong with it, or an empty string.
+        """
+        for path in self._paths():
+            descriptor = _lock(path, fcntl.LOCK_SH)
+            if descriptor is None:
+                continue  # it is being removed
+            if wrong := record.damage(path, every_byte=True):
+                self._give_up(path, descriptor)
+            else:
+                os.close(descriptor)
+            yield path, wrong
 
     def remove(self, entry: Entry) -> bool:
         """Remove an entry; False when a run uses it."""
@@ -167,25 +183,34 @@ class SnapshotCache:
     def discard(self, entry: Entry) -> None:
         """Take an entry that did not restore out of the cache.
 
-        Runs that use it keep what they have opened.
+        Other runs that use it keep what they have opened; the last one's files go with `sweep`.
         """
-        self.release(entry)
-        self._take_away(entry.path)
+        with suppress(OSError):  # a cache that this user may only read
+            self._give_up(entry.path, self._held.pop(entry.path))
 
-    def gc(self, *, max_age: float) -> list[Entry]:
+    def gc(self, *, max_age: float) -> list[Removed]:
         """Remove what nobody needs: what is old, beyond the limit, or left by killed runs.
 
         Args:
             max_age: Seconds since the last use.
 
         Returns:
-            The removed entries.
+            What was removed.
         """
-        self._sweep()
+        removed = self.sweep()
         oldest = time.time() - max_age
-        removed = [entry for entry in self.entries() if entry.last_used < oldest]
-        removed = [entry for entry in removed if self.remove(entry)]
+        for entry in self.entries():
+            if entry.last_used < oldest and self.remove(entry):
+                removed.append(_removed(entry, Why.OLD))
         return removed + self._trim()
+
+    def sweep(self) -> list[Removed]:
+        """Remove what is no entry: left by killed runs, or without a record that can be read."""
+        removed = self._sweep()
+        for path in self._paths():
+            if _read(path) is None and self._remove(path):
+                removed.append(Removed(path.name, "", Why.UNREADABLE))
+        return removed
 
     def limit(self) -> int:
         """Bytes that the cache may take."""
@@ -193,41 +218,45 @@ class SnapshotCache:
         free = shutil.disk_usage(self.directory).free + sum(each.size for each in self.entries())
         return min(_LIMIT, int(free * _SHARE))
 
-    def release(self, entry: Entry) -> None:
-        """Let others remove the entry."""
-        descriptor = self._held.pop(entry.path, None)
-        if descriptor is not None:
-            os.close(descriptor)
-
     def close(self) -> None:
-        """Release everything."""
-        for path in list(self._held):
-            os.close(self._held.pop(path))
+        """Let others remove what was used."""
+        while self._held:
+            os.close(self._held.popitem()[1])
 
     # Inside
 
-    def _use(self, path: Path, broken: Callable[[str], None]) -> Entry | None:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
+    def _use(self, path: Path) -> Entry | None:
+        """The entry, held; None when there is none, or it is damaged."""
+        descriptor = _lock(path, fcntl.LOCK_SH)
+        if descriptor is None:
             return None
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if wrong := _wrong(path):
+        entry = None if record.damage(path) else _read(path)
+        if entry is None:
             os.close(descriptor)
-            if path.exists():  # and not removed by another process at this moment
-                broken(wrong)
-                self._take_away(path)
             return None
         with suppress(OSError):  # a cache that this user may only read
-            os.utime(path / _RECORD)
+            os.utime(path / record.RECORD)
+        if not record.is_synced(path):
+            _sync_behind(descriptor)
         if path in self._held:
             os.close(descriptor)
         else:
             self._held[path] = descriptor
-        return _read(path)
+        return entry
 
-    def _make(self, shape: Shape, path: Path, work: Path, make: Callable[[Path], None]) -> None:
-        self._sweep()
+    def _make(
+        self,
+        shape: Shape,
+        path: Path,
+        work: Path,
+        make: Callable[[Path], None],
+        broken: Callable[[str], None],
+    ) -> Entry:
+        if path.exists():
+            broken(record.damage(path))
+            _remove_unused(self._set_aside(path))
+        self.sweep()
+        self._trim()
         need = (shape.memory << 20) + _MARGIN
         free = shutil.disk_usage(work).free
         if free < need:
@@ -237,190 +266,126 @@ class SnapshotCache:
         out = work / "out"
         out.mkdir()
         make(out)
-        files = {file.name: _describe(file) for file in sorted(out.iterdir())}
-        record = _Record(shape, time.time(), _boot_id(), files)
-        (out / _RECORD).write_bytes(msgspec.json.encode(record))
+        record.write_record(out, shape)
         out.rename(path)
-        self._trim(keep=path)
-        threading.Thread(target=_sync, args=[path], name="sync a snapshot", daemon=True).start()
+        entry = self._use(path)
+        if entry is None:  # a file system that changes times later would have it made for ever
+            raise OSError(f"{path}: {record.damage(path)}")
+        self._trim()
+        return entry
 
-    def _trim(self, keep: Path | None = None) -> list[Entry]:
+    def _trim(self) -> list[Removed]:
         """Remove entries, oldest use first, until the rest fits the limit."""
         entries, removed = self.entries(), []
         excess = sum(entry.size for entry in entries) - self.limit()
         for entry in reversed(entries):
-            if excess <= 0:
-                break
-            if entry.path != keep and self.remove(entry):
+            if excess > 0 and self.remove(entry):
                 excess -= entry.size
-                removed.append(entry)
+                removed.append(_removed(entry, Why.LIMIT))
         return removed
 
-    def _remove(self, path: Path) -> bool:
+    def _give_up(self, path: Path, descriptor: int) -> None:
+        """Let no run begin to use an entry that this one holds, and remove it if no other does."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._take_away(path)
-        except BlockingIOError:
-            return False
+            with suppress(FileNotFoundError):
+                os.unlink(record.RECORD, dir_fd=descriptor)
         finally:
             os.close(descriptor)
+        self._remove(path)
+
+    def _remove(self, path: Path) -> bool:
+        with self._claim(path.name) as work:
+            if work is None:
+                return False
+            descriptor = _lock(path, fcntl.LOCK_EX)
+            if descriptor is None:
+                return not path.exists()
+            try:
+                remove(self._set_aside(path))
+            finally:
+                os.close(descriptor)
         return True
 
-    def _take_away(self, path: Path) -> None:
-        """Out of the cache at one moment, then removed."""
-        building = self.directory / "making"
-        building.mkdir(parents=True, exist_ok=True)
-        aside = building / f"{path.name}.{os.urandom(4).hex()}"
-        with suppress(FileNotFoundError):
-            path.rename(aside)
-            remove(aside)
+    def _set_aside(self, path: Path) -> Path:
+        """Take an entry out at one moment; the claim on it is held."""
+        return path.rename(self._making / f"{path.name}.{os.urandom(4).hex()}")
 
-    def _claim(self, key: str) -> _Claim:
-        return _Claim(self.directory / "making" / key)
+    @contextmanager
+    def _claim(self, key: str) -> Iterator[Path | None]:
+        """A working directory that one process at a time has; None for all others, at once."""
+        work = self._making / key
+        work.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(work, fcntl.LOCK_EX)
+        if descriptor is None:
+            yield None
+            return
+        try:
+            for left_behind in work.iterdir():
+                remove(left_behind)
+            yield work
+        finally:
+            remove(work)
+            os.close(descriptor)
 
-    def _sweep(self) -> None:
-        making = self.directory / "making"
-        for path in sorted(making.iterdir()) if making.is_dir() else ():
-            sweep(path)
+    def _sweep(self) -> list[Removed]:
+        left = sorted(self._making.iterdir()) if self._making.is_dir() else []
+        with suppress(OSError):  # a cache that this user may only read
+            left = [path for path in left if _remove_unused(path)]
+            return [Removed(path.name.partition(".")[0], "", Why.LEFT) for path in left]
+        return []
 
     def _paths(self) -> Iterator[Path]:
-        if self.directory.is_dir():
-            yield from (path for path in sorted(self.directory.iterdir()) if path.name != "making")
+        paths = sorted(self.directory.iterdir()) if self.directory.is_dir() else []
+        return (path for path in paths if re.fullmatch("[0-9a-f]{64}", path.name))
 
 
-class _Claim:
-    """A working directory that one process at a time has; None for all others, at once."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor = -1
-
-    def __enter__(self) -> Path | None:
-        self._path.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            return None  # its owner has just removed it
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(self._path.stat(), os.fstat(descriptor)):
-                for left_behind in self._path.iterdir():
-                    remove(left_behind)
-                self._descriptor = descriptor
-                return self._path
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        os.close(descriptor)
+def _lock(path: Path, kind: int) -> int | None:
+    """A descriptor that holds the directory; None when others hold it, or it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
         return None
+    with suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        # It may have been taken away before it was locked, and another one put in its place.
+        if os.path.samestat(path.stat(), os.fstat(descriptor)):
+            return descriptor
+    os.close(descriptor)
+    return None
 
-    def __exit__(self, *_: object) -> None:
-        if self._descriptor >= 0:
-            remove(self._path)
-            os.close(self._descriptor)
 
-
-def _wrong(path: Path) -> str:
-    """What shows cheaply to be wrong with an entry; empty when nothing does."""
+def _remove_unused(path: Path) -> bool:
+    descriptor = _lock(path, fcntl.LOCK_EX)
+    if descriptor is None:
+        return False
     try:
-        record = _decode(path)
-    except (OSError, msgspec.MsgspecError) as error:
-        return f"{_RECORD}: {error}"
-    if record.boot_id != _boot_id() and not (path / _SYNCED).exists():
-        return "the host went down before it had reached the disk"
-    for name, file in record.files.items():
-        if wrong := _differs(path / name, file):
-            return wrong
-    state = record.files.get("state")
-    if state is None:
-        return "state: missing"
-    if _is_small(state) and _digest(path / "state") != state.sha256:
-        return "state: its content is not what was written"
-    return ""
+        remove(path)
+    finally:
+        os.close(descriptor)
+    return True
 
 
-def _describe(path: Path) -> _File:
-    status = path.stat()
-    return _File(status.st_size, status.st_ctime_ns, _digest(path))
+def _sync_behind(held: int) -> None:
+    """Bring an entry to the disk in the background.
 
-
-def _is_small(file: _File) -> bool:
-    """Devices alone: with the memory in it, it would be read and hashed at every start."""
-    return file.size < 4 << 20
-
-
-def _differs(path: Path, file: _File) -> str:
-    try:
-        status = path.stat()
-    except OSError as error:
-        return f"{path.name}: {error.strerror}"
-    if status.st_size != file.size:
-        return f"{path.name}: {status.st_size} bytes, {file.size} were written"
-    if status.st_ctime_ns != file.changed_ns:
-        return f"{path.name}: it was changed after it had been written"
-    return ""
+    A run often ends before that is done, so each that uses the entry goes on with it.
+    """
+    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=held)
+    threading.Thread(
+        target=record.sync, args=[directory], name="sync a snapshot", daemon=True
+    ).start()
 
 
 def _read(path: Path) -> Entry | None:
     try:
-        record = _decode(path)
+        written = record.read_record(path)
         files = [file.stat() for file in path.iterdir()]
-        used = (path / _RECORD).stat().st_mtime
+        used = (path / record.RECORD).stat().st_mtime
     except (OSError, msgspec.MsgspecError):
         return None
     size = sum(status.st_blocks * 512 for status in files)
-    return Entry(path, record.shape, record.made, used, size)
+    return Entry(path, written.shape, written.made, used, size)
 
 
-def _decode(path: Path) -> _Record:
-    return msgspec.json.decode((path / _RECORD).read_bytes(), type=_Record)
-
-
-def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip()
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of the file's blocks that are not all zero, each with its place; holes cost nothing.
-
-    So it does not matter where the file system sees a hole and where a block of zeros.
-    """
-    digest = hashlib.sha256()
-    zeros = bytes(_BLOCK)
-    with path.open("rb", buffering=0) as file:
-        for place in _places(file.fileno(), os.fstat(file.fileno()).st_size):
-            block = os.pread(file.fileno(), _BLOCK, place)
-            if block != zeros[: len(block)]:
-                digest.update(place.to_bytes(8))
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _places(descriptor: int, size: int) -> Iterator[int]:
-    """Where the blocks that hold data begin."""
-    place = 0
-    while place < size:
-        try:
-            data = os.lseek(descriptor, place, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole is left
-            return
-        hole = os.lseek(descriptor, data, os.SEEK_HOLE)
-        yield from range(max(place, data - data % _BLOCK), hole, _BLOCK)
-        place = hole + -hole % _BLOCK
-
-
-def _sync(path: Path) -> None:
-    """Bring a new entry to the disk, and say so; until then it is good for this boot alone."""
-    with suppress(OSError):  # it has been removed meanwhile
-        for file in path.iterdir():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        (path / _SYNCED).touch()
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+def _removed(entry: Entry, why: Why) -> Removed:
+    return Removed(entry.path.name, entry.shape.image_name, why)
