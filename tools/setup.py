@@ -62,6 +62,7 @@ _EMULATOR: Final = "qemu-system-arm" if platform.machine() == "aarch64" else "qe
 
 _QEMU: Final = [
     Need(_EMULATOR, f"qemu-system-{platform.machine()}", "runs the machines"),
+    Need("qemu-utils", "qemu-img", "makes machines' disks"),
 ]
 _VENV: Final = [Need("python3-venv", "module:ensurepip", "makes the Python environment")]
 _RUN: Final = [

@@ -46,8 +46,9 @@ def test_a_host_that_was_set_up_has_no_problem(cache: Path) -> None:
     status, findings = doctor()
     assert [name for name, finding in findings.items() if finding[0] == "problem"] == []
     assert status == 0
-    subjects = ["QEMU", "KVM", "namespaces", "networks", "images", "disk", "huge pages"]
-    assert list(findings) == subjects
+    assert list(findings) == [
+        "QEMU", "qemu-img", "KVM", "namespaces", "networks", "images", "disk", "huge pages",
+    ]  # fmt: skip
 
 
 def test_whatever_is_wrong_comes_with_a_fix(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +86,19 @@ def test_qemu_version(
     assert finding[0] == level
     assert words in finding[1]
     assert version in finding[1]
+
+
+def test_missing_qemu_img(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = cache / "qemu"
+    program.write_text("#!/bin/sh\necho QEMU emulator version 10.0.2\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("ATTEST_QEMU", str(program))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    findings = doctor()[1]
+    assert findings["QEMU"][0] == "ok"
+    level, text, fix = findings["qemu-img"]
+    assert (level, fix) == ("warning", "apt-get install qemu-utils")
+    assert "qemu-img" in text
 
 
 def test_without_kvm_it_says_how_to_get_it(cache: Path) -> None:

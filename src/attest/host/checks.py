@@ -24,6 +24,7 @@ from attest.image.namespace import BuildSpace, require_tools
 from attest.image.store import ImageStore
 from attest.net.bridge import Attachment, make_bridges
 from attest.net.cell import Cell
+from attest.vmm.disk import find_qemu_img
 from attest.vmm.qemu import find_qemu
 
 __all__ = ["CHECKS", "Finding", "Level"]
@@ -79,6 +80,14 @@ def check_qemu() -> Finding:
         "install a newer one; in Debian: apt-get install -t RELEASE-backports "
         f"{'qemu-system-arm' if platform.machine() == 'aarch64' else 'qemu-system-x86'}",
     )
+
+
+def check_qemu_img() -> Finding:
+    """The program that makes machines' disks; only machines that declare some need it."""
+    try:
+        return Finding("qemu-img", Level.OK, str(find_qemu_img()))
+    except HostError as error:
+        return Finding("qemu-img", Level.WARNING, error.message, error.hint)
 
 
 def check_kvm() -> Finding:
@@ -193,6 +202,7 @@ def _problem(subject: str, error: HostError) -> Finding:
 
 CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
     check_qemu,
+    check_qemu_img,
     check_kvm,
     check_namespaces,
     check_networks,

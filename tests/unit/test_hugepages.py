@@ -1,0 +1,44 @@
+"""Huge pages that are missing are told before a start, with the command that reserves them."""
+
+from pathlib import Path
+
+import pytest
+
+from attest.errors import HostError
+from attest.host import hugepages
+from attest.host.hugepages import check_hugepages
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pool of 100 pages: 70 are free, of which 20 are claimed already."""
+    for count, value in {"nr": 100, "free": 70, "resv": 20}.items():
+        (tmp_path / f"{count}_hugepages").write_text(f"{value}\n")
+    monkeypatch.setattr(hugepages, "_POOL", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("mib", [0, 1, 100])
+def test_enough(pool: Path, mib: int) -> None:
+    check_hugepages(mib)
+
+
+@pytest.mark.parametrize(("mib", "needed", "total"), [(101, 51, 101), (1024, 512, 562)])
+def test_too_few(pool: Path, mib: int, needed: int, total: int) -> None:
+    with pytest.raises(HostError) as error:
+        check_hugepages(mib)
+    assert error.value.message == f"huge pages: {needed} pages of 2 MiB are needed, 50 are free"
+    assert error.value.hint == f"as root: sysctl -w vm.nr_hugepages={total}"
+
+
+def test_the_hosts_own_pool() -> None:
+    """No host has four million of them; the kernel's files are where they are looked for."""
+    with pytest.raises(HostError, match="4194304 pages"):
+        check_hugepages(1 << 23)
+
+
+def test_a_kernel_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hugepages, "_POOL", tmp_path / "missing")
+    check_hugepages(0)
+    with pytest.raises(HostError, match="no 2 MiB pages"):
+        check_hugepages(2)
