@@ -15,8 +15,10 @@ __all__ = ["main"]
 
 _COMMANDS: Final = {
     "run": "Run a test.",
+    "resume": "Open shells in the machines that a failed test has left.",
     "shell": "Open a shell in a fresh machine.",
     "image": "Build and manage images.",
+    "cache": "Manage the snapshots that machines start from.",
     "doctor": "Check whether this host can run tests, and say what to do.",
     "schema": "Print the manifest's JSON schema.",
 }

@@ -1,0 +1,123 @@
+"""`attest cache`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from attest.snapshot.cache import Entry, Removed
+
+_DAY = 24 * 3600.0
+
+
+@click.group()
+def cache() -> None:
+    r"""Manage the snapshots that machines start from.
+
+    \b
+    Example: attest cache ls
+    """
+
+
+@cache.command("ls")
+def list_() -> None:
+    r"""List the snapshots, the one used last first.
+
+    \b
+    Example: attest cache ls
+    """
+    from attest.snapshot.cache import SnapshotCache
+
+    row = "{:<12}  {:<16}  {:>8}  {:>5}  {:<5}  {:>9}  {:<16}  {}"
+    titles = ("KEY", "IMAGE", "MEMORY", "VCPUS", "ACCEL", "ON DISK", "LAST USED", "MADE")
+    click.echo(row.format(*titles))
+    for each in SnapshotCache().entries():
+        shape = each.shape
+        click.echo(
+            row.format(
+                each.path.name[:12], shape.image_name, f"{shape.memory} MiB", shape.vcpus,
+                shape.accelerator, _mib(each.size), _date(each.last_used), _date(each.made),
+            )  # fmt: skip
+        )
+
+
+@cache.command()
+@click.option(
+    "--days", type=click.FloatRange(min=0), default=30.0, show_default=True,
+    help="Keep what was used within so many days.",
+)  # fmt: skip
+def gc(days: float) -> None:
+    r"""Remove snapshots not used for long, those beyond the limit, and what killed runs have left.
+
+    The limit is 20 GiB, or a fifth of the disk's free space where that is less. What a run uses
+    stays.
+
+    \b
+    Example: attest cache gc --days 7
+    """
+    from attest.snapshot.cache import SnapshotCache
+
+    removed = SnapshotCache().gc(max_age=days * _DAY)
+    _tell(removed)
+    print(f"{len(removed)} removed", file=sys.stderr)
+
+
+@cache.command()
+def clear() -> None:
+    r"""Remove all snapshots that no run uses.
+
+    \b
+    Example: attest cache clear
+    """
+    from attest.snapshot.cache import SnapshotCache
+
+    store = SnapshotCache()
+    removed = store.sweep()
+    _tell(removed)
+    count = len(removed)
+    for entry in store.entries():
+        if store.remove(entry):
+            click.echo(f"removed {_name(entry)}")
+            count += 1
+        else:
+            click.echo(f"kept    {_name(entry)}: a run uses it")
+    print(f"{count} removed", file=sys.stderr)
+
+
+@cache.command()
+def verify() -> None:
+    r"""Read every byte of all snapshots, and remove those that are damaged.
+
+    \b
+    Example: attest cache verify
+
+    Exit code: 0 all are as they were written, 1 some were damaged.
+    """
+    from attest.snapshot.cache import SnapshotCache
+
+    damaged = False
+    for path, wrong in SnapshotCache().verify():
+        click.echo(f"{path.name[:12]}  " + (f"damaged, removed: {wrong}" if wrong else "ok"))
+        damaged = damaged or bool(wrong)
+    sys.exit(1 if damaged else 0)
+
+
+def _tell(removed: list[Removed]) -> None:
+    for each in removed:
+        click.echo(f"removed {each.image_name or '?'} {each.key[:12]}: {each.why}")
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.shape.image_name} {entry.path.name[:12]}"
+
+
+def _mib(size: int) -> str:
+    return f"{size >> 20} MiB"
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
