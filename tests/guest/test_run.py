@@ -36,7 +36,10 @@ def _run(manifest: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def test_a_test_that_passes_exits_with_0_and_leaves_its_logs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = _run(
-        _write(tmp_path, "start_all()\ntwo.connect()\none.succeed('ping -c1 two')"), "-o", str(out)
+        _write(tmp_path, "start_all()\ntwo.connect()\none.succeed('ping -c1 two')"),
+        "--cold",
+        "-o",
+        str(out),
     )
     assert result.returncode == 0, result.stderr
     assert "test: passed" in result.stderr
@@ -118,9 +121,10 @@ def test_the_time_limit_ends_the_test(tmp_path: Path) -> None:
 
 
 def test_verbose_shows_consoles_and_outputs(tmp_path: Path) -> None:
-    result = _run(_write(tmp_path, "one.succeed('echo seen-$((6 * 7))')"), "-v")
+    script = "one.succeed('echo seen-$((6 * 7))', 'echo spoken-$((6 * 7)) > /dev/console')\n"
+    result = _run(_write(tmp_path, f"{script}one.wait_for_console_text('spoken')"), "-v")
     assert "seen-42" in result.stderr
-    assert "one: | " in result.stderr
+    assert "one: | spoken-42" in result.stderr
 
 
 class Host:
