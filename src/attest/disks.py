@@ -42,6 +42,11 @@ class Disks:
         """The machine has had them: a clone of a fresh machine would find another content."""
         return bool(self._current)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files in use; none before the first start."""
+        return self._current
+
     def contents(self) -> Iterator[str]:
         """What each holds at first, so described that a change is another description."""
         for each in self._declared:

@@ -12,14 +12,21 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from attest.errors import HostError
 from attest.vmm.qemu import find_qemu
 
-__all__ = ["create", "find_qemu_img", "image_format"]
+__all__ = ["Layer", "chain", "create", "find_qemu_img", "image_format", "rebase"]
 
 _PROGRAM: Final = "qemu-img"
+
+
+class Layer(NamedTuple):
+    """One file of a disk, and its format as QEMU names it."""
+
+    path: Path
+    format: str
 
 
 @cache
@@ -68,6 +75,29 @@ def image_format(path: Path) -> str:
     """
     format: str = json.loads(_run(["info", "--output=json", str(path.absolute())]))["format"]
     return format
+
+
+def chain(path: Path) -> list[Layer]:
+    """The files of a disk: itself, what it is an overlay of, and so on to the last.
+
+    Raises:
+        HostError: One cannot be read, or there is no `qemu-img`.
+    """
+    layers = json.loads(_run(["info", "--backing-chain", "--output=json", str(path.absolute())]))
+    return [Layer(Path(layer["filename"]), layer["format"]) for layer in layers]
+
+
+def rebase(path: Path, backing: Layer) -> None:
+    """Say where an overlay's backing file is now.
+
+    Args:
+        path: The overlay, which nobody uses.
+        backing: The same content as before; a relative path is relative to the overlay.
+
+    Raises:
+        HostError: The overlay cannot be written, or there is no `qemu-img`.
+    """
+    _run(["rebase", "-q", "-u", "-b", str(backing.path), "-F", backing.format, str(path)])
 
 
 def _run(arguments: Sequence[str]) -> str:
