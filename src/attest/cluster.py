@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -20,6 +20,7 @@ from attest.guest.identity import Identity
 from attest.host.hugepages import check_hugepages
 from attest.image.recipe import load_recipe
 from attest.image.store import Image, ImageStore
+from attest.kept import Kept, keep, stop
 from attest.life import MachineContext
 from attest.machine import Machine
 from attest.manifest import Manifest, Node, check_names, load_manifest, parse_manifest
@@ -48,6 +49,7 @@ class Cluster:
             that goes with the cluster.
         cold: Boot each machine, instead of cloning it from a snapshot of a machine of its shape.
         hugepages: Take the memory of all machines from the host's reserved huge pages.
+        kept: What was kept of an earlier cluster with this manifest; see `go_back`.
         events: Where everything that happens is reported.
         on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died). Default: the
             error is raised by the next call that needs the machine.
@@ -65,6 +67,7 @@ class Cluster:
         accelerator: str = "auto",
         cold: bool = False,
         hugepages: bool = False,
+        kept: Kept | None = None,
         out_dir: Path | None = None,
         events: EventLog | None = None,
         on_fatal: Callable[[AttestError], None] | None = None,
@@ -94,7 +97,7 @@ class Cluster:
             check_hugepages(sum(node.memory for node in manifest.nodes.values() if node.hugepages))
             self._cell = Cell(self._scratch.path)
             undo.callback(self._cell.close)
-            numbers = manifest.numbers()
+            numbers = kept.numbers() if kept else manifest.numbers()
             make_bridges(
                 self._cell,
                 [
@@ -103,7 +106,7 @@ class Cluster:
                     for vlan in node.vlans
                 ],
             )
-            images = _images(manifest, self.events)
+            images = kept.images() if kept else _images(manifest, self.events)
             self._accelerator = accel.choose(accelerator, next(iter(images.values())))
             self._starts: Starts = (
                 ColdStarts() if cold else WarmStarts(SnapshotCache(), self.events)
@@ -111,6 +114,9 @@ class Cluster:
             undo.callback(self._starts.close)
             for name, node in manifest.nodes.items():
                 self._add(self._seat(name, numbers[name], node, images[name]), self._starts)
+            if kept:
+                for name, seat in self._seats.items():
+                    seat.machine_id = kept.machines[name].machine_id
             undo.pop_all()
 
     def __enter__(self) -> Cluster:
@@ -167,16 +173,44 @@ class Cluster:
         """
         with self.events.span(Kind.ACTION, f"restore {checkpoint.name!r}"):
             saved = {name: each.saved() for name, each in checkpoint.snapshots.items()}
-            for name, machine in self.machines.items():
-                if name not in saved:
-                    machine.crash()
-            # All end before the first comes back: what one still sends must reach none of them.
-            together = threading.Barrier(len(saved) or 1)
-            wait_all(saved, lambda name: self.machines[name].leave(checkpoint.name))
-            for name, each in saved.items():
-                self.machines[name].go_back(each, checkpoint.name, together)
-            for name in saved:
-                self.machines[name].connect()
+            self.go_back(saved, checkpoint.name)
+
+    def go_back(self, saved: Mapping[str, Saved], moment: str) -> None:
+        """Bring machines back to what was saved of them; all others are off then.
+
+        Args:
+            saved: What was saved at one moment, by the machines' names.
+            moment: What errors and logs call it.
+
+        Raises:
+            MachineError: One did not come back.
+        """
+        for name, machine in self.machines.items():
+            if name not in saved:
+                machine.crash()
+        # All end before the first comes back: what one still sends must reach none of them.
+        together = threading.Barrier(len(saved) or 1)
+        wait_all(saved, lambda name: self.machines[name].leave(moment))
+        for name, each in saved.items():
+            self.machines[name].go_back(each, moment, together)
+        for name in saved:
+            self.machines[name].connect()
+
+    def keep(self, directory: Path) -> None:
+        """Save all machines that run, as of one moment, for `attest.kept.read`; all end.
+
+        Args:
+            directory: A new directory.
+
+        Raises:
+            HostError: A disk cannot be saved.
+            Exception: A machine cannot be saved.
+        """
+        machines = [(self._seats[name], machine) for name, machine in self.machines.items()]
+        with self.events.span(Kind.ACTION, "keep the machines"):
+            absent = stop(machines, hold_bridges(self._cell, self._vlans()))
+            wait(self._baking)  # they use files of disks that are to be kept
+            keep(directory, self.manifest, machines, absent, self._scratch.path)
 
     def clone(self, snapshot: Snapshot, names: Sequence[str] | int = 1) -> list[Machine]:
         """Start new machines from a snapshot, with these names, or so many."""

@@ -35,6 +35,9 @@ _REAPED: Final = 1.0
 _TRIAL: Final = 30.0
 """Seconds in which a clone must answer; it takes a tenth, and on a busy host with many a few."""
 
+_MEETING: Final = 300.0
+"""Seconds in which all must be loaded that come back together; whole memories may be read."""
+
 _PANIC_LINES: Final = 100
 """Console lines in which a panic is looked for: its report can be that long."""
 
@@ -152,6 +155,7 @@ class Life:
         self._failure: AttestError | None = None
         self._channel_or_none = back.channel if back else None
         self._cloned = False
+        self._introduced = False
         self._on_trial = False
         self._trial_lock = threading.Lock()
         self._scope = Scope()
@@ -170,6 +174,19 @@ class Life:
         if not self._launched.is_set():
             return False
         return self._failure is not None if self.stage is Stage.OFF else self._vmm.exit is not None
+
+    @property
+    def absence(self) -> str:
+        """Why nobody is there; empty when its agent answers, and has been told who it is."""
+        if not self.ended:
+            return "" if self._introduced else f"coming up [stage: {self.stage}]"
+        if self.stage is Stage.OFF and self._failure is not None:
+            return self._failure.message
+        if self._panic:
+            return f"kernel panic: {self._panic}"
+        exit = self._vmm.exit
+        failed = exit is not None and exit.status != 0 and not self.ending
+        return f"the VMM ended ({exit})" if failed else "off"
 
     @property
     def vmm(self) -> Vmm:
@@ -284,7 +301,7 @@ class Life:
         try:
             self._start_vmm(saved)
             if self._back is not None:
-                self._back.together.wait(_TRIAL)
+                self._back.together.wait(_MEETING)
             self._vmm.resume()
             self._channel.connect(_TRIAL)
             self._pass_trial()
@@ -324,6 +341,7 @@ class Life:
                 self._channel.connect(self._left())
             self._reach(Stage.AGENT)
             self._channel.identity(self._identity())
+            self._introduced = True
             if not self._cloned:
                 self._await_unit()
         except WaitFailed as error:
@@ -423,6 +441,7 @@ class Life:
             return
         self._events.emit(Kind.ACTION, "the guest reboots", machine=self._name)
         self._ready.clear()
+        self._introduced = False
         self.stage = Stage.VMM
         self._begin_clock()
         self._starter = threading.Thread(

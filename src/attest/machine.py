@@ -75,6 +75,11 @@ class Machine:
         """Its agent answers."""
         return self.booted and self.stage.reached(Stage.AGENT)
 
+    @property
+    def absence(self) -> str:
+        """Why nobody is there who would answer; empty when somebody is."""
+        return self._life.absence if self._life else "not started"
+
     def is_up(self) -> bool:
         """It has been started and its agent answers."""
         return self.connected
@@ -180,10 +185,10 @@ class Machine:
 
     @property
     def vmm(self) -> Vmm:
-        """Its VMM; starts the machine and waits until it is ready."""
-        life = self._alive()
-        life.ready()
-        return life.vmm
+        """Its VMM, which may have ended; of a machine that was started."""
+        if self._life is None:
+            raise self._error("it was not started")
+        return self._life.vmm
 
     def wait_for_shutdown(self) -> None:
         """Wait until the machine has ended by itself."""

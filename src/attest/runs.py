@@ -10,16 +10,27 @@ from typing import Final
 
 from attest.cache import cache_dir
 
-__all__ = ["new_run_directory"]
+__all__ = ["new_run_directory", "past_runs", "runs_directory"]
 
 _KEPT: Final = 20
 
 
+def runs_directory() -> Path:
+    """The directory of all runs."""
+    return cache_dir() / "runs"
+
+
+def past_runs() -> list[Path]:
+    """The directories of the runs that are kept, the last run first."""
+    base = runs_directory()
+    return sorted(base.iterdir(), key=_age, reverse=True) if base.is_dir() else []
+
+
 def new_run_directory(name: str) -> Path:
     """A fresh directory for a run of the test ``name``; the oldest of more than 20 go."""
-    base = cache_dir() / "runs"
+    base = runs_directory()
     base.mkdir(parents=True, exist_ok=True)
-    for old in sorted(base.iterdir(), key=_age)[: 1 - _KEPT]:
+    for old in past_runs()[_KEPT - 1 :]:
         shutil.rmtree(old, ignore_errors=True)
     stem = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name) or 'test'}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in range(1, 1000):

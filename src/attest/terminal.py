@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import termios
@@ -24,20 +25,34 @@ def interact(machine: Machine) -> int:
     command = "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi"
     term = {"TERM": os.environ.get("TERM", "linux")}
     process = machine.spawn(command, env=term, stdin=True, pty=(rows, columns))
-    with _raw(), _resizing(process):
-        # A daemon: it sits in read() on the terminal, which nothing can wake when the shell has
-        # ended.
-        threading.Thread(target=_type, args=[process], name="keyboard", daemon=True).start()
+    with _raw(), _resizing(process), _typing(process):
         while data := process.read():
             os.write(sys.stdout.fileno(), data)
     return process.wait().status
 
 
-def _type(process: Process) -> None:
+@contextmanager
+def _typing(process: Process) -> Iterator[None]:
+    """Hand over what is typed; what comes after the shell's end is for others to read."""
+    ended, end = os.pipe()
+    thread = threading.Thread(target=_type, args=[process, ended], name="keyboard", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(end)
+        thread.join()
+        os.close(ended)
+
+
+def _type(process: Process, ended: int) -> None:
+    terminal = sys.stdin.fileno()
     with suppress(BrokenPipeError, ChannelError):  # the shell has ended meanwhile
-        while data := os.read(sys.stdin.fileno(), 4096):
+        while ended not in select.select([terminal, ended], [], [])[0]:
+            if not (data := os.read(terminal, 4096)):
+                process.close_stdin()
+                return
             process.write(data)
-        process.close_stdin()
 
 
 @contextmanager

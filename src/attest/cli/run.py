@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from attest.cli.keeping import Keeping
 from attest.cli.options import accel_option
 from attest.cluster import Cluster
 from attest.errors import AttestError, CommandFailed, UsageError, WaitFailed
@@ -32,9 +33,20 @@ from attest.script import ScriptRun, namespace
 )  # fmt: skip
 @click.option("--cold", is_flag=True, help="Boot each machine, instead of starting from snapshots.")
 @click.option("--hugepages", is_flag=True, help="Take the machines' memory from huge pages.")
+@click.option(
+    "--snapshot-on-failure/--no-snapshot-on-failure", "keep", default=None,
+    help="Keep the machines of a test that fails, for `attest resume` [default: ask, where there "
+    "is a terminal].",
+)  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Show consoles and the output of commands.")
 def run(
-    manifest: Path, accel: str, out: Path | None, cold: bool, hugepages: bool, verbose: bool
+    manifest: Path,
+    accel: str,
+    out: Path | None,
+    cold: bool,
+    hugepages: bool,
+    keep: bool | None,
+    verbose: bool,
 ) -> None:
     r"""Run the test that MANIFEST (TOML or JSON) declares.
 
@@ -56,6 +68,7 @@ def run(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out: cannot make {directory}: {error.strerror}") from None
+    keeping = Keeping(keep, directory)
     events = EventLog()
     begun = time.monotonic()
     failure: BaseException | None = None
@@ -78,7 +91,8 @@ def run(
                 on_fatal=script.abort,
             ) as cluster:
                 machines = cluster.machines
-                script.run(namespace(cluster))
+                with keeping.of(cluster):
+                    script.run(namespace(cluster))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             failure = error
             span.data["error"] = str(error) or type(error).__name__
@@ -90,6 +104,7 @@ def run(
         return
     _explain(failure, filename, machines)
     _say(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}")
+    keeping.settle(_say)
     sys.exit(_exit_code(failure))
 
 

@@ -1,0 +1,77 @@
+"""What becomes of the machines of a test that fails: `attest run --snapshot-on-failure`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from attest.cluster import Cluster
+from attest.kept import forget, is_kept, place, resume_command
+
+__all__ = ["Keeping"]
+
+
+class Keeping:
+    """Saves the machines at the failure; whether they stay saved, a user may say later.
+
+    So nothing has to stand still while a question waits for its answer.
+
+    Args:
+        wanted: What the user has said; None to ask, where there is somebody to ask.
+        run: The run's directory.
+    """
+
+    def __init__(self, wanted: bool | None, run: Path) -> None:
+        self._run = run
+        self._wanted = wanted
+        self._asks = wanted is None and _is_attended()
+        self._problem = ""
+        forget(run)  # it may be that of a run before, into the same place
+
+    @contextmanager
+    def of(self, cluster: Cluster) -> Iterator[None]:
+        """Around the script."""
+        try:
+            yield
+        except (Exception, SystemExit):
+            if self._wanted or self._asks:
+                self._save(cluster)
+            raise
+
+    def settle(self, say: Callable[[str], None]) -> None:
+        """Ask where need be, and say what was kept."""
+        if self._problem:
+            say(f"the machines could not be kept: {self._problem}")
+        if not is_kept(self._run):
+            return
+        if self._asks and not _confirmed():
+            forget(self._run)
+            return
+        files = [file.stat() for file in place(self._run).iterdir()]
+        size = sum(file.st_blocks * 512 for file in files if file.st_nlink == 1)
+        say(f"the machines are kept ({size >> 20} MiB): {resume_command(self._run)}")
+
+    def _save(self, cluster: Cluster) -> None:
+        if all(machine.absence for machine in cluster.machines.values()):
+            self._problem = "none was running" if self._wanted else ""
+            return
+        try:
+            cluster.keep(place(self._run))
+        except (Exception, KeyboardInterrupt) as error:  # it must not hide the test's own failure
+            self._problem = str(error) or type(error).__name__
+
+
+def _is_attended() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty() and not os.environ.get("CI")
+
+
+def _confirmed() -> bool:
+    try:
+        return click.confirm("keep the machines as they are now?", err=True)
+    except click.Abort:  # Ctrl-C, Ctrl-D
+        return False

@@ -1,0 +1,303 @@
+"""What is kept of a cluster: its machines as they were when its test failed.
+
+    checkpoint.json   the manifest, and each machine
+    NAME.state        a machine that ran: its memory and devices
+    N.disk            the files that the machines' disks consist of
+
+Nothing in it needs a file elsewhere but the machines' images, in the image store.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from attest.errors import HostError, UsageError
+from attest.image.store import Image, ImageStore
+from attest.layers import Foreign, Layers
+from attest.manifest import Disk, Manifest
+from attest.parallel import wait_all
+from attest.runs import past_runs, runs_directory
+from attest.seat import Seat
+from attest.snapshot.shape import Shape, host_cpu, host_vmm
+from attest.vmm.base import Saved, Vmm
+
+if TYPE_CHECKING:
+    from attest.machine import Machine
+
+__all__ = [
+    "Kept",
+    "KeptMachine",
+    "find",
+    "forget",
+    "is_kept",
+    "keep",
+    "place",
+    "read",
+    "resume_command",
+    "stop",
+]
+
+_RECORD: Final = "checkpoint.json"
+
+
+class KeptMachine(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine of the cluster.
+
+    Attributes:
+        number: Its number in the cluster.
+        machine_id: Its own.
+        shape: What it needs of a host.
+        absence: Why it was not saved; empty for one that was.
+    """
+
+    number: int
+    machine_id: str
+    shape: Shape
+    absence: str
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    """`checkpoint.json`."""
+
+    manifest: Manifest
+    machines: dict[str, KeptMachine]
+    foreign: dict[str, Foreign]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Machines that were kept.
+
+    Attributes:
+        path: The directory.
+        manifest: The cluster's, with the clones that the script had made as nodes; its disks begin
+            as those that were kept.
+        machines: Each machine by name.
+    """
+
+    path: Path
+    manifest: Manifest
+    machines: dict[str, KeptMachine]
+
+    @property
+    def accelerator(self) -> str:
+        """What they ran with."""
+        return next(iter(self.machines.values())).shape.accelerator
+
+    def numbers(self) -> dict[str, int]:
+        """Each machine's number."""
+        return {name: machine.number for name, machine in self.machines.items()}
+
+    def saved(self) -> dict[str, Saved]:
+        """Those that were saved."""
+        return {
+            name: Saved(None, self.path / _state(name), self._disks(name))
+            for name, machine in self.machines.items()
+            if not machine.absence
+        }
+
+    def images(self) -> dict[str, Image]:
+        """Each machine's image.
+
+        Raises:
+            UsageError: One is not in the store any more.
+        """
+        shapes = {name: machine.shape for name, machine in self.machines.items()}
+        found = {shape.image: _image(shape) for shape in shapes.values()}
+        return {name: found[shape.image] for name, shape in shapes.items()}
+
+    def _disks(self, name: str) -> tuple[Path, ...]:
+        disks = self.manifest.nodes[name].disks
+        return tuple(self.path / disk.image for disk in disks if disk.image)
+
+
+def place(run: Path) -> Path:
+    """Where the machines of a run are kept."""
+    return run / "checkpoint"
+
+
+def is_kept(run: Path) -> bool:
+    """The machines of a run were kept."""
+    return (place(run) / _RECORD).is_file()
+
+
+def forget(run: Path) -> None:
+    """Remove what was kept of a run; nothing happens when there is nothing."""
+    if is_kept(run):
+        shutil.rmtree(place(run))
+
+
+def resume_command(run: Path) -> str:
+    """The command that brings them back."""
+    name = run.name if run.parent == runs_directory() else str(run.absolute())
+    return f"attest resume {shlex.quote(name)}"
+
+
+def find(run: str | None) -> Path:
+    """What was kept of a run.
+
+    Args:
+        run: Its directory, its name, or the unique beginning of its name; by default the last run
+            of which something was kept.
+
+    Raises:
+        UsageError: There is none, or the beginning fits several.
+    """
+    if run and is_kept(Path(run)):
+        return place(Path(run))
+    kept = [each for each in past_runs() if is_kept(each)]
+    fitting = [each for each in kept if each.name.startswith(run or "")]
+    exact = [each for each in fitting if each.name == run]
+    if exact or (fitting and not run):
+        return place((exact or fitting)[0])
+    if len(fitting) == 1:
+        return place(fitting[0])
+    names = ", ".join(each.name for each in fitting or kept)
+    if fitting:
+        raise UsageError(f"`{run}` is the beginning of several runs: {names}")
+    raise UsageError(
+        f"no machines were kept of a run `{run}`" if run else "no machines were kept of any run",
+        hint=f"they were of: {names}" if names else "attest run --snapshot-on-failure keeps them",
+    )
+
+
+def read(path: Path) -> Kept:
+    """Read what was kept, and check that it can come back on this host.
+
+    Raises:
+        UsageError: It cannot be read, or was changed since.
+        HostError: It was saved by another VMM, or on another processor.
+    """
+    path = path.absolute()
+    try:
+        record = msgspec.json.decode((path / _RECORD).read_bytes(), type=_Record)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{path}: cannot read what was kept: {error}") from None
+    for machine in record.machines.values():
+        if not machine.absence:
+            _check_host(path, machine.shape)
+    for name, foreign in record.foreign.items():
+        if Foreign.of(Path(foreign.path), path / name) != foreign:
+            raise UsageError(f"{path}: {foreign.path}, which a disk begins as, was changed since")
+    manifest = replace(record.manifest, directory=str(path))
+    return Kept(path, manifest, record.machines)
+
+
+def stop(
+    machines: Sequence[tuple[Seat, Machine]], held: AbstractContextManager[None]
+) -> dict[str, str]:
+    """Let machines stand still, as of one moment.
+
+    Args:
+        machines: All of a cluster.
+        held: While this is entered, no packet goes from one machine to another.
+
+    Returns:
+        Why each machine that does not, is not there.
+    """
+    absent = {machine.name: why for _, machine in machines if (why := machine.absence)}
+
+    def attempt(do: Callable[[Vmm], None]) -> None:
+        for _, machine in machines:
+            if machine.name not in absent:
+                try:
+                    do(machine.vmm)
+                except Exception as error:  # it ends at this moment
+                    absent[machine.name] = machine.absence or str(error)
+
+    with held:
+        attempt(lambda vmm: vmm.drain())  # as in `attest.checkpoint.take`
+        attempt(lambda vmm: vmm.pause())
+    return absent
+
+
+def keep(
+    path: Path,
+    manifest: Manifest,
+    machines: Sequence[tuple[Seat, Machine]],
+    absent: Mapping[str, str],
+    scratch: Path,
+) -> None:
+    """Save machines that stand still; all end.
+
+    Args:
+        path: The directory that is made.
+        manifest: The cluster's.
+        machines: All of the cluster.
+        absent: Why those are not there that are not to be saved.
+        scratch: The directory of the cluster's files, which are given up.
+
+    Raises:
+        HostError: A disk cannot be saved.
+        Exception: A machine cannot be saved.
+    """
+    work = path.absolute().with_name(f"{path.name}.part")
+    shutil.rmtree(work, ignore_errors=True)  # of a run before, into the same place, that was killed
+    work.mkdir(mode=0o700)  # the machines' memories are nobody else's business
+    try:
+        _save(work, manifest, machines, absent, scratch)
+        work.rename(path)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _save(
+    work: Path,
+    manifest: Manifest,
+    machines: Sequence[tuple[Seat, Machine]],
+    absent: Mapping[str, str],
+    scratch: Path,
+) -> None:
+    present = [each for each in machines if each[1].name not in absent]
+    wait_all(present, lambda each: each[1].vmm.save_whole(work / _state(each[1].name)))
+    for _, machine in machines:
+        machine.close()
+    layers = Layers(work, scratch)
+    disks = {
+        seat.name: [Disk(image=layers.bring(file)) for file in seat.disks.files]
+        for seat, _ in present
+    }
+    nodes = {seat.name: replace(seat.node, disks=disks.get(seat.name, [])) for seat, _ in machines}
+    kept = {
+        seat.name: KeptMachine(
+            number=seat.number,
+            machine_id=seat.machine_id,
+            shape=seat.shape(),
+            absence=absent.get(seat.name, ""),
+        )
+        for seat, _ in machines
+    }
+    record = _Record(manifest=replace(manifest, nodes=nodes), machines=kept, foreign=layers.foreign)
+    (work / _RECORD).write_bytes(msgspec.json.encode(record))
+
+
+def _state(machine: str) -> str:
+    return f"{machine}.state"
+
+
+def _check_host(path: Path, shape: Shape) -> None:
+    for what, then, now in (("VMM", shape.vmm, host_vmm()), ("processor", shape.cpu, host_cpu())):
+        if then != now:
+            raise HostError(
+                f"{path}: these machines come back on the {what} only that they ran on: {then}; "
+                f"here it is {now}",
+                hint="ATTEST_QEMU names the QEMU to use" if what == "VMM" else "",
+            )
+
+
+def _image(shape: Shape) -> Image:
+    try:
+        return ImageStore().find(shape.image)
+    except UsageError:
+        message = f"the image {shape.image_name} that these machines run is gone: {shape.image}"
+        raise UsageError(message) from None

@@ -1,0 +1,102 @@
+"""The files of disks, brought together in one directory that needs no other.
+
+A disk in use is a chain of files: what the guest wrote since the last snapshot, what it wrote
+before, and at the bottom an empty disk or a user's image. Some of them belong to several chains.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from attest.cache import cache_dir
+from attest.errors import HostError
+from attest.vmm import disk
+from attest.vmm.disk import Layer
+
+__all__ = ["Foreign", "Layers"]
+
+
+class Foreign(msgspec.Struct, frozen=True):
+    """A file that has another name elsewhere, through which it can be changed.
+
+    Attributes:
+        path: That name.
+        size: Bytes.
+        changed_ns: When its content was changed last, in nanoseconds since the epoch.
+    """
+
+    path: str
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path, file: Path) -> Foreign:
+        """Describe ``file``, which came from ``path``."""
+        status = file.stat()
+        return cls(str(path), status.st_size, status.st_mtime_ns)
+
+
+class Layers:
+    """Brings disks into a directory. Nothing is copied that can be linked.
+
+    Args:
+        into: The directory.
+        own: All files below it are to be given up: nobody uses them any more.
+
+    Attributes:
+        foreign: The files there that somebody else has too, by name.
+    """
+
+    def __init__(self, into: Path, own: Path) -> None:
+        self._into = into
+        self._own = own
+        self._brought: dict[Path, Layer] = {}
+        self.foreign: dict[str, Foreign] = {}
+
+    def bring(self, top: Path) -> str:
+        """Bring a disk with all that it is an overlay of; returns its file's name there.
+
+        Raises:
+            HostError: A file cannot be read, or there is no room for it.
+        """
+        below: Layer | None = None
+        for layer in reversed(disk.chain(top)):
+            if layer.path not in self._brought:
+                self._brought[layer.path] = self._place(layer, below)
+            below = self._brought[layer.path]
+        assert below is not None, "a disk has at least one file"
+        return below.path.name
+
+    def _place(self, layer: Layer, below: Layer | None) -> Layer:
+        placed = Layer(Path(f"{len(self._brought)}.disk"), layer.format)
+        target = self._into / placed.path
+        if not (self._may_link(layer.path, below) and _link(layer.path, target)):
+            _copy(layer.path, target)
+        if below is not None:
+            disk.rebase(target, below)
+        if target.stat().st_nlink > 1 and not layer.path.is_relative_to(self._own):
+            self.foreign[target.name] = Foreign.of(layer.path, target)
+        return placed
+
+    def _may_link(self, path: Path, below: Layer | None) -> bool:
+        """A file that will be written must be our own; and a link shows, which the cache minds."""
+        foreign = below is None and not path.is_relative_to(cache_dir())
+        return foreign or path.is_relative_to(self._own)
+
+
+def _link(source: Path, target: Path) -> bool:
+    with suppress(OSError):  # another file system, or a file that this user may only read
+        target.hardlink_to(source.resolve())
+        return True
+    return False
+
+
+def _copy(source: Path, target: Path) -> None:
+    command = ["cp", "--reflink=auto", "--sparse=always", str(source), str(target)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise HostError(result.stderr.strip())
