@@ -11,8 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from msgspec.structs import replace
-
 from attest.checkpoint import Checkpoint, Snapshot, take
 from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
@@ -23,7 +21,7 @@ from attest.image.store import Image, ImageStore
 from attest.kept import Kept, keep, stop
 from attest.life import MachineContext
 from attest.machine import Machine
-from attest.manifest import Manifest, Node, check_names, load_manifest, parse_manifest
+from attest.manifest import Manifest, Node, check_names, load_manifest, on_hugepages, parse_manifest
 from attest.net.bridge import Attachment, address, hold_bridges, join_bridges, make_bridges
 from attest.net.cell import Cell
 from attest.parallel import wait_all
@@ -77,8 +75,7 @@ class Cluster:
         elif not isinstance(manifest, Manifest):
             manifest = load_manifest(manifest)
         if hugepages:
-            nodes = {name: replace(node, hugepages=True) for name, node in manifest.nodes.items()}
-            manifest = replace(manifest, nodes=nodes)
+            manifest = on_hugepages(manifest)
         self.manifest = manifest
         self.events = events or EventLog()
         self._on_fatal = on_fatal or (lambda _: None)

@@ -26,6 +26,7 @@ __all__ = [
     "global_name",
     "json_schema",
     "load_manifest",
+    "on_hugepages",
     "parse_manifest",
 ]
 
@@ -201,6 +202,7 @@ def _node(name: str, value: Any, source: str) -> Node:
         raise _explain(error, value, source, where) from None
     if len(set(node.vlans)) != len(node.vlans):
         raise ManifestError(f"{source}: {where}.vlans: each network once, found {node.vlans}")
+    _check_hugepages(node, source, where)
     for index, disk in enumerate(node.disks):
         if (disk.size is None) == (disk.image is None):
             raise ManifestError(
@@ -208,6 +210,28 @@ def _node(name: str, value: Any, source: str) -> Node:
                 f"`image` (a path), found {'neither' if disk.size is None else 'both'}"
             )
     return node
+
+
+def on_hugepages(manifest: Manifest) -> Manifest:
+    """The manifest with the memory of every node on huge pages.
+
+    Raises:
+        ManifestError: A node's memory is no whole number of them.
+    """
+    nodes = {
+        name: msgspec.structs.replace(node, hugepages=True) for name, node in manifest.nodes.items()
+    }
+    for name, node in nodes.items():
+        _check_hugepages(node, manifest.name, f"nodes.{name}")
+    return msgspec.structs.replace(manifest, nodes=nodes)
+
+
+def _check_hugepages(node: Node, source: str, where: str) -> None:
+    if node.hugepages and node.memory % 2:
+        raise ManifestError(
+            f"{source}: {where}.memory: huge pages have 2 MiB, so it must be even, "
+            f"found {node.memory}"
+        )
 
 
 def _check_keys(raw: dict[str, Any], struct: type[msgspec.Struct], source: str, where: str) -> None:

@@ -191,6 +191,7 @@ def _warm_up(channel: AgentChannel, seat: Seat, events: EventLog) -> None:
     if channel.welcome.init == "systemd":
         # What is still under way would be done again in every clone.
         channel.run(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE)
+        channel.run(["udevadm", "settle"], timeout=_SETTLE)  # links such as /dev/disk/by-id
 
 
 def _save(vmm: Vmm, state: Path, *, whole: bool) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from attest.errors import ManifestError
-from attest.manifest import json_schema, load_manifest, parse_manifest
+from attest.manifest import json_schema, load_manifest, on_hugepages, parse_manifest
 
 
 def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
@@ -97,3 +98,24 @@ def test_a_time_limit_that_is_none_is_answered_with_its_path(tmp_path: Path, val
     (tmp_path / "test.toml").write_text(f"timeout = {value}\n[nodes.web]\n")
     with pytest.raises(ManifestError, match=r"test\.toml: timeout: "):
         load_manifest(tmp_path / "test.toml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("disks", [{}], "nodes.a.disks.0: expected either `size`"),
+        ("disks", [{"size": 1, "image": "x"}], "found both"),
+        ("disks", [{"size": 0}], "nodes.a.disks.0.size"),
+        ("warm_steps", "true", "nodes.a.warm_steps"),
+    ],
+)
+def test_what_a_machine_starts_from_is_checked(key: str, value: object, said: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(said)):
+        parse_manifest({"nodes": {"a": {key: value}}})
+
+
+def test_memory_is_a_whole_number_of_huge_pages() -> None:
+    with pytest.raises(ManifestError, match=r"nodes\.a\.memory: .* found 97"):
+        parse_manifest({"nodes": {"a": {"memory": 97, "hugepages": True}}})
+    with pytest.raises(ManifestError, match=r"nodes\.a\.memory: .* found 97"):
+        on_hugepages(parse_manifest({"nodes": {"a": {"memory": 97}}}))
