@@ -263,11 +263,14 @@ def _save(
     for _, machine in machines:
         machine.close()
     layers = Layers(work, scratch)
-    disks = {
-        seat.name: [Disk(image=layers.bring(file)) for file in seat.disks.files]
-        for seat, _ in present
+    files = {seat.name: seat.disks.files for seat, _ in present}
+    names = layers.bring([file for each in files.values() for file in each])
+    nodes = {
+        seat.name: replace(
+            seat.node, disks=[Disk(image=names[file]) for file in files.get(seat.name, ())]
+        )
+        for seat, _ in machines
     }
-    nodes = {seat.name: replace(seat.node, disks=disks.get(seat.name, [])) for seat, _ in machines}
     kept = {
         seat.name: KeptMachine(
             number=seat.number,

@@ -7,6 +7,7 @@ before, and at the bottom an empty disk or a user's image. Some of them belong t
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,19 +58,24 @@ class Layers:
         self._brought: dict[Path, Layer] = {}
         self.foreign: dict[str, Foreign] = {}
 
-    def bring(self, top: Path) -> str:
-        """Bring a disk with all that it is an overlay of; returns its file's name there.
+    def bring(self, tops: Sequence[Path]) -> dict[Path, str]:
+        """Bring disks with all that they are overlays of.
+
+        Returns:
+            The new name of each disk's topmost file.
 
         Raises:
             HostError: A file cannot be read, or there is no room for it.
         """
-        below: Layer | None = None
-        for layer in reversed(disk.chain(top)):
-            if layer.path not in self._brought:
-                self._brought[layer.path] = self._place(layer, below)
-            below = self._brought[layer.path]
-        assert below is not None, "a disk has at least one file"
-        return below.path.name
+        # All before the first file is given another backing, which those see that share it.
+        chains = [disk.chain(top) for top in tops]
+        for chain in chains:
+            below: Layer | None = None
+            for layer in reversed(chain):
+                if layer.path not in self._brought:
+                    self._brought[layer.path] = self._place(layer, below)
+                below = self._brought[layer.path]
+        return {top: self._brought[top].path.name for top in tops}
 
     def _place(self, layer: Layer, below: Layer | None) -> Layer:
         placed = Layer(Path(f"{len(self._brought)}.disk"), layer.format)
