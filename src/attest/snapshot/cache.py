@@ -291,7 +291,8 @@ class SnapshotCache:
                 os.unlink(record.RECORD, dir_fd=descriptor)
         finally:
             os.close(descriptor)
-        self._remove(path)
+        if not (path / record.RECORD).exists():  # else it is a new one already
+            self._remove(path)
 
     def _remove(self, path: Path) -> bool:
         with self._claim(path.name) as work:
@@ -314,7 +315,9 @@ class SnapshotCache:
     def _claim(self, key: str) -> Iterator[Path | None]:
         """A working directory that one process at a time has; None for all others, at once."""
         work = self._making / key
-        work.mkdir(parents=True, exist_ok=True)
+        self._making.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # `exist_ok` fails when it is removed at that moment
+            work.mkdir()
         descriptor = _lock(work, fcntl.LOCK_EX)
         if descriptor is None:
             yield None
