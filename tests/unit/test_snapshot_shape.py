@@ -1,0 +1,125 @@
+"""What makes a snapshot another one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from attest.snapshot.shape import Shape, host_cpu, host_vmm
+from attest.vmm import tsc
+from attest.vmm.qemu import find_qemu
+
+SHAPE = Shape(
+    image="0" * 64, image_name="tiny", vmm="QEMU 10.0.2", accelerator="tcg", cpu="a processor",
+    machine="microvm", memory=96, vcpus=1, nics=1, disks=("empty 10 MiB",),
+    warm_until="multi-user.target", warm_steps=("true",),
+)  # fmt: skip
+
+OTHER = {
+    "image": "1" * 64,
+    "image_name": "debian",
+    "vmm": "QEMU 10.0.3",
+    "accelerator": "kvm",
+    "cpu": "another processor",
+    "machine": "q35",
+    "memory": 97,
+    "vcpus": 2,
+    "nics": 2,
+    "disks": ("empty 11 MiB",),
+    "hugepages": True,
+    "warm_until": "basic.target",
+    "warm_steps": ("true", "true"),
+    "format": SHAPE.format + 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def _asked_anew() -> Iterator[None]:
+    forget()
+    yield
+    forget()
+
+
+def forget() -> None:
+    """What a process finds out about its host once."""
+    for found in (find_qemu, host_vmm, host_cpu, tsc.tsc_khz):
+        found.cache_clear()
+
+
+def test_equal_shapes_have_one_key() -> None:
+    assert msgspec.structs.replace(SHAPE).key() == SHAPE.key()
+    assert len(SHAPE.key()) == 64
+
+
+@pytest.mark.parametrize("field", Shape.__struct_fields__)
+def test_each_field_changes_the_key(field: str) -> None:
+    other = msgspec.structs.replace(SHAPE, **{field: OTHER[field]})
+    assert other.key() != SHAPE.key()
+
+
+def test_what_is_beside_each_other_is_not_mixed_up() -> None:
+    keys = {
+        msgspec.structs.replace(SHAPE, warm_steps=steps).key()
+        for steps in (("a", "b"), ("a b",), ("ab",), ("b", "a"), ())
+    }
+    assert len(keys) == 5
+
+
+@pytest.fixture
+def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that calls itself QEMU."""
+    binary = tmp_path / "qemu"
+    binary.write_text("#!/bin/sh\necho QEMU emulator version 10.0.2\n")
+    binary.chmod(0o755)
+    monkeypatch.setenv("ATTEST_QEMU", str(binary))
+    return binary
+
+
+def upgraded(binary: Path, content: str, seconds: int = 0) -> str:
+    """The VMM after an upgrade whose file has the time of the one before, plus some seconds."""
+    before = binary.stat()
+    binary.write_text(content)
+    times = (before.st_atime_ns, before.st_mtime_ns + seconds * 1_000_000_000)
+    os.utime(binary, ns=times)
+    forget()
+    return host_vmm()
+
+
+def test_an_upgraded_vmm_is_another_one(qemu: Path) -> None:
+    first, content = host_vmm(), qemu.read_text()
+    assert "10.0.2" in first
+    assert upgraded(qemu, content) == first
+    described = [
+        first,
+        upgraded(qemu, content + "# rebuilt\n"),
+        upgraded(qemu, content, seconds=1),
+        upgraded(qemu, content.replace("10.0.2", "10.0.3")),
+    ]
+    assert len(set(described)) == 4
+
+
+def test_an_equal_vmm_elsewhere_is_another_one(
+    qemu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = host_vmm()
+    monkeypatch.setenv("ATTEST_QEMU", str(qemu.rename(tmp_path / "elsewhere")))
+    forget()
+    assert host_vmm() != first
+
+
+@pytest.mark.parametrize(
+    ("khz", "same"), [(2_000_000, True), (2_004_000, True), (2_100_000, False)]
+)
+def test_the_processor_is_described_with_its_counters_rate_to_a_percent(
+    khz: int, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def described(khz: int) -> str:
+        monkeypatch.setattr("attest.snapshot.shape.tsc_khz", lambda: khz)
+        host_cpu.cache_clear()
+        return host_cpu()
+
+    assert (described(khz) == described(2_000_000)) is same
