@@ -24,6 +24,7 @@ two.connect()
 one.succeed("echo remembered > /note; sleep 54321 >/dev/null 2>&1 &")
 one.succeed("echo first-block | dd of=/dev/vda conv=notrunc; sync")
 cluster.clone(one.snapshot("then"), ["copy"])[0].connect()
+one.succeed("hostname renamed")
 one.succeed("echo second-block | dd of=/dev/vda bs=512 seek=1 conv=notrunc; sync")
 assert False, "on purpose"
 """
@@ -108,7 +109,7 @@ def test_the_machines_of_a_failed_test_come_back_as_often_as_one_likes(host: Hos
             terminal.expect("# ")
             assert "remembered" in _look(terminal, "cat /note; echo spoilt > /note")
             assert "54321" in _look(terminal, "ps | grep '[s]leep 54321'; killall sleep")
-            assert "one" in _look(terminal, "hostname")
+            assert "renamed" in _look(terminal, "hostname")  # as the test had left it
             assert _blocks(terminal) == ["first-block", "second-block"]
             _look(terminal, "dd if=/dev/zero of=/dev/vda bs=64k count=1; sync")
             assert "1 packets received" in _look(terminal, "ping -c1 -W5 two")
