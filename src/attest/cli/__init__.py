@@ -45,7 +45,7 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="attest")
 def _attest() -> None:
-    r"""VM integration tests that start like unit tests.
+    """VM integration tests that start like unit tests.
 
     \b
     Example: attest run examples/tiny/test.toml

@@ -16,7 +16,7 @@ _DAY = 24 * 3600.0
 
 @click.group()
 def cache() -> None:
-    r"""Manage the snapshots that machines start from.
+    """Manage the snapshots that machines start from.
 
     \b
     Example: attest cache ls
@@ -25,7 +25,7 @@ def cache() -> None:
 
 @cache.command("ls")
 def list_() -> None:
-    r"""List the snapshots, the one used last first.
+    """List the snapshots, the one used last first.
 
     \b
     Example: attest cache ls
@@ -37,12 +37,11 @@ def list_() -> None:
     click.echo(row.format(*titles))
     for each in SnapshotCache().entries():
         shape = each.shape
-        click.echo(
-            row.format(
-                each.path.name[:12], shape.image_name, f"{shape.memory} MiB", shape.vcpus,
-                shape.accelerator, _mib(each.size), _date(each.last_used), _date(each.made),
-            )  # fmt: skip
-        )
+        cells = (
+            each.path.name[:12], shape.image_name, f"{shape.memory} MiB", shape.vcpus,
+            shape.accelerator, _mib(each.size), _date(each.last_used), _date(each.made),
+        )  # fmt: skip
+        click.echo(row.format(*cells))
 
 
 @cache.command()
@@ -51,7 +50,7 @@ def list_() -> None:
     help="Keep what was used within so many days.",
 )  # fmt: skip
 def gc(days: float) -> None:
-    r"""Remove snapshots not used for long, those beyond the limit, and what killed runs have left.
+    """Remove snapshots not used for long, those beyond the limit, and what killed runs have left.
 
     The limit is 20 GiB, or a fifth of the disk's free space where that is less. What a run uses
     stays.
@@ -68,7 +67,7 @@ def gc(days: float) -> None:
 
 @cache.command()
 def clear() -> None:
-    r"""Remove all snapshots that no run uses.
+    """Remove all snapshots that no run uses.
 
     \b
     Example: attest cache clear
@@ -90,7 +89,7 @@ def clear() -> None:
 
 @cache.command()
 def verify() -> None:
-    r"""Read every byte of all snapshots, and remove those that are damaged.
+    """Read every byte of all snapshots, and remove those that are damaged.
 
     \b
     Example: attest cache verify

@@ -15,7 +15,7 @@ _COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "r
 
 @click.command()
 def doctor() -> None:
-    r"""Check whether this host can run tests, and say what to do.
+    """Check whether this host can run tests, and say what to do.
 
     Exit code 0: machines run here. 3: they do not.
 

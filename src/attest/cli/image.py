@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def image() -> None:
-    r"""Build and manage images.
+    """Build and manage images.
 
     \b
     Example: attest image build debian
@@ -25,7 +25,7 @@ def image() -> None:
 @click.argument("recipe")
 @click.option("--refresh", is_flag=True, help="Build anew, with the packages of today.")
 def build(recipe: str, refresh: bool) -> None:
-    r"""Build the image of RECIPE, a built-in name (tiny, debian) or a recipe's path.
+    """Build the image of RECIPE, a built-in name (tiny, debian) or a recipe's path.
 
     Nothing is built when nothing has changed; then it takes no time.
 
@@ -45,7 +45,7 @@ def build(recipe: str, refresh: bool) -> None:
 
 @image.command("ls")
 def list_() -> None:
-    r"""List the images, the one used last first.
+    """List the images, the one used last first.
 
     \b
     Example: attest image ls
@@ -66,7 +66,7 @@ def list_() -> None:
 @click.argument("image_")
 @click.option("--packages", is_flag=True, help="List the installed packages instead.")
 def show(image_: str, packages: bool) -> None:
-    r"""Show what is known of an image, given by its name or the beginning of its digest.
+    """Show what is known of an image, given by its name or the beginning of its digest.
 
     \b
     Example: attest image show debian
@@ -102,7 +102,7 @@ def _facts(found: Image, packages: int) -> list[tuple[str, object]]:
 @image.command()
 @click.argument("images", nargs=-1, required=True)
 def rm(images: tuple[str, ...]) -> None:
-    r"""Remove images, given by names or beginnings of digests.
+    """Remove images, given by names or beginnings of digests.
 
     \b
     Example: attest image rm web
@@ -121,7 +121,7 @@ def rm(images: tuple[str, ...]) -> None:
     help="Keep what was used within so many days.",
 )  # fmt: skip
 def gc(days: float) -> None:
-    r"""Remove images not used for long, and what failed or dead builds have left.
+    """Remove images not used for long, and what failed or dead builds have left.
 
     \b
     Example: attest image gc --days 7

@@ -19,7 +19,7 @@ from attest.terminal import interact
 @click.argument("run", required=False)
 @click.argument("machine", required=False)
 def resume(run: str | None, machine: str | None) -> None:
-    r"""Open shells in the machines that a failed test has left, running as they were.
+    """Open shells in the machines that a failed test has left, running as they were.
 
     RUN is the run's directory or name, or the beginning of its name; by default the last run whose
     machines were kept. With a MACHINE, its shell is all. Ctrl-C goes to the guest; leave a shell

@@ -48,7 +48,7 @@ def run(
     keep: bool | None,
     verbose: bool,
 ) -> None:
-    r"""Run the test that MANIFEST (TOML or JSON) declares.
+    """Run the test that MANIFEST (TOML or JSON) declares.
 
     \b
     Example: attest run examples/web/test.toml

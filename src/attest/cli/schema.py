@@ -11,7 +11,7 @@ from attest.manifest import json_schema
 
 @click.command()
 def schema() -> None:
-    r"""Print the manifest's JSON schema, for editors and generators.
+    """Print the manifest's JSON schema, for editors and generators.
 
     \b
     Example: attest schema > attest.schema.json

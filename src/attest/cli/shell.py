@@ -21,7 +21,7 @@ from attest.terminal import interact
 @click.option("--vcpus", default=1, show_default=True, help="Virtual CPUs.")
 @accel_option
 def shell(image: str, memory: int, vcpus: int, accel: str) -> None:
-    r"""Open an interactive shell in a fresh machine of IMAGE, a built-in image or a recipe's path.
+    """Open an interactive shell in a fresh machine of IMAGE, a built-in image or a recipe's path.
 
     Ctrl-C goes to the guest; leave with Ctrl-D or `exit`. The machine goes with the shell.
 
