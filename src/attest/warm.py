@@ -6,6 +6,7 @@ an identity, and is saved when it is ready; all of the shape are then cloned fro
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from concurrent.futures import Future
@@ -29,6 +30,10 @@ __all__ = ["WarmStarts"]
 
 _SETTLE: Final = 30.0
 """Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
+
+
+_ROOM: Final = 1 << 20
+"""Bytes of free disk for the state of a machine's devices: QEMU does not say that they lack."""
 
 
 class NotSavedError(Exception):
@@ -170,10 +175,11 @@ def _boot_and_save(seat: Seat, context: MachineContext, nics: tuple[Nic, ...], i
         with cancellable(life.kill):
             _warm_up(life.ready(), seat, context.events)
             _save(life.vmm, into / "state", whole=seat.node.hugepages)
-    except MachineError:
+    except MachineError as error:
+        explained = life.explain(error)  # waits for the end of a VMM that is about to end
         if _ran_out_of_disk(life):
             raise NotSavedError("the disk is full") from None
-        raise
+        raise explained from None
     finally:
         life.kill()
 
@@ -201,7 +207,8 @@ def _save(vmm: Vmm, state: Path, *, whole: bool) -> None:
         else:
             vmm.save(state)
     except Exception as error:  # of whichever VMM it is
-        raise NotSavedError(str(error)) from error
+        full = shutil.disk_usage(state.parent).free < _ROOM
+        raise NotSavedError("the disk is full" if full else str(error)) from error
 
 
 def _ran_out_of_disk(life: Life) -> bool:
