@@ -475,6 +475,29 @@ def test_what_is_beyond_the_limit_goes_oldest_use_first(
     assert (removed.key, removed.why) == (shape(1).key(), Why.LIMIT)
 
 
+def test_what_cannot_be_read_counts_and_goes_first(
+    cache: SnapshotCache, other: SnapshotCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for memory in (1, 2):
+        size = ask(cache, memory).entry.size
+    cache.close()
+    (cache.directory / shape(2).key() / "entry.json").unlink()
+    monkeypatch.setattr(cache_module, "_LIMIT", 3 * size)
+    ask(cache, 3)
+    assert keys(cache) == {shape(memory).key() for memory in (1, 2, 3)}
+    ask(cache, 4)
+    assert keys(cache) == {shape(memory).key() for memory in (1, 3, 4)}
+
+
+def test_a_damaged_entry_is_told_by_its_user_whoever_else_makes_something(
+    cache: SnapshotCache, other: SnapshotCache
+) -> None:
+    garble(ask(cache, 1).entry.path / "entry.json")
+    cache.close()
+    ask(other, 2)
+    assert ask(cache, 1).broken != []
+
+
 def test_what_is_in_use_stays_beyond_the_limit(
     cache: SnapshotCache, other: SnapshotCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

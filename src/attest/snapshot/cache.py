@@ -215,8 +215,8 @@ class SnapshotCache:
     def limit(self) -> int:
         """Bytes that the cache may take."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.directory).free + sum(each.size for each in self.entries())
-        return min(_LIMIT, int(free * _SHARE))
+        free = shutil.disk_usage(self.directory).free
+        return min(_LIMIT, int(_SHARE * (free + self._size())))
 
     def close(self) -> None:
         """Let others remove what was used."""
@@ -255,7 +255,6 @@ class SnapshotCache:
         if path.exists():
             broken(record.damage(path))
             _remove_unused(self._set_aside(path))
-        self.sweep()
         self._trim()
         need = (shape.memory << 20) + _MARGIN
         free = shutil.disk_usage(work).free
@@ -275,14 +274,17 @@ class SnapshotCache:
         return entry
 
     def _trim(self) -> list[Removed]:
-        """Remove entries, oldest use first, until the rest fits the limit."""
-        entries, removed = self.entries(), []
-        excess = sum(entry.size for entry in entries) - self.limit()
-        for entry in reversed(entries):
-            if excess > 0 and self.remove(entry):
-                excess -= entry.size
+        """Remove what is no entry, and entries, oldest use first, until the rest fits the limit."""
+        removed = self.sweep() if self._size() > self.limit() else []
+        for entry in reversed(self.entries()):
+            if self._size() <= self.limit():
+                break
+            if self.remove(entry):
                 removed.append(_removed(entry, Why.LIMIT))
         return removed
+
+    def _size(self) -> int:
+        return sum(_size(path) for path in self._paths())
 
     def _give_up(self, path: Path, descriptor: int) -> None:
         """Let no run begin to use an entry that this one holds, and remove it if no other does."""
@@ -382,12 +384,18 @@ def _sync_behind(held: int) -> None:
 def _read(path: Path) -> Entry | None:
     try:
         written = record.read_record(path)
-        files = [file.stat() for file in path.iterdir()]
         used = (path / record.RECORD).stat().st_mtime
     except (OSError, msgspec.MsgspecError):
         return None
-    size = sum(status.st_blocks * 512 for status in files)
-    return Entry(path, written.shape, written.made, used, size)
+    return Entry(path, written.shape, written.made, used, _size(path))
+
+
+def _size(path: Path) -> int:
+    """Bytes that a directory's files take on the disk; it may be removed at this moment."""
+    try:
+        return sum(file.stat().st_blocks * 512 for file in path.iterdir())
+    except OSError:
+        return 0
 
 
 def _removed(entry: Entry, why: Why) -> Removed:
