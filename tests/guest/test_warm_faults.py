@@ -1,0 +1,424 @@
+"""What goes wrong with cached snapshots: the test runs all the same, and says what it was."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from attest import warm
+from attest.cache import cache_dir
+from attest.cluster import Cluster
+from attest.events import Event, EventLog, Kind
+from attest.guest.binary import agent_binary
+from attest.snapshot.cache import Entry, SnapshotCache
+from attest.snapshot.shape import Shape
+from attest.vmm.base import Vmm
+from attest.vmm.migration import MigrationError
+from attest.warm import NotSavedError
+
+OTHER_QEMUS = sorted(cache_dir().glob(f"qemu/*/bin/qemu-system-{platform.machine()}"))
+
+NODE: dict[str, Any] = {"image": "tiny", "memory": 96}
+LARGER = {**NODE, "memory": 100}
+PAGE = 4096
+
+MADE = "boot tiny once, for a snapshot"
+REMOVED = "its snapshot does not restore and was removed, so it boots: "
+NOT_MADE = "no snapshot could be made, so it boots: "
+
+AT_A_MOMENT = """
+import os, signal, sys
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def fill():
+    snapshots = Path(os.environ["XDG_CACHE_HOME"], "attest/snapshots")
+    with (snapshots / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(1 << 16))
+
+happens, module, *owner, function = sys.argv.pop(1).split()
+place = import_module(module)
+for name in owner:
+    place = getattr(place, name)
+original = getattr(place, function)
+
+def instead(*arguments, **named):
+    setattr(place, function, original)
+    globals()[happens]()
+    return original(*arguments, **named)
+
+setattr(place, function, instead)
+from attest.cli import main
+main()
+"""
+"""`attest`, but that something happens just before a function is called for the first time."""
+
+Nodes = dict[str, dict[str, Any]]
+Change = Callable[[Path], object]
+
+
+class Home:
+    """A cache directory for one test, whose images are everybody's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.snapshots = path / "attest/snapshots"
+        self.snapshots.mkdir(parents=True)
+        (path / "attest/images").symlink_to(cache_dir() / "images")
+
+    def start(
+        self,
+        nodes: Nodes,
+        *options: str,
+        happens: str = "",
+        inside: Sequence[str] = (),
+        **environment: str,
+    ) -> subprocess.Popen[str]:
+        """Start a test that needs an answer of each node.
+
+        Args:
+            nodes: Its nodes.
+            options: For `attest run`.
+            happens: What goes wrong, and when: ``kill MODULE FUNCTION`` or ``fill …``.
+            inside: A command that runs another one.
+            environment: More of it.
+        """
+        manifest = self.path / "test.json"
+        script = "print(wait_all(machines, lambda m: m.succeed('hostname').strip()))"
+        manifest.write_bytes(msgspec.json.encode({"script": script, "nodes": nodes}))
+        attest = ["-c", AT_A_MOMENT, happens] if happens else ["-m", "attest"]
+        out = self.path / "out"
+        return subprocess.Popen(
+            [
+                *inside, sys.executable, *attest, "run", "--accel", "tcg", *options, "-o", out,
+                manifest,
+            ],
+            env={**os.environ, "XDG_CACHE_HOME": str(self.path), **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def run(
+        self, nodes: Nodes, *options: str, happens: str = "", inside: Sequence[str] = (),
+        **environment: str,
+    ) -> str:  # fmt: skip
+        """Run such a test, which has to pass, and return what was said."""
+        with self.start(nodes, *options, happens=happens, inside=inside, **environment) as process:
+            return passed(process, list(nodes))
+
+    def entries(self) -> list[Entry]:
+        return SnapshotCache(self.snapshots).entries()
+
+    def put(self, shape: Shape, entry: Entry, change: Change = lambda _: None) -> Path:
+        """Put copies of an entry's files under a shape, changed before they are written down."""
+
+        def make(into: Path) -> None:
+            for file in (entry.path / "memory", entry.path / "state"):
+                subprocess.run(["cp", "--sparse=always", file, into], check=True)
+            change(into)
+
+        cache = SnapshotCache(self.snapshots)
+        path = cache.obtain(
+            shape, make, stop=threading.Event(), waiting=pytest.fail, broken=pytest.fail
+        ).path
+        cache.close()
+        for thread in threading.enumerate():
+            if thread.name == "sync a snapshot":
+                thread.join()
+        return path
+
+    def left(self) -> list[str]:
+        """What is in the cache beside its entries."""
+        keys = {entry.path.name for entry in self.entries()}
+        making = self.snapshots / "making"
+        names = [path.name for path in self.snapshots.iterdir() if path.name not in keys]
+        names += [path.name for path in making.iterdir()] if making.exists() else []
+        return [name for name in names if name != "making"]
+
+
+def passed(process: subprocess.Popen[str], names: list[str]) -> str:
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert f"{names}\n" in said
+    assert "test: passed" in said
+    return said
+
+
+@pytest.fixture(autouse=True)
+def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put into a cache here needs not to reach the disk."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    yield Home(tmp_path / "home")
+    shutil.rmtree(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Entry]:
+    """A sound entry."""
+    home = Home(tmp_path_factory.mktemp("made"))
+    said = home.run({"one": NODE})
+    assert "warning" not in said
+    (entry,) = home.entries()
+    yield entry
+    shutil.rmtree(home.path)
+
+
+def variant(entry: Entry, name: str) -> tuple[dict[str, Any], Shape]:
+    """A node of another shape, and that, which the content fits as well: `tiny` has no units."""
+    shape = msgspec.structs.replace(entry.shape, warm_until=f"{name}.target")
+    return {**NODE, "warm_until": shape.warm_until}, shape
+
+
+# Damaged
+
+
+def halve(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+def garble(path: Path) -> None:
+    path.write_bytes(b'{"shape":')
+
+
+def test_damaged_snapshots_are_made_anew(home: Home, made: Entry) -> None:
+    faults: dict[str, tuple[Change, str, str]] = {
+        "cut": (halve, "memory", "50331648 bytes, 100663296 were written"),
+        "flipped": (flip, "memory", "it was changed after it had been written"),
+        "lost": (Path.unlink, "memory", "No such file or directory"),
+        "flipped_state": (flip, "state", "it was changed after it had been written"),
+        "lost_state": (Path.unlink, "state", "No such file or directory"),
+        "garbled": (garble, "entry.json", ""),
+    }
+    nodes = {}
+    for name, (fault, file, _) in faults.items():
+        nodes[name], shape = variant(made, name)
+        fault(home.put(shape, made) / file)
+    said = home.run(nodes)
+    for name, (_, file, words) in faults.items():
+        warning = f"{name}: warning: its snapshot was damaged and is made anew: {file}: {words}"
+        assert said.count(warning) == 1, said
+    assert said.count("warning") == said.count(MADE) == len(faults)
+    assert len(home.entries()) == len(faults)
+    assert home.left() == []
+
+
+# Not restoring
+
+
+def halve_state(into: Path) -> None:
+    halve(into / "state")
+
+
+def grow(into: Path) -> None:
+    """The memory of a larger machine; the state is not."""
+    os.truncate(into / "memory", LARGER["memory"] << 20)
+
+
+def empty(into: Path) -> None:
+    """Nothing is left of the kernel: the processor finds no code, and resets."""
+    size = (into / "memory").stat().st_size
+    os.truncate(into / "memory", 0)
+    os.truncate(into / "memory", size)
+
+
+def mute(into: Path) -> None:
+    """The agent's code only spins, from wherever it goes on."""
+    agent = agent_binary(platform.machine()).read_bytes()
+    pages = {agent[place : place + PAGE] for place in range(0, len(agent), PAGE)} - {bytes(PAGE)}
+    spin = b"\x90" * (PAGE - 2) + b"\xeb\xfe"  # nop …, jmp to itself
+    content = (into / "memory").read_bytes()
+    places = [at for at in range(0, len(content), PAGE) if content[at : at + PAGE] in pages]
+    assert places, "the agent is somewhere else"
+    with (into / "memory").open("r+b") as memory:
+        for place in places:
+            memory.seek(place)
+            memory.write(spin)
+
+
+def test_snapshots_that_do_not_restore_are_removed_and_told_once(
+    home: Home, made: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home.path))
+    monkeypatch.setattr("attest.life._TRIAL", 3.0)
+    nodes = {}
+    for name, change in (("cut", halve_state), ("empty", empty), ("mute", mute)):
+        nodes[name], shape = variant(made, name)
+        home.put(shape, made, change)
+    nodes["cut2"] = nodes["cut"]
+    nodes["larger"] = LARGER
+    home.put(msgspec.structs.replace(made.shape, memory=LARGER["memory"]), made, grow)
+    warnings: list[Event] = []
+    events = EventLog()
+    events.subscribe(lambda event: warnings.append(event) if event.kind is Kind.WARNING else None)
+    with Cluster({"nodes": nodes}, accelerator="tcg", events=events) as cluster:
+        cluster.start_all()
+        for name in nodes:
+            assert cluster[name].succeed("hostname").strip() == name
+    told = {str(event.machine).rstrip("2"): event.text for event in warnings}
+    assert len(warnings) == len(told) == 4, warnings
+    assert all(text.startswith(REMOVED) for text in told.values())
+    assert "Size mismatch" in told["larger"]  # the VMM's own reason
+    assert "the agent did not answer in 3 s" in told["mute"]
+    assert home.entries() == []
+    assert home.left() == []
+
+
+# Full disks
+
+
+def disk(home: Home, size: str) -> list[str]:
+    """Puts a command's snapshots on a disk of their own, which only it sees."""
+    script = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
+    return [
+        "unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", size,
+        str(home.snapshots),
+    ]  # fmt: skip
+
+
+def test_a_disk_that_is_too_small_is_told(home: Home) -> None:
+    said = home.run({"one": NODE}, inside=disk(home, "99m"))
+    words = f"{home.snapshots} has 9[89] MiB free, the snapshot may need 160"
+    assert re.search(f"one: warning: {NOT_MADE}{words}", said), said
+    assert said.count("warning") == 1
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "attest.life Life _console_line",  # the guest boots
+        "attest.warm _warm_up",  # a step follows that needs more of its memory
+    ],
+)
+def test_a_disk_that_fills_up_is_told(home: Home, moment: str) -> None:
+    node = {**NODE, "memory": 128, "warm_steps": ["dd if=/dev/zero of=/large bs=1M count=45"]}
+    said = home.run({"one": node}, happens=f"fill {moment}", inside=disk(home, "200m"))
+    assert f"one: warning: {NOT_MADE}the disk is full" in said, said
+    assert said.count("warning") == 1
+
+
+def test_a_disk_that_is_full_when_the_state_is_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Qemu:
+        def save(self, state: Path) -> None:
+            raise MigrationError("ram_save_setup failed: Input/output error")  # all that it says
+
+    usage = shutil.disk_usage(tmp_path)
+    for free, words in ((4096, "the disk is full"), (1 << 30, "Input/output error")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: usage._replace(free=free))
+        with pytest.raises(NotSavedError, match=words):
+            warm._save(cast("Vmm", Qemu()), tmp_path / "state", whole=False)
+
+
+# Killed, and at the same time
+
+
+def test_a_driver_killed_while_it_makes_a_snapshot_leaves_nothing_to_the_next(home: Home) -> None:
+    for moment in (
+        "attest.warm _boot_and_save",
+        "attest.life Life _console_line",
+        "attest.snapshot.cache _sync_behind",  # it is in place, and claimed still
+    ):
+        with home.start({"one": NODE}, happens=f"kill {moment}") as driver:
+            said = driver.communicate()[0]
+        assert driver.returncode == -signal.SIGKILL, said
+        assert home.left() != []
+    said = home.run({"one": NODE})
+    assert "warning" not in said
+    assert home.left() == []
+    assert len(home.entries()) == 1
+
+
+def test_of_two_runs_one_makes_the_snapshot_and_the_other_waits(home: Home) -> None:
+    with home.start({"one": NODE}) as maker:
+        await_claim(home)
+        maker.send_signal(signal.SIGSTOP)  # so that it is not too quick for the other
+        try:
+            with home.start({"one": NODE}) as waiter:
+                assert waiter.stdout is not None
+                heard = waiter.stdout.readline()
+                assert "another run makes the snapshot: wait for it" in heard
+                maker.send_signal(signal.SIGCONT)
+                assert MADE not in passed(waiter, ["one"])
+        finally:
+            maker.send_signal(signal.SIGCONT)
+        assert MADE in passed(maker, ["one"])
+    assert len(home.entries()) == 1
+    assert home.left() == []
+
+
+def await_claim(home: Home) -> None:
+    deadline = time.monotonic() + 60
+    while not list(home.snapshots.glob("making/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+# Another VMM
+
+
+@pytest.mark.parametrize("qemu", OTHER_QEMUS, ids=lambda path: path.parents[1].name)
+def test_another_version_of_the_vmm_has_snapshots_of_its_own(
+    home: Home, made: Entry, qemu: Path
+) -> None:
+    mine = home.put(made.shape, made)
+    said = home.run({"one": NODE}, ATTEST_QEMU=str(qemu))
+    assert MADE in said
+    assert "warning" not in said
+    (its,) = (entry for entry in home.entries() if entry.path != mine)
+    (mine / "entry.json").unlink()
+    assert SnapshotCache(home.snapshots).sweep() != []
+    assert home.put(made.shape, its) == mine  # which looks as it should
+    said = home.run({"one": NODE})
+    assert f"one: warning: {REMOVED}" in said
+    assert said.count("warning") == 1
+    assert [entry.path for entry in home.entries()] == [its.path]
+
+
+# Cold
+
+
+def test_a_cold_run_neither_reads_nor_writes_the_cache(home: Home, made: Entry) -> None:
+    def state() -> dict[Path, tuple[int, int, int]]:
+        paths = [home.snapshots, *home.snapshots.rglob("*")]
+        return {path: (path.stat().st_ino, *times(path)) for path in paths}
+
+    home.put(made.shape, made)
+    before = state()
+    home.run({"one": NODE}, "--cold")
+    assert state() == before
+    home.run({"one": NODE})
+    assert state() != before  # a use shows
+
+
+def times(path: Path) -> tuple[int, int]:
+    return path.stat().st_mtime_ns, path.stat().st_ctime_ns
