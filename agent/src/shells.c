@@ -159,7 +159,7 @@ struct status {
     unsigned long start;  /* 48: the address of the arguments */
 };
 
-enum { COLUMN_STATE = 3, COLUMN_FLAGS = 9, COLUMN_SIGNAL = 31, COLUMN_START = 48, EXITING = 0x4 };
+enum { COLUMN_STATE = 3, COLUMN_FLAGS = 9, COLUMN_SIGNAL = 31, COLUMN_START = 48, EXITING = 0x4, NOT_EXECUTED = 0x40 };
 
 static struct status shell_status(const struct shell *shell)
 {
@@ -187,9 +187,11 @@ static bool is_dying(const struct status *status)
     return status->state == 'Z' || status->state == 'X' || status->flags & EXITING || status->signal;
 }
 
-static void write_argument(const struct shell *shell, unsigned long start, const char *command)
+/* A child that has only just been started may still have the agent's memory: vfork() returns a moment before that changes. */
+static void write_argument(const struct shell *shell, const struct status *status, const char *command)
 {
     char path[64];
+    unsigned long start = status->flags & NOT_EXECUTED ? 0 : status->start;
     unsigned long address = start + strlen(strrchr(stamp.shell, '/') + 1) + 1 + sizeof "-c";
     static char place[PLACE_SIZE]; /* the rest is NUL: end of the argument */
     memset(place, 0, sizeof place);
@@ -216,7 +218,7 @@ bool shells_take(const char *command, struct running *running)
         wanted = wanted < SHELLS_MAX ? wanted + 1 : wanted;
         return false;
     }
-    write_argument(shell, status.start, command);
+    write_argument(shell, &status, command);
     if (!send_script(shell, command)) {
         shell_discard(shell);
         return false;
