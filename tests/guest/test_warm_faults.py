@@ -21,6 +21,7 @@ import pytest
 from attest import warm
 from attest.cache import cache_dir
 from attest.cluster import Cluster
+from attest.errors import AttestError
 from attest.events import Event, EventLog, Kind
 from attest.guest.binary import agent_binary
 from attest.snapshot.cache import Entry, SnapshotCache
@@ -273,17 +274,21 @@ def test_snapshots_that_do_not_restore_are_removed_and_told_once(
     for name, change in (("cut", halve_state), ("empty", empty), ("mute", mute)):
         nodes[name], shape = variant(made, name)
         home.put(shape, made, change)
-    nodes["cut2"] = nodes["cut"]
+    nodes["mute2"] = nodes["mute"]  # both are under way when the first one is told
     nodes["larger"] = LARGER
     home.put(msgspec.structs.replace(made.shape, memory=LARGER["memory"]), made, grow)
     warnings: list[Event] = []
     events = EventLog()
     events.subscribe(lambda event: warnings.append(event) if event.kind is Kind.WARNING else None)
-    with Cluster({"nodes": nodes}, accelerator="tcg", events=events) as cluster:
+    fatal: list[AttestError] = []
+    with Cluster(
+        {"nodes": nodes}, accelerator="tcg", events=events, on_fatal=fatal.append
+    ) as cluster:
         cluster.start_all()
         for name in nodes:
             assert cluster[name].succeed("hostname").strip() == name
     told = {str(event.machine).rstrip("2"): event.text for event in warnings}
+    assert fatal == []
     assert len(warnings) == len(told) == 4, warnings
     assert all(text.startswith(REMOVED) for text in told.values())
     assert "Size mismatch" in told["larger"]  # the VMM's own reason

@@ -140,7 +140,8 @@ class SnapshotCache:
             Exception: Whatever ``make`` raises.
         """
         path = self.directory / shape.key()
-        self._sweep()
+        with suppress(OSError):  # a cache that this user may only read
+            _remove_unused(self._making / path.name)
         turn = 0
         while not stop.is_set():
             if entry := self._use(path):
@@ -255,6 +256,7 @@ class SnapshotCache:
         if path.exists():
             broken(record.damage(path))
             _remove_unused(self._set_aside(path))
+        self._sweep()
         self._trim()
         need = (shape.memory << 20) + _MARGIN
         free = shutil.disk_usage(work).free
@@ -333,11 +335,9 @@ class SnapshotCache:
             os.close(descriptor)
 
     def _sweep(self) -> list[Removed]:
-        left = sorted(self._making.iterdir()) if self._making.is_dir() else []
-        with suppress(OSError):  # a cache that this user may only read
-            left = [path for path in left if _remove_unused(path)]
-            return [Removed(path.name.partition(".")[0], "", Why.LEFT) for path in left]
-        return []
+        paths = sorted(self._making.iterdir()) if self._making.is_dir() else []
+        left = [path for path in paths if _remove_unused(path)]
+        return [Removed(path.name.partition(".")[0], "", Why.LEFT) for path in left]
 
     def _paths(self) -> Iterator[Path]:
         paths = sorted(self.directory.iterdir()) if self.directory.is_dir() else []
