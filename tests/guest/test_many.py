@@ -112,6 +112,14 @@ def test_200_restores_leave_nothing_behind(tiny: Machine) -> None:
     assert memory_then - memory < 1 << 20
 
 
+def test_300_commands_leave_the_agent_as_it_was(debian_machine: Machine) -> None:
+    """A command is written into the memory of a shell, which a moment before was the agent's."""
+    name = "read -rd '' name < /proc/$PPID/cmdline; echo $name"
+    for _ in range(100):
+        names = wait_all(range(3), lambda _: debian_machine.succeed(name))
+        assert set(names) == {"/run/attest/attest-agent\n"}
+
+
 def _held(scratch: Path) -> _Held:
     tasks = list(Path("/proc/self/task").iterdir())
     return _Held(
