@@ -368,6 +368,22 @@ def test_what_a_run_uses_stays(cache: SnapshotCache, other: SnapshotCache) -> No
     assert keys(cache) == set()
 
 
+def test_a_child_that_is_being_started_holds_nothing(
+    cache: SnapshotCache, other: SnapshotCache
+) -> None:
+    """It has copies of all descriptors until it executes its program."""
+    entry = ask(cache).entry
+    copies = [os.dup(descriptor) for descriptor in cache._held.values()]
+    cache.discard(entry)
+    assert keys(cache) == set()
+    entry = ask(cache).entry
+    copies += [os.dup(descriptor) for descriptor in cache._held.values()]
+    cache.close()
+    assert other.remove(entry)
+    for copy in copies:
+        os.close(copy)
+
+
 def test_what_is_being_made_stays(cache: SnapshotCache) -> None:
     with user(cache) as maker:
         assert said(maker) == "making"

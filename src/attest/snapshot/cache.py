@@ -174,7 +174,7 @@ class SnapshotCache:
             if wrong := record.damage(path, every_byte=True):
                 self._give_up(path, descriptor)
             else:
-                os.close(descriptor)
+                _release(descriptor)
             yield path, wrong
 
     def remove(self, entry: Entry) -> bool:
@@ -222,7 +222,7 @@ class SnapshotCache:
     def close(self) -> None:
         """Let others remove what was used."""
         while self._held:
-            os.close(self._held.popitem()[1])
+            _release(self._held.popitem()[1])
 
     # Inside
 
@@ -233,14 +233,14 @@ class SnapshotCache:
             return None
         entry = None if record.damage(path) else _read(path)
         if entry is None:
-            os.close(descriptor)
+            _release(descriptor)
             return None
         with suppress(OSError):  # a cache that this user may only read
             os.utime(path / record.RECORD)
         if not record.is_synced(path):
             _sync_behind(descriptor)
         if path in self._held:
-            os.close(descriptor)
+            _release(descriptor)
         else:
             self._held[path] = descriptor
         return entry
@@ -294,7 +294,7 @@ class SnapshotCache:
             with suppress(FileNotFoundError):
                 os.unlink(record.RECORD, dir_fd=descriptor)
         finally:
-            os.close(descriptor)
+            _release(descriptor)
         if not (path / record.RECORD).exists():  # else it is a new one already
             self._remove(path)
 
@@ -357,6 +357,15 @@ def _lock(path: Path, kind: int) -> int | None:
             return descriptor
     os.close(descriptor)
     return None
+
+
+def _release(descriptor: int) -> None:
+    """Close a descriptor that holds a directory.
+
+    A child that is being started has a copy of it for a moment, which would hold it too.
+    """
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def _remove_unused(path: Path) -> bool:

@@ -115,6 +115,7 @@ def sync(directory: int) -> None:
             _fsync(_SYNCED, os.O_WRONLY | os.O_CREAT, directory)
             os.fsync(directory)
     finally:
+        fcntl.flock(directory, fcntl.LOCK_UN)  # also for a child that has just got a copy
         os.close(directory)
 
 

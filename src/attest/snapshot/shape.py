@@ -38,6 +38,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         nics: Number of network cards.
         disks: What each declared disk holds at first.
         hugepages: The memory is on huge pages.
+        nested: KVM works in it, so its CPU model is another.
         warm_until: The unit that was active when the snapshot was made.
         warm_steps: The commands that had run.
         format: How attest made it.
@@ -54,6 +55,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     nics: int
     disks: tuple[str, ...] = ()
     hugepages: bool = False
+    nested: bool = False
     warm_until: str = ""
     warm_steps: tuple[str, ...] = ()
     format: int = _FORMAT
