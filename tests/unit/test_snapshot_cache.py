@@ -583,7 +583,7 @@ FAULTS: Sequence[tuple[str, Callable[[Path], None], str]] = [
     ("entry.json", garble, "entry.json: "),
     ("entry.json", truncate, "entry.json: "),
     ("entry.json", Path.unlink, "entry.json: "),
-    ("entry.json", foreign, "entry.json: it is not that of this entry"),
+    ("entry.json", foreign, "entry.json: it is that of another entry"),
 ]
 NAMES = [f"{name}-{getattr(fault, '__name__', 'flip')}" for name, fault, _ in FAULTS]
 

@@ -86,7 +86,7 @@ def damage(directory: Path, *, every_byte: bool = False) -> str:
     except (OSError, msgspec.MsgspecError) as error:
         return f"{RECORD}: {error}"
     if record.shape.key() != directory.name or "state" not in record.files:
-        return f"{RECORD}: it is not that of this entry"
+        return f"{RECORD}: it is that of another entry, or of another version of attest"
     if record.boot_id != _boot_id() and not is_synced(directory):
         return "the host went down before it had reached the disk"
     for name, file in record.files.items():
