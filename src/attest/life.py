@@ -127,6 +127,13 @@ class Return:
     together: threading.Barrier
 
 
+@dataclass
+class _Trial:
+    """Of a VMM: without having passed, its end is not that of the machine."""
+
+    passed: bool
+
+
 class Life:
     """A machine that has been started; it comes up in a thread of its own.
 
@@ -156,7 +163,7 @@ class Life:
         self._channel_or_none = back.channel if back else None
         self._cloned = False
         self._introduced = False
-        self._on_trial = False
+        self._trial = _Trial(passed=True)
         self._trial_lock = threading.Lock()
         self._scope = Scope()
         self._ready = threading.Event()
@@ -278,7 +285,10 @@ class Life:
         self._come_up()
 
     def _start_vmm(self, saved: Saved | None) -> None:
-        self._vmm = self._context.boot(self.allow_reboot, saved, self._vmm_ended, self._vmm_event)
+        trial = self._trial
+        self._vmm = self._context.boot(
+            self.allow_reboot, saved, lambda exit: self._vmm_ended(exit, trial), self._vmm_event
+        )
         self._console = Console(
             self._name,
             self._vmm.console,
@@ -297,7 +307,7 @@ class Life:
 
     def _clone(self, saved: Saved) -> bool:
         """Start it from a snapshot; False when it did not come to life and shall boot instead."""
-        self._on_trial = True
+        self._trial = _Trial(passed=False)
         try:
             self._start_vmm(saved)
             if self._back is not None:
@@ -323,7 +333,7 @@ class Life:
         with self._trial_lock:
             if self._vmm.exit is not None:
                 raise self._ended_error(self._vmm.exit)
-            self._on_trial = False
+            self._trial.passed = True
 
     def _end_trial(self) -> None:
         if self.stage is not Stage.OFF:
@@ -333,7 +343,8 @@ class Life:
             self._channel_or_none.close()
         self._channel_or_none = None
         self.stage = Stage.OFF
-        self._on_trial = False
+        self._panic = ""
+        self._trial = _Trial(passed=True)
 
     def _come_up(self) -> None:
         try:
@@ -455,9 +466,9 @@ class Life:
         self._rebooted.set()
         self._come_up()
 
-    def _vmm_ended(self, exit: VmmExit) -> None:
+    def _vmm_ended(self, exit: VmmExit, trial: _Trial) -> None:
         with self._trial_lock:
-            if self._on_trial:
+            if not trial.passed:
                 return  # `_clone` tells
         self._launched.wait()
         if self.stage is Stage.OFF:

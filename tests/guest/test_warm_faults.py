@@ -253,16 +253,20 @@ def empty(into: Path) -> None:
 
 def mute(into: Path) -> None:
     """The agent's code only spins, from wherever it goes on."""
+    replace_agent(into, b"\x90" * (PAGE - 2) + b"\xeb\xfe")  # nop …, jmp to itself
+
+
+def replace_agent(into: Path, code: bytes) -> None:
+    """Replace each page of the agent's binary in the memory."""
     agent = agent_binary(platform.machine()).read_bytes()
     pages = {agent[place : place + PAGE] for place in range(0, len(agent), PAGE)} - {bytes(PAGE)}
-    spin = b"\x90" * (PAGE - 2) + b"\xeb\xfe"  # nop …, jmp to itself
     content = (into / "memory").read_bytes()
     places = [at for at in range(0, len(content), PAGE) if content[at : at + PAGE] in pages]
     assert places, "the agent is somewhere else"
     with (into / "memory").open("r+b") as memory:
         for place in places:
             memory.seek(place)
-            memory.write(spin)
+            memory.write(code)
 
 
 def test_snapshots_that_do_not_restore_are_removed_and_told_once(
@@ -295,6 +299,41 @@ def test_snapshots_that_do_not_restore_are_removed_and_told_once(
     assert "the agent did not answer in 3 s" in told["mute"]
     assert home.entries() == []
     assert home.left() == []
+
+
+def crash(into: Path) -> None:
+    """The agent's code is none, so that the kernel panics as soon as it goes on."""
+    replace_agent(into, b"\x06" * PAGE)
+
+
+@pytest.mark.parametrize("change", [halve_state, crash])
+def test_a_machine_whose_snapshot_did_not_restore_ends_as_any_other(
+    home: Home, made: Entry, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home.path))
+    home.put(made.shape, made, change)
+    exits: list[str] = []
+    ended = threading.Event()
+
+    def hear(event: Event) -> None:
+        if event.kind is Kind.EXIT:
+            exits.append(event.text)
+            ended.set()
+
+    events = EventLog()
+    events.subscribe(hear)
+    fatal: list[AttestError] = []
+    with Cluster(
+        {"nodes": {"one": NODE}}, accelerator="tcg", events=events, on_fatal=fatal.append
+    ) as cluster:
+        cluster["one"].execute("poweroff -f", check_output=False)
+        assert ended.wait(60)
+        for thread in threading.enumerate():
+            if thread.name.startswith("watch "):  # who may have more to tell
+                thread.join()
+    assert fatal == []
+    assert exits == ["the VMM ended (exit code 0)"]
+    assert home.entries() == []
 
 
 # Full disks
