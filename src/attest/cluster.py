@@ -85,15 +85,16 @@ class Cluster:
         with ExitStack() as undo:
             self._scratch = Scratch()
             undo.callback(self._scratch.close)
-            self.out_dir = out_dir or self._scratch.path / "out"
-            self.out_dir.mkdir(parents=True, exist_ok=True)
-            for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place
-                log.unlink()
             # Before the images: a host that cannot run the test is to say so in the first second.
             find_qemu()
             check_hugepages(sum(node.memory for node in manifest.nodes.values() if node.hugepages))
             self._cell = Cell(self._scratch.path)
             undo.callback(self._cell.close)
+            self._scratch.create()
+            self.out_dir = out_dir or self._scratch.path / "out"
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place
+                log.unlink()
             numbers = kept.numbers() if kept else manifest.numbers()
             make_bridges(
                 self._cell,

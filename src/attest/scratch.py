@@ -19,7 +19,10 @@ __all__ = ["Scratch"]
 
 
 class Scratch:
-    """A directory that exists from construction until `close`.
+    """A directory that exists from `create` until `close`.
+
+    It has a name from the start, so that a cell can be told to remove it before it exists: a driver
+    that is killed in between leaves nothing.
 
     Attributes:
         path: The directory.
@@ -39,17 +42,23 @@ class Scratch:
             )
         for stale in base.iterdir():
             _sweep(stale)
-        while True:
-            self.path = base / f"{os.getpid()}-{os.urandom(4).hex()}"
+        self.path = base / f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._lock = -1
+
+    def create(self) -> None:
+        """Make the directory, and lock it."""
+        while self._lock < 0:
             self.path.mkdir(mode=0o700)
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
-            if self.path.is_dir():  # another run may have swept it before it was locked
-                return
-            os.close(self._lock)
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                if self.path.is_dir():  # another run may have swept it before it was locked
+                    self._lock = descriptor
+                else:
+                    os.close(descriptor)
 
     def close(self) -> None:
-        """Remove the directory; nothing happens when it is gone."""
+        """Remove the directory; nothing happens when it is not there."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)

@@ -81,6 +81,7 @@ class Bench:
 @pytest.fixture
 def cell() -> Iterator[Cell]:
     with closing(Scratch()) as scratch, closing(Cell(scratch.path)) as cell:
+        scratch.create()
         yield cell
 
 

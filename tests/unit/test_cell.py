@@ -24,6 +24,7 @@ from attest.vmm.process import WatchedProcess
 def cell() -> Iterator[Cell]:
     scratch = Scratch()
     cell = Cell(scratch.path)
+    scratch.create()
     yield cell
     cell.close()
     scratch.close()
@@ -51,6 +52,7 @@ def test_an_interface_that_exists_is_an_error_that_names_it(cell: Cell) -> None:
 def test_closing_ends_what_runs_inside_and_removes_the_scratch_directory() -> None:
     scratch = Scratch()
     cell = Cell(scratch.path)
+    scratch.create()
     (scratch.path / "file").write_text("x")
     inside = subprocess.Popen(cell.enter(["sleep", "1000"]))
     cell.close()
@@ -66,6 +68,7 @@ from attest.net.cell import Cell
 from attest.scratch import Scratch
 scratch = Scratch()
 cell = Cell(scratch.path)
+scratch.create()
 make_bridges(cell, [Attachment(1, 1)])
 inside = cell.enter(["sh", "-c", "sleep 1000 & echo up; wait"])
 sleeper = subprocess.Popen(inside, stdout=subprocess.PIPE)

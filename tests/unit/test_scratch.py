@@ -20,7 +20,10 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_a_dead_owner_left_is_swept_and_what_a_living_one_uses_is_not(base: Path) -> None:
     (base / "stale" / "inside").mkdir(parents=True)
     first = Scratch()
+    assert list(base.iterdir()) == []  # a driver that is killed now leaves nothing
+    first.create()
     second = Scratch()
+    second.create()
     assert set(base.iterdir()) == {first.path, second.path}
     first.close()
     second.close()

@@ -102,6 +102,7 @@ def _boot(image: Image) -> KvmProbe:
         undo.callback(scratch.close)
         cell = Cell(scratch.path)
         undo.callback(cell.close)
+        scratch.create()
         spec = MachineSpec(
             name="kvm-probe", image=replace(image, root=None), memory=256, vcpus=1,
             machine="microvm", accelerator="kvm", directory=scratch.path,
