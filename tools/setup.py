@@ -82,6 +82,8 @@ _RUN: Final = [
 _TEST: Final = [
     Need("gcc", "gcc", "compiles the guest agent with sanitizers"),
     Need("libc6-dev", "/usr/include/stdlib.h", "compiles the guest agent with sanitizers"),
+    Need("cpio", "cpio", "lets the tests read initrds"),
+    Need("openssh-client", "ssh-keygen", "makes SSH host keys for the tests"),
 ]
 
 _PURPOSES: Final = {
