@@ -19,7 +19,7 @@ __all__ = ["tsc_khz"]
 # rdtsc; shl rdx, 32; or rax, rdx; ret
 _RDTSC: Final = bytes.fromhex("0f31 48c1e220 4809d0 c3")
 _SAMPLE: Final = 0.002
-"""Seconds between two readings: 0.002 % exact, also on a busy host, and part of every first start."""
+"""Seconds between two readings: 0.002 % exact, even on a busy host. Each start waits for it."""
 
 
 @functools.cache
