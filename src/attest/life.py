@@ -7,9 +7,11 @@ the machine boots.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -34,6 +36,9 @@ _REAPED: Final = 1.0
 
 _TRIAL: Final = 30.0
 """Seconds in which a clone must answer; it takes a tenth, and on a busy host with many a few."""
+
+_TURNS: Final = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
+"""Clones that come to life at a time: of hundreds at once, each would be too slow for its trial."""
 
 _MEETING: Final = 300.0
 """Seconds in which all must be loaded that come back together; whole memories may be read."""
@@ -274,7 +279,10 @@ class Life:
                 saved = self._back.saved if self._back else self._context.origin()
             self._begin_clock()
             if saved is not None:
-                self._cloned = self._clone(saved)
+                # Those that come back together need each other.
+                with nullcontext() if self._back else _TURNS:
+                    self._scope.check()
+                    self._cloned = self._clone(saved)
             if not self._cloned:
                 self._start_vmm(None)
         except Exception as error:  # whatever it is, nobody may wait for this machine for ever

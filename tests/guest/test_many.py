@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from attest.cluster import Cluster
+from attest.events import Event, Kind
+from attest.life import Stage
 from attest.machine import Machine
 from attest.parallel import wait_all
 from attest.processes import children
@@ -32,7 +35,9 @@ head -c 16 /dev/urandom | od -An -tx1
 @pytest.mark.timeout(600)
 def test_64_clones_are_64_machines_and_all_go() -> None:
     names = [f"m{number:02}" for number in range(1, 65)]
+    on_trial = []
     with Cluster({"nodes": dict.fromkeys(names, _TINY)}, accelerator="tcg") as cluster:
+        cluster.events.subscribe(lambda event: on_trial.append(_trials(event)))
         scratch = cluster.out_dir.parent
         cluster.start_all()
         machines = list(cluster.machines.values())
@@ -49,6 +54,14 @@ def test_64_clones_are_64_machines_and_all_go() -> None:
     assert [pid for pid in processes if Path(f"/proc/{pid}").exists()] == []
     assert namespace not in _namespaces()  # and with it went its taps and bridges
     assert not scratch.exists()
+    assert max(itertools.accumulate(on_trial)) <= 8 * (os.cpu_count() or 1)
+
+
+def _trials(event: Event) -> int:
+    """How many more clones have begun to run, and not yet answered."""
+    if event.kind is not Kind.STAGE:
+        return 0
+    return (event.text == Stage.VMM) - (event.text == Stage.AGENT)
 
 
 @pytest.fixture
