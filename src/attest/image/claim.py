@@ -15,7 +15,7 @@ from pathlib import Path
 
 from attest.image.namespace import remove_as_root
 
-__all__ = ["claimed", "sweep"]
+__all__ = ["claimed", "claimed_at_once", "lock", "remove", "sweep"]
 
 
 @contextmanager
@@ -26,45 +26,89 @@ def claimed(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[
         path: The directory; made when it is not there.
         waiting: Called before waiting for another process that has it.
     """
-    while (descriptor := _lock(path, waiting)) is None:
+    while (descriptor := _lock_made(path, waiting)) is None:
         pass
-    try:
-        for left_behind in path.iterdir():
-            remove(left_behind)
+    with _own(path, descriptor):
         yield path
-    finally:
+
+
+@contextmanager
+def claimed_at_once(path: Path) -> Iterator[Path | None]:
+    """Have the directory as `claimed` does, or None, without a wait, when another process has it.
+
+    Args:
+        path: The directory; made when it is not there.
+    """
+    descriptor = _lock_made(path, None)
+    if descriptor is None:
+        yield None
+        return
+    with _own(path, descriptor):
+        yield path
+
+
+def sweep(path: Path) -> bool:
+    """Remove the directory when no process has it; whether that was so."""
+    descriptor = lock(path, fcntl.LOCK_EX)
+    if descriptor is None:
+        return False
+    try:
         remove(path)
+    finally:
         os.close(descriptor)
+    return True
 
 
-def sweep(path: Path) -> None:
-    """Remove the directory when no process has it."""
-    with suppress(FileNotFoundError, BlockingIOError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_open(path, descriptor):
-                remove(path)
-        finally:
-            os.close(descriptor)
+def lock(path: Path, kind: int, waiting: Callable[[], None] | None = None) -> int | None:
+    """A descriptor that holds the directory; None when it is gone.
 
-
-def _lock(path: Path, waiting: Callable[[], None]) -> int | None:
-    """A locked descriptor of the directory, or None when it was removed meanwhile."""
-    path.mkdir(parents=True, exist_ok=True)
+    Args:
+        path: The directory.
+        kind: ``fcntl.LOCK_SH`` or ``fcntl.LOCK_EX``.
+        waiting: Called before waiting for others that hold it; without, None is the answer then.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        waiting()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if _is_open(path, descriptor):
-        return descriptor
+        # It may have been taken away before it was locked, and another one put in its place.
+        if _flock(descriptor, kind, waiting) and _is_open(path, descriptor):
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
     os.close(descriptor)
     return None
+
+
+def _lock_made(path: Path, waiting: Callable[[], None] | None) -> int | None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # `exist_ok` fails when it is removed at that moment
+        path.mkdir()
+    return lock(path, fcntl.LOCK_EX, waiting)
+
+
+def _flock(descriptor: int, kind: int, waiting: Callable[[], None] | None) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if waiting is None:
+            return False
+        waiting()
+        fcntl.flock(descriptor, kind)
+    return True
+
+
+@contextmanager
+def _own(path: Path, descriptor: int) -> Iterator[None]:
+    try:
+        for left_behind in path.iterdir():
+            remove(left_behind)
+        yield
+    finally:
+        remove(path)
+        os.close(descriptor)
 
 
 def _is_open(path: Path, descriptor: int) -> bool:

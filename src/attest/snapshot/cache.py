@@ -18,7 +18,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 
 from attest.cache import cache_dir
-from attest.image.claim import remove
+from attest.image.claim import claimed_at_once, lock, remove, sweep
 from attest.snapshot import record
 from attest.snapshot.shape import Shape
 from attest.vmm.base import Saved
@@ -141,7 +141,7 @@ class SnapshotCache:
         """
         path = self.directory / shape.key()
         with suppress(OSError):  # a cache that this user may only read
-            _remove_unused(self._making / path.name)
+            sweep(self._making / path.name)
         turn = 0
         while not stop.is_set():
             if entry := self._use(path):
@@ -168,7 +168,7 @@ class SnapshotCache:
             An entry's directory, and what was wrong with it, or an empty string.
         """
         for path in self._paths():
-            descriptor = _lock(path, fcntl.LOCK_SH)
+            descriptor = lock(path, fcntl.LOCK_SH)
             if descriptor is None:
                 continue  # it is being removed
             if wrong := record.damage(path, every_byte=True):
@@ -228,7 +228,7 @@ class SnapshotCache:
 
     def _use(self, path: Path) -> Entry | None:
         """The entry, held; None when there is none, or it is damaged."""
-        descriptor = _lock(path, fcntl.LOCK_SH)
+        descriptor = lock(path, fcntl.LOCK_SH)
         if descriptor is None:
             return None
         entry = None if record.damage(path) else _read(path)
@@ -255,7 +255,7 @@ class SnapshotCache:
     ) -> Entry:
         if path.exists():
             broken(record.damage(path))
-            _remove_unused(self._set_aside(path))
+            sweep(self._set_aside(path))
         self._sweep()
         self._trim()
         need = (shape.memory << 20) + _MARGIN
@@ -302,7 +302,7 @@ class SnapshotCache:
         with self._claim(path.name) as work:
             if work is None:
                 return False
-            descriptor = _lock(path, fcntl.LOCK_EX)
+            descriptor = lock(path, fcntl.LOCK_EX)
             if descriptor is None:
                 return not path.exists()
             try:
@@ -315,48 +315,18 @@ class SnapshotCache:
         """Take an entry out at one moment; the claim on it is held."""
         return path.rename(self._making / f"{path.name}.{os.urandom(4).hex()}")
 
-    @contextmanager
-    def _claim(self, key: str) -> Iterator[Path | None]:
+    def _claim(self, key: str) -> AbstractContextManager[Path | None]:
         """A working directory that one process at a time has; None for all others, at once."""
-        work = self._making / key
-        self._making.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):  # `exist_ok` fails when it is removed at that moment
-            work.mkdir()
-        descriptor = _lock(work, fcntl.LOCK_EX)
-        if descriptor is None:
-            yield None
-            return
-        try:
-            for left_behind in work.iterdir():
-                remove(left_behind)
-            yield work
-        finally:
-            remove(work)
-            os.close(descriptor)
+        return claimed_at_once(self._making / key)
 
     def _sweep(self) -> list[Removed]:
         paths = sorted(self._making.iterdir()) if self._making.is_dir() else []
-        left = [path for path in paths if _remove_unused(path)]
+        left = [path for path in paths if sweep(path)]
         return [Removed(path.name.partition(".")[0], "", Why.LEFT) for path in left]
 
     def _paths(self) -> Iterator[Path]:
         paths = sorted(self.directory.iterdir()) if self.directory.is_dir() else []
         return (path for path in paths if re.fullmatch("[0-9a-f]{64}", path.name))
-
-
-def _lock(path: Path, kind: int) -> int | None:
-    """A descriptor that holds the directory; None when others hold it, or it is gone."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return None
-    with suppress(BlockingIOError, FileNotFoundError):
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        # It may have been taken away before it was locked, and another one put in its place.
-        if os.path.samestat(path.stat(), os.fstat(descriptor)):
-            return descriptor
-    os.close(descriptor)
-    return None
 
 
 def _release(descriptor: int) -> None:
@@ -366,17 +336,6 @@ def _release(descriptor: int) -> None:
     """
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
-
-
-def _remove_unused(path: Path) -> bool:
-    descriptor = _lock(path, fcntl.LOCK_EX)
-    if descriptor is None:
-        return False
-    try:
-        remove(path)
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def _sync_behind(held: int) -> None:
