@@ -12,6 +12,7 @@ from pathlib import Path
 
 from attest.errors import ManifestError
 from attest.manifest import Disk
+from attest.vmm import disk
 
 __all__ = ["Disks"]
 
@@ -60,7 +61,8 @@ class Disks:
         """Files as declared, named ``disk0`` and so on, in another directory."""
         files = tuple(directory / f"disk{index}" for index in range(len(self._declared)))
         for file, each in zip(files, self._declared, strict=True):
-            _create(file, size_mib=each.size, backing=Path(each.image) if each.image else None)
+            backing = Path(each.image) if each.image else None
+            disk.create(file, size_mib=each.size, backing=backing)
         return files
 
     def begin(self) -> tuple[Path, ...]:
@@ -75,8 +77,7 @@ class Disks:
         """New overlays of a snapshot's disks; the files that were in use go."""
         before = self._current
         self._current = self.names()
-        for file, backing in zip(self._current, frozen, strict=True):
-            _create(file, backing=backing)
+        _make_overlays(self._current, frozen)
         for file in before:
             file.unlink(missing_ok=True)
         return self._current
@@ -85,8 +86,7 @@ class Disks:
     def throw_away(frozen: Sequence[Path], directory: Path) -> tuple[Path, ...]:
         """Overlays of a snapshot's disks for a VMM that never runs, in another directory."""
         files = tuple(directory / f"unused{index}" for index in range(len(frozen)))
-        for file, backing in zip(files, frozen, strict=True):
-            _create(file, backing=backing)
+        _make_overlays(files, frozen)
         return files
 
     def forget(self) -> None:
@@ -115,7 +115,6 @@ def _image(relative_to: Path, name: str) -> Path:
     return path
 
 
-def _create(file: Path, *, size_mib: int | None = None, backing: Path | None = None) -> None:
-    from attest.vmm import disk  # only machines with disks need it
-
-    disk.create(file, size_mib=size_mib, backing=backing)
+def _make_overlays(files: Sequence[Path], frozen: Sequence[Path]) -> None:
+    for file, backing in zip(files, frozen, strict=True):
+        disk.create(file, backing=backing)

@@ -31,7 +31,6 @@ __all__ = ["WarmStarts"]
 _SETTLE: Final = 30.0
 """Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
 
-
 _ROOM: Final = 1 << 20
 """Bytes of free disk for the state of a machine's devices: QEMU does not say that they lack."""
 
