@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -240,48 +240,47 @@ def keep(
         HostError: A disk cannot be saved.
         Exception: A machine cannot be saved.
     """
+    with _complete(path) as work:
+        present = [each for each in machines if each[1].name not in absent]
+        wait_all(present, lambda each: each[1].vmm.save_whole(work / _state(each[1].name)))
+        for _, machine in machines:
+            machine.close()
+        layers = Layers(work, scratch)
+        files = {seat.name: seat.disks.files for seat, _ in present}
+        names = layers.bring([file for each in files.values() for file in each])
+        nodes = {
+            seat.name: replace(
+                seat.node, disks=[Disk(image=names[file]) for file in files.get(seat.name, ())]
+            )
+            for seat, _ in machines
+        }
+        kept = {
+            seat.name: KeptMachine(
+                number=seat.number,
+                machine_id=seat.machine_id,
+                shape=seat.shape(),
+                absence=absent.get(seat.name, ""),
+            )
+            for seat, _ in machines
+        }
+        record = _Record(
+            manifest=replace(manifest, nodes=nodes), machines=kept, foreign=layers.foreign
+        )
+        (work / _RECORD).write_bytes(msgspec.json.encode(record))
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """A new directory that gets its name when all is in it, and goes when something fails."""
     work = path.absolute().with_name(f"{path.name}.part")
     shutil.rmtree(work, ignore_errors=True)  # of a run before, into the same place, that was killed
     work.mkdir(mode=0o700)  # the machines' memories are nobody else's business
     try:
-        _save(work, manifest, machines, absent, scratch)
+        yield work
         work.rename(path)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-
-
-def _save(
-    work: Path,
-    manifest: Manifest,
-    machines: Sequence[tuple[Seat, Machine]],
-    absent: Mapping[str, str],
-    scratch: Path,
-) -> None:
-    present = [each for each in machines if each[1].name not in absent]
-    wait_all(present, lambda each: each[1].vmm.save_whole(work / _state(each[1].name)))
-    for _, machine in machines:
-        machine.close()
-    layers = Layers(work, scratch)
-    files = {seat.name: seat.disks.files for seat, _ in present}
-    names = layers.bring([file for each in files.values() for file in each])
-    nodes = {
-        seat.name: replace(
-            seat.node, disks=[Disk(image=names[file]) for file in files.get(seat.name, ())]
-        )
-        for seat, _ in machines
-    }
-    kept = {
-        seat.name: KeptMachine(
-            number=seat.number,
-            machine_id=seat.machine_id,
-            shape=seat.shape(),
-            absence=absent.get(seat.name, ""),
-        )
-        for seat, _ in machines
-    }
-    record = _Record(manifest=replace(manifest, nodes=nodes), machines=kept, foreign=layers.foreign)
-    (work / _RECORD).write_bytes(msgspec.json.encode(record))
 
 
 def _state(machine: str) -> str:
