@@ -9,16 +9,16 @@ once, pays for reading the memory.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attest.errors import AttestError, MachineError
-from attest.parallel import wait_all
+from attest.parallel import begin, wait_all
 from attest.seat import Seat
 from attest.vmm.base import Saved, Vmm
 
@@ -138,8 +138,11 @@ def _take(
             list(zip(machines, places, strict=True)),
             lambda each: each[0][1].save_whole(each[1] / "stream"),
         )
+    # Baked in the background: the machines go on meanwhile.
     return [
-        _begin(seat, place, disks)
+        begin(
+            partial(_bake, seat, Saved(None, place / "stream", disks), place), f"bake {seat.name}"
+        )
         for (seat, _), place, disks in zip(machines, places, frozen, strict=True)
     ]
 
@@ -149,21 +152,6 @@ def _fork(seat: Seat, vmm: Vmm) -> tuple[Path, ...]:
     if fresh:
         vmm.fork_disks(fresh)
     return seat.disks.forked(fresh)
-
-
-def _begin(seat: Seat, place: Path, disks: tuple[Path, ...]) -> Future[Saved]:
-    """Bake in the background: the machines go on meanwhile."""
-    stream = Saved(None, place / "stream", disks)
-    future: Future[Saved] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(_bake(seat, stream, place))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=f"bake {seat.name}", daemon=True).start()
-    return future
 
 
 def _bake(seat: Seat, stream: Saved, place: Path) -> Saved:

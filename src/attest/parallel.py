@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import copy_context
+from functools import partial
 from typing import TypeVar
 
 from attest.scope import Cancelled, Scope
 
-__all__ = ["wait_all"]
+__all__ = ["begin", "wait_all"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -33,7 +34,7 @@ def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
         with scope.entered():
             return fn(item)
 
-    futures = [_begin(call, item) for item in items]
+    futures = [begin(partial(call, item), "wait_all") for item in items]
     try:
         first = _first_failure(futures)
         if first is None:
@@ -46,17 +47,22 @@ def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
     raise _with_others(first, futures)
 
 
-def _begin(call: Callable[[_T], _R], item: _T) -> Future[_R]:
-    """Call it in a daemon thread; those of a pool would hold up the end of the program."""
+def begin(call: Callable[[], _R], name: str) -> Future[_R]:
+    """Call it in a daemon thread; those of a pool would hold up the end of the program.
+
+    Args:
+        call: What to call.
+        name: The thread's name.
+    """
     future: Future[_R] = Future()
 
     def run() -> None:
         try:
-            future.set_result(call(item))
+            future.set_result(call())
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=copy_context().run, args=[run], name="wait_all", daemon=True).start()
+    threading.Thread(target=copy_context().run, args=[run], name=name, daemon=True).start()
     return future
 
 
