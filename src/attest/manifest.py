@@ -93,6 +93,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     prefault: Annotated[
         bool, msgspec.Meta(description="allocate all its memory before it starts")
     ] = False
+    nested: Annotated[
+        bool, msgspec.Meta(description="KVM works in it; it is a q35 machine then")
+    ] = False
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -203,6 +206,13 @@ def _node(name: str, value: Any, source: str) -> Node:
     if len(set(node.vlans)) != len(node.vlans):
         raise ManifestError(f"{source}: {where}.vlans: each network once, found {node.vlans}")
     _check_hugepages(node, source, where)
+    if node.nested:
+        if value.get("machine", "q35") != "q35":
+            raise ManifestError(
+                f"{source}: {where}.machine: a nested machine is a q35, found {node.machine}",
+                hint="leave `machine` out",
+            )
+        node = msgspec.structs.replace(node, machine="q35")
     for index, disk in enumerate(node.disks):
         if (disk.size is None) == (disk.image is None):
             raise ManifestError(

@@ -21,7 +21,8 @@ from attest.net.bridge import Attachment, make_taps
 from attest.net.cell import Cell
 from attest.snapshot.shape import Shape, host_cpu, host_vmm
 from attest.vmm.base import MachineSpec, Nic, Saved, Vmm, VmmExit
-from attest.vmm.qemu import Qemu
+from attest.vmm.nested import check_machine
+from attest.vmm.qemu import Qemu, find_qemu
 
 __all__ = ["Seat"]
 
@@ -60,6 +61,10 @@ class Seat:
     machine_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
+        if self.node.nested:
+            check_machine(
+                self.name, self.image, self.node.vcpus, self.accelerator, find_qemu().version
+            )
         self.directory.mkdir(parents=True)
         self.disks = Disks(self.directory, self.node.disks, self.relative_to)
         self._numbers = itertools.count()
@@ -90,7 +95,7 @@ class Seat:
             accelerator=self.accelerator, cpu=host_cpu(), machine=node.machine,
             memory=node.memory, vcpus=node.vcpus, nics=len(node.vlans),
             disks=tuple(self.disks.contents()), hugepages=node.hugepages,
-            warm_until=self.warm_until, warm_steps=tuple(node.warm_steps),
+            warm_until=self.warm_until, warm_steps=tuple(node.warm_steps), nested=node.nested,
         )  # fmt: skip
 
     def identity(self) -> Identity:
@@ -155,7 +160,7 @@ class Seat:
             name=self.name, image=self.image, memory=self.node.memory, vcpus=self.node.vcpus,
             machine=self.node.machine, accelerator=self.accelerator, directory=self.directory,
             nics=tuple(Nic(each.tap, each.mac) for each in self.attachments),
-            hugepages=self.node.hugepages, prefault=self.node.prefault,
+            hugepages=self.node.hugepages, prefault=self.node.prefault, nested=self.node.nested,
         )  # fmt: skip
 
     def start(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:

@@ -72,7 +72,7 @@ find /dev -mindepth 1 -delete
 _BLACKLISTED: Final = (
     "aesni_intel", "button", "cirrus", "crc32_pclmul", "crc32c_intel", "crct10dif_pclmul",
     "cryptd", "evdev", "ghash_clmulni_intel", "i2c_piix4", "intel_rapl_msr", "intel_rapl_common",
-    "joydev", "kvm", "kvm_amd", "kvm_intel", "pcspkr", "psmouse", "qemu_fw_cfg", "serio_raw",
+    "joydev", "pcspkr", "psmouse", "qemu_fw_cfg", "serio_raw",
     "sha1_ssse3", "sha256_ssse3", "sha512_ssse3", "sg",
 )  # fmt: skip
 """Modules that udev would load for an emulated machine: a second's work at boot, for nothing."""

@@ -34,7 +34,10 @@ _MODULES: Final = (
 )  # fmt: skip
 """What every guest may need before its root is there, or has no udev to load; fewer boot faster."""
 
-_ROOT_MODULES: Final = ("erofs", "overlay")
+_ROOT_MODULES: Final = ("crc32c_generic", "erofs", "overlay")
+"""erofs asks the kernel for a checksum by name, and no modprobe is there that would find it."""
+
+_KVM_MODULES: Final = ("kvm_amd", "kvm_intel")
 _DIRECTORIES: Final = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
 _BUSYBOX_FILES: Final = {
     "/etc/group": "root:x:0:\nnogroup:x:65534:\n",
@@ -50,11 +53,13 @@ class Layer(msgspec.Struct, frozen=True):
         digest: SHA-256 of its content, hexadecimal.
         kernel_version: As ``uname -r`` has it.
         packages: Installed packages, ``name version``.
+        kvm: The modules for hardware virtualisation that its kernel can load.
     """
 
     digest: str
     kernel_version: str
     packages: list[str]
+    kvm: tuple[str, ...] = ()
 
 
 def build_layer(recipe: Recipe, work: Path, cache: Path, space: BuildSpace) -> Layer:
@@ -80,12 +85,16 @@ def build_layer(recipe: Recipe, work: Path, cache: Path, space: BuildSpace) -> L
     else:
         fetch_packages(recipe, ["busybox-static"], work, cache, space)
     modules = _take_kernel(recipe, work, out, space)
+    loaded = _loaded(recipe, modules)
     with (out / "initrd.base").open("wb") as stream:
-        _write_initrd(recipe, modules, work, CpioWriter(stream))
+        _write_initrd(recipe, modules, loaded, work, CpioWriter(stream))
+    # A root has all modules of its kernel; without one there are those of the initrd.
+    loadable = modules.load_order(_KVM_MODULES) if recipe.base == "debian" else loaded
+    kvm = tuple(name for name in _KVM_MODULES if name in loadable)
     packages: list[str] = []
     if recipe.base == "debian":
         packages = _make_root(recipe, modules, work, out, space)
-    layer = Layer(_content_digest(out), modules.version, packages)
+    layer = Layer(_content_digest(out), modules.version, packages, kvm)
     (out / "layer.json").write_bytes(msgspec.json.encode(layer))
     return layer
 
@@ -108,16 +117,22 @@ def _take_kernel(recipe: Recipe, work: Path, out: Path, space: BuildSpace) -> Ke
     return modules
 
 
-def _write_initrd(recipe: Recipe, modules: KernelModules, work: Path, archive: CpioWriter) -> None:
+def _loaded(recipe: Recipe, modules: KernelModules) -> list[str]:
+    """The modules that the initrd loads, in order."""
+    root = _ROOT_MODULES if recipe.base == "debian" else ()
+    return modules.load_order([*_MODULES, *root, *recipe.modules])
+
+
+def _write_initrd(
+    recipe: Recipe, modules: KernelModules, loaded: list[str], work: Path, archive: CpioWriter
+) -> None:
     """All of the initrd but ``/init``; the agent loads what ``/modules/order`` lists."""
     for name in _DIRECTORIES:
         archive.directory(name, 0o1777 if name == "tmp" else 0o755)
     archive.character_device("dev/console", 5, 1)
-    wanted = [*_MODULES, *(_ROOT_MODULES if recipe.base == "debian" else ()), *recipe.modules]
-    order = modules.load_order(wanted)
-    for name in order:
+    for name in loaded:
         archive.file(f"modules/{name}.ko", modules.content(name))
-    archive.file("modules/order", "".join(f"/modules/{name}.ko\n" for name in order).encode())
+    archive.file("modules/order", "".join(f"/modules/{name}.ko\n" for name in loaded).encode())
     if recipe.base == "tiny":
         _write_busybox(work / "busybox-static", archive)
         for file in recipe.files:
@@ -142,8 +157,10 @@ def _make_root(
     recipe: Recipe, modules: KernelModules, work: Path, out: Path, space: BuildSpace
 ) -> list[str]:
     root = work / "root"
-    (root / "usr/lib/modules").mkdir(exist_ok=True)
-    modules.directory.rename(root / "usr/lib/modules" / modules.version)
+    target = root / "usr/lib/modules" / modules.version
+    shutil.rmtree(target, ignore_errors=True)  # the same, where the kernel's package is installed
+    target.parent.mkdir(exist_ok=True)
+    modules.directory.rename(target)
     finish_root(recipe, root, space)
     space.progress("writing the root file system")
     identifier = uuid.UUID(hex=recipe.key()[:32])

@@ -22,7 +22,7 @@ from attest.errors import HostError, RecipeError
 
 __all__ = ["Recipe", "RecipeFile", "builtin_recipes", "load_recipe"]
 
-BUILDER_VERSION: Final = 5
+BUILDER_VERSION: Final = 6
 """Goes into every key: raise it when the builder makes something else of the same recipe."""
 
 _BUILTIN: Final = Path(__file__).parent / "recipes"

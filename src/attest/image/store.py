@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Image", "ImageStore"]
 
-_ASSEMBLY_VERSION: Final = 1
+_ASSEMBLY_VERSION: Final = 2
 """Goes into every image's digest: raise it when images are put together in another way."""
 
 _SHORTEST_PREFIX: Final = 6
@@ -61,6 +61,7 @@ class Image:
         kernel_version: As ``uname -r`` has it.
         recipe: The recipe's file.
         built: Seconds since the epoch.
+        kvm: The modules for hardware virtualisation that it can load.
     """
 
     digest: str
@@ -77,6 +78,7 @@ class Image:
     kernel_version: str = ""
     recipe: str = ""
     built: float = 0.0
+    kvm: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -100,6 +102,7 @@ class _Record(msgspec.Struct, frozen=True):
     kernel_version: str
     recipe: str
     built: float
+    kvm: tuple[str, ...] = ()
 
 
 def _silent(_line: str) -> None:
@@ -259,7 +262,7 @@ class ImageStore:
             _fill(out, source, agent)
             record = _Record(
                 recipe.name, recipe.arch, recipe.init, recipe.cmdline, layer.digest,
-                layer.kernel_version, str(recipe.source), time.time(),
+                layer.kernel_version, str(recipe.source), time.time(), layer.kvm,
             )  # fmt: skip
             (out / "image.json").write_bytes(msgspec.json.encode(record))
             _publish(out, path)

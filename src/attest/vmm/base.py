@@ -67,6 +67,7 @@ class MachineSpec:
             one, so what it continues is a whole stream. ``memory`` is an even number then.
         prefault: All of its memory is allocated before it starts.
         paused: It is loaded from ``saved`` and waits for `Vmm.resume`.
+        nested: KVM works in it; it is a ``"q35"``.
 
     Raises:
         ValueError: These do not go together.
@@ -87,6 +88,7 @@ class MachineSpec:
     hugepages: bool = False
     prefault: bool = False
     paused: bool = False
+    nested: bool = False
 
     def __post_init__(self) -> None:
         mapped = self.saved.memory if self.saved else None

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from attest.errors import HostError
+from attest.vmm import nested
 from attest.vmm.base import ConsolePipes, MachineSpec, Saved, VmmExit
 from attest.vmm.process import WatchedProcess
 from attest.vmm.tsc import tsc_khz
@@ -132,7 +133,10 @@ def command_line(spec: MachineSpec, ends: _Inherited) -> list[str]:
 def _machine(spec: MachineSpec) -> list[str]:
     machine = "microvm" if spec.machine == "microvm" else "q35,smm=off,sata=off,usb=off,vmport=off"
     # `host` would carry features of this processor that a probe has not tried under emulation.
-    cpu = "host" if spec.accelerator == "kvm" else "max"
+    # Without SVM, as udev would load what is only of use in a nested machine.
+    cpu = "host" if spec.accelerator == "kvm" else "max,-svm"
+    if spec.nested:
+        cpu = nested.cpu_model(spec.accelerator)
     return ["-machine", machine, "-accel", spec.accelerator, "-cpu", cpu]
 
 
@@ -184,6 +188,8 @@ def _kernel_arguments(spec: MachineSpec) -> str:
         arguments.append(f"tsc=reliable tsc_early_khz={khz}")
     if spec.image.root is not None:
         arguments.append("attest.root=root")
+    if spec.nested:
+        arguments.append(nested.kernel_argument(spec.accelerator))
     return " ".join([*arguments, *spec.image.cmdline])
 
 

@@ -1,0 +1,105 @@
+"""Nested machines: machines in which KVM works.
+
+With KVM they use the nested virtualisation of the host's. Without, QEMU emulates AMD's SVM, as it
+can on every x86-64 host.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Final
+
+from attest.errors import HostError, ManifestError
+from attest.image.store import Image
+
+__all__ = ["STEADY_QEMU", "check_machine", "cpu_model", "host_support", "kernel_argument"]
+
+STEADY_QEMU: Final = (10, 0)
+"""The first QEMU whose emulated nested machines do not freeze with more than one CPU."""
+
+_EMULATED_CPU: Final = (
+    "EPYC,+svm,+npt"
+    # What an EPYC has and QEMU does not emulate, in 7.2 or 10.0: it would warn of each.
+    ",-3dnowprefetch,-fxsr-opt,-misalignsse,-nrip-save,-osvw,-sha-ni,-topoext,-xsavec"
+)
+_DEVICES: Final = "vhost_vsock,vhost_net,tun"
+"""Modules for what hypervisors open beside ``/dev/kvm``."""
+
+_LOADED: Final = Path("/sys/module")
+
+
+def cpu_model(accelerator: str) -> str:
+    """What QEMU's ``-cpu`` is for a nested machine."""
+    return "host" if accelerator == "kvm" else _EMULATED_CPU
+
+
+def kernel_argument(accelerator: str) -> str:
+    """What makes systemd load KVM before anything else runs."""
+    return f"modules_load={_kvm_module(accelerator)},{_DEVICES}"
+
+
+def host_support(accelerator: str) -> str:
+    """How nested machines get their KVM on this host.
+
+    Raises:
+        HostError: They cannot; the text says what is missing.
+    """
+    if platform.machine() != "x86_64":
+        raise HostError("nested machines need an x86-64 host")
+    if accelerator == "tcg":
+        return "QEMU emulates AMD SVM"
+    module = _kvm_module(accelerator)
+    if (_LOADED / module / "parameters/nested").read_text().strip() not in ("1", "Y"):
+        raise HostError(
+            f"{module} is loaded without nested virtualisation",
+            hint=f"as root: modprobe -r {module} && modprobe {module} nested=1; "
+            "or let QEMU emulate it: --accel tcg",
+        )
+    return f"{module} with nested virtualisation"
+
+
+def check_machine(
+    name: str, image: Image, vcpus: int, accelerator: str, qemu: tuple[int, int, int]
+) -> None:
+    """Require that KVM will work in a nested machine.
+
+    Args:
+        name: The machine's name.
+        image: What it boots.
+        vcpus: How many CPUs it has.
+        accelerator: ``"kvm"`` or ``"tcg"``.
+        qemu: QEMU's version.
+
+    Raises:
+        HostError: It cannot on this host.
+        ManifestError: It cannot with this image, or not with so many CPUs.
+    """
+    host_support(accelerator)
+    if accelerator == "tcg" and vcpus > 1 and qemu < STEADY_QEMU:
+        version = ".".join(map(str, qemu))
+        raise ManifestError(
+            f"nodes.{name}.vcpus: without KVM, QEMU {version} now and then freezes nested machines "
+            "with more than one CPU",
+            hint=f"`vcpus = 1`, or QEMU {STEADY_QEMU[0]} (`attest doctor` says how to get it)",
+        )
+    module = _kvm_module(accelerator)
+    if module not in image.kvm:
+        has_root = image.root is not None
+        raise ManifestError(
+            f"nodes.{name}.nested: image {image.name} has no KVM: "
+            f"{'its kernel' if has_root else 'its initrd'} ({image.kernel_version}) lacks the "
+            f"module {module}",
+            hint="in its recipe: "
+            + ('`kernel = "linux-image-amd64"`' if has_root else f'`modules = ["{module}"]`'),
+        )
+
+
+def _kvm_module(accelerator: str) -> str:
+    """The module for the processor that the machine sees."""
+    if accelerator == "kvm":
+        for module in ("kvm_amd", "kvm_intel"):
+            if (_LOADED / module).exists():
+                return module
+        raise HostError("neither kvm_amd nor kvm_intel is loaded on this host")
+    return "kvm_amd"
