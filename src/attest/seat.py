@@ -21,7 +21,7 @@ from attest.net.bridge import Attachment, make_taps
 from attest.net.cell import Cell
 from attest.snapshot.shape import Shape, host_cpu, host_vmm
 from attest.vmm.base import MachineSpec, Nic, Saved, Vmm, VmmExit
-from attest.vmm.nested import check_machine
+from attest.vmm.nested import check_machine, cpu_model
 from attest.vmm.qemu import Qemu, find_qemu
 
 __all__ = ["Seat"]
@@ -95,7 +95,8 @@ class Seat:
             accelerator=self.accelerator, cpu=host_cpu(), machine=node.machine,
             memory=node.memory, vcpus=node.vcpus, nics=len(node.vlans),
             disks=tuple(self.disks.contents()), hugepages=node.hugepages,
-            warm_until=self.warm_until, warm_steps=tuple(node.warm_steps), nested=node.nested,
+            warm_until=self.warm_until, warm_steps=tuple(node.warm_steps),
+            cpu_model=cpu_model(self.accelerator, nested=node.nested),
         )  # fmt: skip
 
     def identity(self) -> Identity:

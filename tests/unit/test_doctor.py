@@ -47,7 +47,8 @@ def test_a_host_that_was_set_up_has_no_problem(cache: Path) -> None:
     assert [name for name, finding in findings.items() if finding[0] == "problem"] == []
     assert status == 0
     assert list(findings) == [
-        "QEMU", "qemu-img", "KVM", "namespaces", "networks", "images", "disk", "huge pages",
+        "QEMU", "qemu-img", "KVM", "nested machines", "namespaces", "networks", "images", "disk",
+        "huge pages",
     ]  # fmt: skip
 
 

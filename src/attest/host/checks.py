@@ -16,16 +16,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from attest.cache import cache_dir
 from attest.errors import HostError
 from attest.image.namespace import BuildSpace, require_tools
-from attest.image.store import ImageStore
+from attest.image.store import Image, ImageStore
 from attest.net.bridge import Attachment, make_bridges
 from attest.net.cell import Cell
 from attest.vmm.disk import find_qemu_img
+from attest.vmm.nested import STEADY_QEMU, host_support
 from attest.vmm.qemu import find_qemu
+
+if TYPE_CHECKING:
+    from attest.vmm.accel import KvmProbe
 
 __all__ = ["CHECKS", "Finding", "Level"]
 
@@ -77,9 +81,13 @@ def check_qemu() -> Finding:
         Level.WARNING,
         f"{found}; without KVM, QEMU {_FAST_QEMU} starts programs in guests two to three times "
         "as fast and takes a quarter of the memory",
-        "install a newer one; in Debian: apt-get install -t RELEASE-backports "
-        f"{'qemu-system-arm' if platform.machine() == 'aarch64' else 'qemu-system-x86'}",
+        _newer_qemu(),
     )
+
+
+def _newer_qemu() -> str:
+    package = "qemu-system-arm" if platform.machine() == "aarch64" else "qemu-system-x86"
+    return f"install a newer one; in Debian: apt-get install -t RELEASE-backports {package}"
 
 
 def check_qemu_img() -> Finding:
@@ -92,18 +100,27 @@ def check_qemu_img() -> Finding:
 
 def check_kvm() -> Finding:
     """KVM, by booting a guest with it; without an image, by opening it."""
-    # QEMU's wrapper imports more than the other checks need.
-    from attest.vmm.accel import probe_kvm
-
-    images = [image for image in ImageStore().images() if image.arch == platform.machine()]
+    image = _any_image()
     try:
-        probe = probe_kvm(image=images[0] if images else None)
+        probe = _probe(image)
     except HostError as error:
         return Finding("KVM", Level.WARNING, f"not tried: {error.message}", error.hint)
     if probe.usable:
         return Finding("KVM", Level.OK, probe.reason)
     text = f"{probe.reason}; machines run in software emulation"
-    return Finding("KVM", Level.WARNING, text, _kvm_fix(tried=bool(images)))
+    return Finding("KVM", Level.WARNING, text, _kvm_fix(tried=image is not None))
+
+
+def _any_image() -> Image | None:
+    images = ImageStore().images()
+    return next((image for image in images if image.arch == platform.machine()), None)
+
+
+def _probe(image: Image | None) -> KvmProbe:
+    # QEMU's wrapper imports more than the other checks need.
+    from attest.vmm.accel import probe_kvm
+
+    return probe_kvm(image=image)
 
 
 def _kvm_fix(*, tried: bool) -> str:
@@ -118,6 +135,20 @@ def _kvm_fix(*, tried: bool) -> str:
     if not tried:
         return "attest image build tiny, then attest doctor again: it boots that image with KVM"
     return "the hypervisor that this host runs under has to support nested virtualisation fully"
+
+
+def check_nested() -> Finding:
+    """Machines in which KVM works, ``nested = true``: whether there can be any, and how."""
+    try:
+        qemu = find_qemu()
+        accelerator = "kvm" if _probe(_any_image()).usable else "tcg"
+        how = host_support(accelerator)
+    except HostError as error:
+        return Finding("nested machines", Level.WARNING, error.message, error.hint)
+    if accelerator == "tcg" and qemu.version < STEADY_QEMU:
+        how += f"; each can have one CPU: with more, QEMU before {STEADY_QEMU[0]} freezes them"
+        return Finding("nested machines", Level.WARNING, how, _newer_qemu())
+    return Finding("nested machines", Level.OK, how)
 
 
 def check_namespaces() -> Finding:
@@ -204,6 +235,7 @@ CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
     check_qemu,
     check_qemu_img,
     check_kvm,
+    check_nested,
     check_namespaces,
     check_networks,
     check_image_building,

@@ -32,13 +32,13 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         vmm: The VMM's path, version, size and time of change.
         accelerator: ``"kvm"`` or ``"tcg"``.
         cpu: The host's processor, with the rate of its time-stamp counter.
+        cpu_model: The machine's processor, as the VMM is told.
         machine: Machine type.
         memory: MiB.
         vcpus: Virtual CPUs.
         nics: Number of network cards.
         disks: What each declared disk holds at first.
         hugepages: The memory is on huge pages.
-        nested: KVM works in it, so its CPU model is another.
         warm_until: The unit that was active when the snapshot was made.
         warm_steps: The commands that had run.
         format: How attest made it.
@@ -55,7 +55,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     nics: int
     disks: tuple[str, ...] = ()
     hugepages: bool = False
-    nested: bool = False
+    cpu_model: str = ""
     warm_until: str = ""
     warm_steps: tuple[str, ...] = ()
     format: int = _FORMAT

@@ -29,9 +29,13 @@ _DEVICES: Final = "vhost_vsock,vhost_net,tun"
 _LOADED: Final = Path("/sys/module")
 
 
-def cpu_model(accelerator: str) -> str:
-    """What QEMU's ``-cpu`` is for a nested machine."""
-    return "host" if accelerator == "kvm" else _EMULATED_CPU
+def cpu_model(accelerator: str, *, nested: bool) -> str:
+    """The processor of a machine, as QEMU's ``-cpu`` takes it."""
+    if accelerator == "kvm":
+        return "host"
+    # `host` would carry features of this processor that a probe has not tried under emulation.
+    # Without SVM, as udev would load what is only of use in a nested machine.
+    return _EMULATED_CPU if nested else "max,-svm"
 
 
 def kernel_argument(accelerator: str) -> str:
@@ -48,7 +52,7 @@ def host_support(accelerator: str) -> str:
     if platform.machine() != "x86_64":
         raise HostError("nested machines need an x86-64 host")
     if accelerator == "tcg":
-        return "QEMU emulates AMD SVM"
+        return "QEMU emulates AMD SVM for them; times in them mean nothing"
     module = _kvm_module(accelerator)
     if (_LOADED / module / "parameters/nested").read_text().strip() not in ("1", "Y"):
         raise HostError(
@@ -56,7 +60,7 @@ def host_support(accelerator: str) -> str:
             hint=f"as root: modprobe -r {module} && modprobe {module} nested=1; "
             "or let QEMU emulate it: --accel tcg",
         )
-    return f"{module} with nested virtualisation"
+    return f"{module} lets them use this processor's"
 
 
 def check_machine(

@@ -132,11 +132,7 @@ def command_line(spec: MachineSpec, ends: _Inherited) -> list[str]:
 
 def _machine(spec: MachineSpec) -> list[str]:
     machine = "microvm" if spec.machine == "microvm" else "q35,smm=off,sata=off,usb=off,vmport=off"
-    # `host` would carry features of this processor that a probe has not tried under emulation.
-    # Without SVM, as udev would load what is only of use in a nested machine.
-    cpu = "host" if spec.accelerator == "kvm" else "max,-svm"
-    if spec.nested:
-        cpu = nested.cpu_model(spec.accelerator)
+    cpu = nested.cpu_model(spec.accelerator, nested=spec.nested)
     return ["-machine", machine, "-accel", spec.accelerator, "-cpu", cpu]
 
 
