@@ -97,7 +97,7 @@ def test_the_generic_kernel_has_kvm_too(tmp_path: Path) -> None:
 
 
 def test_other_machines_have_none(machine: Machine) -> None:
-    machine.fail("test -e /dev/kvm || grep -qw svm /proc/cpuinfo || lsmod | grep -q ^kvm")
+    machine.fail("test -e /dev/kvm || lsmod | grep -q ^kvm")
 
 
 def test_an_image_without_a_root_is_refused() -> None:

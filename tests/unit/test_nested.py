@@ -102,8 +102,9 @@ def test_with_kvm_the_module_is_the_hosts(module: str, loaded: Path) -> None:
     other = "kvm_intel" if module == "kvm_amd" else "kvm_amd"
     with pytest.raises(ManifestError, match=module):
         nested.check_machine("a", image(other), 1, "kvm", NEW)
-    assert module in nested.kernel_argument("kvm")
-    assert "kvm_amd" in nested.kernel_argument("tcg")
+    assert module in nested.kernel_argument("kvm", nested=True)
+    assert other not in nested.kernel_argument("kvm", nested=True)
+    assert "kvm_amd" in nested.kernel_argument("tcg", nested=True)
 
 
 @pytest.mark.parametrize("setting", ["0", "N"])

@@ -21,8 +21,9 @@ STEADY_QEMU: Final = (10, 0)
 _EMULATED_CPU: Final = (
     "EPYC,+svm,+npt"
     # What an EPYC has and QEMU does not emulate, in 7.2 or 10.0: it would warn of each.
-    ",-3dnowprefetch,-fxsr-opt,-misalignsse,-nrip-save,-osvw,-sha-ni,-topoext,-xsavec"
+    ",-3dnowprefetch,-fxsr-opt,-misalignsse,-nrip-save,-osvw,-rdseed,-sha-ni,-topoext,-xsavec"
 )
+_KVM_MODULES: Final = ("kvm_amd", "kvm_intel")
 _DEVICES: Final = "vhost_vsock,vhost_net,tun"
 """Modules for what hypervisors open beside ``/dev/kvm``."""
 
@@ -34,13 +35,17 @@ def cpu_model(accelerator: str, *, nested: bool) -> str:
     if accelerator == "kvm":
         return "host"
     # `host` would carry features of this processor that a probe has not tried under emulation.
-    # Without SVM, as udev would load what is only of use in a nested machine.
-    return _EMULATED_CPU if nested else "max,-svm"
+    return _EMULATED_CPU if nested else "max"
 
 
-def kernel_argument(accelerator: str) -> str:
-    """What makes systemd load KVM before anything else runs."""
-    return f"modules_load={_kvm_module(accelerator)},{_DEVICES}"
+def kernel_argument(accelerator: str, *, nested: bool) -> str:
+    """What makes systemd load KVM before anything else runs, or udev leave it alone.
+
+    Emulated processors have SVM, for which udev would load KVM in every machine.
+    """
+    if nested:
+        return f"modules_load={_kvm_module(accelerator)},{_DEVICES}"
+    return f"modprobe.blacklist={','.join(_KVM_MODULES)}"
 
 
 def host_support(accelerator: str) -> str:
@@ -102,7 +107,7 @@ def check_machine(
 def _kvm_module(accelerator: str) -> str:
     """The module for the processor that the machine sees."""
     if accelerator == "kvm":
-        for module in ("kvm_amd", "kvm_intel"):
+        for module in _KVM_MODULES:
             if (_LOADED / module).exists():
                 return module
         raise HostError("neither kvm_amd nor kvm_intel is loaded on this host")

@@ -179,13 +179,11 @@ def _boot(spec: MachineSpec) -> list[str]:
 
 
 def _kernel_arguments(spec: MachineSpec) -> str:
-    arguments = [_KERNEL]
+    arguments = [_KERNEL, nested.kernel_argument(spec.accelerator, nested=spec.nested)]
     if spec.accelerator == "tcg" and (khz := tsc_khz()):
         arguments.append(f"tsc=reliable tsc_early_khz={khz}")
     if spec.image.root is not None:
         arguments.append("attest.root=root")
-    if spec.nested:
-        arguments.append(nested.kernel_argument(spec.accelerator))
     return " ".join([*arguments, *spec.image.cmdline])
 
 
