@@ -46,7 +46,7 @@ static const char unit[] = "[Unit]\n"
                            "OOMScoreAdjust=-1000\n"
                            "IgnoreSIGPIPE=no\n";
 
-/* Whoever powers off or halts such a guest, in whichever way, ends up here. */
+/* Whoever powers off such a guest, the agent or `poweroff`, ends up in that service. */
 static const char reboot_instead[] = "[Unit]\n"
                                      "SuccessAction=reboot-force\n";
 
@@ -226,10 +226,8 @@ static void write_units(void)
     make_directories(wants);
     if (symlink("../attest-agent.service", wants) < 0)
         give_up("link the agent's unit: %s", strerror(errno));
-    if (power_off_is_reboot()) {
+    if (power_off_is_reboot())
         write_unit(UNITS "/systemd-poweroff.service.d/attest.conf", reboot_instead);
-        write_unit(UNITS "/systemd-halt.service.d/attest.conf", reboot_instead);
-    }
 }
 
 /* --- the change of root --- */
