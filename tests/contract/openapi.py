@@ -43,7 +43,8 @@ class Description:
     """The description in a file."""
 
     def __init__(self, file: Path) -> None:
-        self.document: dict[str, Any] = yaml.safe_load(file.read_text())
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+        self.document: dict[str, Any] = yaml.load(file.read_text(), loader)
         servers = self.document.get("servers", [{"url": ""}])
         self.base = self.document.get("basePath", urlsplit(servers[0]["url"]).path).rstrip("/")
 
@@ -53,7 +54,7 @@ class Description:
             return f"{target}: paths begin with {self.base}/"
         target = target.removeprefix(self.base)
         for template, operations in self.document["paths"].items():
-            if re.fullmatch(re.sub(r"\{\w+\}", "[A-Za-z0-9_]+", template), target):
+            if _pattern(template).fullmatch(target):
                 if method.lower() in operations:
                     return self._operation(operations[method.lower()])
                 known = ", ".join(each.upper() for each in operations if each in METHODS)
@@ -146,6 +147,12 @@ class Description:
                 found = found[name]
             schema = found
         return schema
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """What a path matches that has ids in place of the template's names in braces."""
+    parts = re.split(r"\{\w+\}", template)
+    return re.compile("[A-Za-z0-9_]+".join(map(re.escape, parts)))
 
 
 def _json(holder: dict[str, Any]) -> Schema | None:

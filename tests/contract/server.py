@@ -75,10 +75,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer: a body that is no text is sent as JSON, and None as no body."""
+    """An answer: a body that is no text is sent as JSON, and None as no body.
+
+    Attributes:
+        status: Of HTTP.
+        body: Its content.
+        exit_code: The process ends with it, when the answer has been sent.
+    """
 
     status: int
     body: Any = None
+    exit_code: int | None = None
 
 
 Handler = Callable[[Request], Answer | None]
@@ -218,6 +225,8 @@ class _HttpHandler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+        if answer.exit_code is not None:
+            os._exit(answer.exit_code)
 
     do_GET = do_PUT = do_PATCH = do_POST = do_DELETE = _serve
 
@@ -226,7 +235,7 @@ class _HttpHandler(http.server.BaseHTTPRequestHandler):
 
 
 class HybridVsock:
-    """A hybrid-vsock socket, served by threads until the process ends.
+    """A hybrid-vsock socket: from construction it takes connections, from `serve` it reads them.
 
     Args:
         path: Where it is bound; an existing file is an error, as with the VMMs.
@@ -238,6 +247,9 @@ class HybridVsock:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(128)
+
+    def serve(self) -> None:
+        """The guest's driver is up: answer, in threads that end with the process."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
