@@ -33,12 +33,15 @@ class Server:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
-        self._thread = threading.Thread(target=self._accept, args=(connections,))
+        self._thread = threading.Thread(target=self._accept, args=(connections,), daemon=True)
         self._thread.start()
 
     def _accept(self, connections: tuple[list[bytes], ...]) -> None:
         for replies in connections:
-            connection, _ = self._listener.accept()
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # closed
+                return
             self.connections += 1
             with connection:
                 self._serve(connection, replies)
@@ -52,6 +55,7 @@ class Server:
             connection.sendall(answer)
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # a failed test may not have come so far
         self._thread.join()
         self._listener.close()
 

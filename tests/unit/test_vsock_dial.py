@@ -49,12 +49,15 @@ class Listener:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
-        self._thread = threading.Thread(target=self._serve, args=(turns,))
+        self._thread = threading.Thread(target=self._serve, args=(turns,), daemon=True)
         self._thread.start()
 
     def _serve(self, turns: tuple[Turn, ...]) -> None:
         for turn in turns:
-            connection, _ = self._listener.accept()
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # closed
+                return
             self.connects.append(connection.recv(64))
             if turn(connection) is not None:
                 connection.close()
@@ -62,6 +65,9 @@ class Listener:
                 self._kept.append(connection)
 
     def close(self) -> None:
+        if self._listener.fileno() < 0:
+            return
+        self._listener.shutdown(socket.SHUT_RDWR)  # a failed test may not have come so far
         self._thread.join()
         self._listener.close()
         for connection in self._kept:
