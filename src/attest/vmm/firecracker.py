@@ -318,9 +318,10 @@ class Firecracker:
     def pause(self) -> None:
         """Stop its processors; nothing happens when it is paused.
 
-        Save it before it is resumed. In Firecracker 1.16 the guest's vsock is dead when it goes on
-        after a pause in which it was not saved, and in every version when it was, all connections
-        to the agent are reset, while new ones can be made.
+        It is meant for a machine that is saved next. One that goes on afterwards has lost all its
+        connections to the agent without either end being told, and takes new ones; and one that
+        goes on without having been saved takes none any more in Firecracker 1.16, whose vsock then
+        waits for an answer to what it has not sent.
         """
         if not self._paused:
             with self._explained():
@@ -395,7 +396,7 @@ class Firecracker:
 def _command_line(binary: FirecrackerBinary, directory: Path, log: Path) -> list[str]:
     return [
         "env", f"--chdir={directory.absolute()}",
-        str(binary.path), "--api-sock", _API, "--log-path", str(log), "--level", "Warning",
+        str(binary.path), "--api-sock", _API, "--log-path", str(log), "--level", "Error",
     ]  # fmt: skip
 
 
