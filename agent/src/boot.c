@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "loop.h"
-#include "memory.h"
+#include "power.h"
 #include "system.h"
 #include "uevent.h"
 
@@ -45,6 +45,10 @@ static const char unit[] = "[Unit]\n"
                            "TasksMax=infinity\n"
                            "OOMScoreAdjust=-1000\n"
                            "IgnoreSIGPIPE=no\n";
+
+/* Whoever powers off such a guest, the agent or `poweroff`, ends up in that service. */
+static const char reboot_instead[] = "[Unit]\n"
+                                     "SuccessAction=reboot-force\n";
 
 /* --- the console --- */
 
@@ -122,28 +126,19 @@ static void load_modules(void)
         fclose(order);
 }
 
-/* The value of NAME= on the kernel command line, for free(); NULL when it is not there. */
-static char *parameter(const char *name)
-{
-    static char line[8192];
-    size_t length = strlen(name);
-    read_line("/proc/cmdline", line, sizeof line);
-    for (char *word = strtok(line, " "); word; word = strtok(NULL, " "))
-        if (strncmp(word, name, length) == 0 && word[length] == '=')
-            return copy_text(word + length + 1, strlen(word + length + 1));
-    return NULL;
-}
-
 /* --- the root disk --- */
 
-static bool find_disk(const char *serial, char *device, size_t size)
+/* A name that is no device's path is a disk's serial number. */
+static bool find_disk(const char *name, char *device, size_t size)
 {
+    if (*name == '/')
+        return access(name, F_OK) == 0 && snprintf(device, size, "%s", name) < (int)size;
     DIR *disks = opendir("/sys/block");
     bool found = false;
     for (struct dirent *entry; disks && !found && (entry = readdir(disks));) {
         char path[300], line[64];
         snprintf(path, sizeof path, "/sys/block/%s/serial", entry->d_name);
-        if (strcmp(read_line(path, line, sizeof line), serial) == 0)
+        if (strcmp(read_line(path, line, sizeof line), name) == 0)
             found = snprintf(device, size, "/dev/%s", entry->d_name) < (int)size;
     }
     if (disks)
@@ -151,14 +146,14 @@ static bool find_disk(const char *serial, char *device, size_t size)
     return found;
 }
 
-static void wait_for_disk(const char *serial, char *device, size_t size)
+static void wait_for_disk(const char *name, char *device, size_t size)
 {
     struct pollfd events = {.fd = uevent_open(), .events = POLLIN};
     uint64_t deadline = now_ms() + DISK_LIMIT_MS;
-    while (!find_disk(serial, device, size)) {
+    while (!find_disk(name, device, size)) {
         uint64_t now = now_ms();
         if (now >= deadline)
-            give_up("no virtio disk with serial %s appeared within %d s", serial, DISK_LIMIT_MS / 1000);
+            give_up("no virtio disk %s appeared within %d s", name, DISK_LIMIT_MS / 1000);
         poll(&events, 1, (int)(deadline - now));
         uevent_drain(events.fd);
     }
@@ -212,14 +207,27 @@ static void make_directories(char *path)
     }
 }
 
-static void write_unit(void)
+static void write_unit(const char *path, const char *content)
+{
+    char parents[128];
+    ssize_t size = (ssize_t)strlen(content);
+    snprintf(parents, sizeof parents, "%s", path);
+    make_directories(parents);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0 || write(fd, content, (size_t)size) != size)
+        give_up("write %s: %s", path, strerror(errno));
+    close(fd);
+}
+
+static void write_units(void)
 {
     char wants[] = UNITS "/sysinit.target.wants/attest-agent.service";
+    write_unit(UNITS "/attest-agent.service", unit);
     make_directories(wants);
-    int fd = open(UNITS "/attest-agent.service", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0 || write(fd, unit, sizeof unit - 1) != sizeof unit - 1 || symlink("../attest-agent.service", wants) < 0)
-        give_up("write the agent's unit: %s", strerror(errno));
-    close(fd);
+    if (symlink("../attest-agent.service", wants) < 0)
+        give_up("link the agent's unit: %s", strerror(errno));
+    if (power_off_is_reboot())
+        write_unit(UNITS "/systemd-poweroff.service.d/attest.conf", reboot_instead);
 }
 
 /* --- the change of root --- */
@@ -268,14 +276,14 @@ static void change_root(void)
         empty_directory(old, status.st_dev);
 }
 
-__attribute__((noreturn)) static void boot_root(const char *serial, char **arguments)
+__attribute__((noreturn)) static void boot_root(const char *name, char **arguments)
 {
     char device[64];
-    char *init = parameter("attest.init");
-    wait_for_disk(serial, device, sizeof device);
+    char *init = kernel_parameter("attest.init");
+    wait_for_disk(name, device, sizeof device);
     mount_root(device);
     copy_agent();
-    write_unit();
+    write_units();
     change_root();
     open_console();
     say("attest-stage: root\n");
@@ -322,8 +330,8 @@ void boot(char **arguments)
     /* The console's driver may have been one of the modules. */
     if (!console && open_console())
         say("attest-stage: init\n");
-    char *serial = parameter("attest.root");
-    if (serial)
-        boot_root(serial, arguments);
+    char *root = kernel_parameter("attest.root");
+    if (root)
+        boot_root(root, arguments);
     boot_alone();
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
@@ -49,6 +50,14 @@ static void stop_everything(enum power action)
     wait_for_children(GRACE_MS);
 }
 
+bool power_off_is_reboot(void)
+{
+    char *value = kernel_parameter("attest.poweroff");
+    bool reboot = value && strcmp(value, "reboot") == 0;
+    free(value);
+    return reboot;
+}
+
 void power_act(void)
 {
     if (requested == POWER_NONE)
@@ -64,7 +73,7 @@ void power_act(void)
     }
     requested = POWER_NONE;
     sync();
-    reboot(off ? RB_POWER_OFF : RB_AUTOBOOT);
+    reboot(off && !power_off_is_reboot() ? RB_POWER_OFF : RB_AUTOBOOT);
 }
 
 static void power_open(struct stream *stream, const struct request *request)

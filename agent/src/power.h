@@ -2,11 +2,16 @@
 #ifndef ATTEST_POWER_H
 #define ATTEST_POWER_H
 
+#include <stdbool.h>
+
 enum power { POWER_NONE, POWER_OFF, POWER_REBOOT, POWER_OFF_NOW, POWER_REBOOT_NOW };
 
 /* End the machine after the frames under way have been written. */
 void power_request(enum power action);
 /* Do what was requested, if anything was. Called between turns. */
 void power_act(void);
+
+/* `attest.poweroff=reboot` is on the kernel command line: this VMM ends with a reboot, and never with a power-off. */
+bool power_off_is_reboot(void);
 
 #endif

@@ -4,6 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "memory.h"
+
 #define USUAL_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define NIXOS_BIN "/run/current-system/sw/bin"
 
@@ -26,6 +28,17 @@ bool write_text(const char *path, const char *text)
     bool done = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
     close(fd);
     return done;
+}
+
+char *kernel_parameter(const char *name)
+{
+    static char line[8192];
+    size_t length = strlen(name);
+    read_line("/proc/cmdline", line, sizeof line);
+    for (char *word = strtok(line, " "); word; word = strtok(NULL, " "))
+        if (strncmp(word, name, length) == 0 && word[length] == '=')
+            return copy_text(word + length + 1, strlen(word + length + 1));
+    return NULL;
 }
 
 const char *init_name(void)

@@ -10,6 +10,9 @@ char *read_line(const char *path, char *line, size_t size);
 /* Write a whole file in one go, as /proc and /sys want it. */
 bool write_text(const char *path, const char *text);
 
+/* The value of NAME= on the kernel command line, for free(); NULL when it is not there. */
+char *kernel_parameter(const char *name);
+
 /* `systemd`, `agent` (this process is PID 1) or `other`. */
 const char *init_name(void);
 

@@ -134,16 +134,14 @@ def _take(
             undo.callback(vmm.resume)
             vmm.pause()
         frozen = [_fork(seat, vmm) for seat, vmm in machines]
-        wait_all(
+        saved = wait_all(
             list(zip(machines, places, strict=True)),
-            lambda each: each[0][1].save_whole(each[1] / "stream"),
+            lambda each: each[0][1].save_running(each[1]),
         )
     # Baked in the background: the machines go on meanwhile.
     return [
-        begin(
-            partial(_bake, seat, Saved(None, place / "stream", disks), place), f"bake {seat.name}"
-        )
-        for (seat, _), place, disks in zip(machines, places, frozen, strict=True)
+        begin(partial(_bake, seat, replace(each, disks=disks), place), f"bake {seat.name}")
+        for (seat, _), place, each, disks in zip(machines, places, saved, frozen, strict=True)
     ]
 
 
@@ -155,25 +153,26 @@ def _fork(seat: Seat, vmm: Vmm) -> tuple[Path, ...]:
 
 
 def _bake(seat: Seat, stream: Saved, place: Path) -> Saved:
-    if seat.node.hugepages:
-        return stream  # such memory cannot be mapped from a file
+    if stream.memory or seat.node.hugepages:
+        return stream  # it is mapped already, or cannot be
+    baked = place / "baked"
+    baked.mkdir()
     with seat.spare_nics() as nics:
         spec = replace(
             seat.spec(),
             nics=nics,
             saved=stream,
-            memory_file=place / "memory",
+            memory_file=baked / "memory",
             disks=seat.disks.throw_away(stream.disks, place),
             prefault=False,
             paused=True,
         )
         vmm = seat.start(spec, lambda _: None, lambda *_: None)
         try:
-            vmm.save(place / "state")
+            saved = vmm.save(baked)
         finally:
             vmm.kill()
-            vmm.agent.close()
             vmm.console.close()
     for file in (stream.state, *spec.disks):
         file.unlink()
-    return Saved(place / "memory", place / "state", stream.disks)
+    return replace(saved, disks=stream.disks)

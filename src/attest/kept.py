@@ -1,7 +1,7 @@
 """What is kept of a cluster: its machines as they were when its test failed.
 
     checkpoint.json   the manifest, and each machine
-    NAME.state        a machine that ran: its memory and devices
+    NAME.saved        a machine that ran: its memory and devices
     N.disk            the files that the machines' disks consist of
 
 Nothing in it needs a file elsewhere but the machines' images, in the image store.
@@ -28,7 +28,7 @@ from attest.parallel import wait_all
 from attest.runs import past_runs, runs_directory
 from attest.seat import Seat
 from attest.snapshot.shape import Shape, host_cpu, host_vmm
-from attest.vmm.base import Saved, Vmm
+from attest.vmm.base import Saved, Vmm, saved_in
 
 if TYPE_CHECKING:
     from attest.machine import Machine
@@ -100,7 +100,7 @@ class Kept:
     def saved(self) -> dict[str, Saved]:
         """Those that were saved."""
         return {
-            name: Saved(None, self.path / _state(name), self._disks(name))
+            name: saved_in(_place_of(self.path, name), self._disks(name))
             for name, machine in self.machines.items()
             if not machine.absence
         }
@@ -242,7 +242,9 @@ def keep(
     """
     with _complete(path) as work:
         present = [each for each in machines if each[1].name not in absent]
-        wait_all(present, lambda each: each[1].vmm.save_whole(work / _state(each[1].name)))
+        wait_all(
+            present, lambda each: each[1].vmm.save_running(_made(_place_of(work, each[1].name)))
+        )
         for _, machine in machines:
             machine.close()
         layers = Layers(work, scratch)
@@ -283,8 +285,13 @@ def _complete(path: Path) -> Iterator[Path]:
         raise
 
 
-def _state(machine: str) -> str:
-    return f"{machine}.state"
+def _place_of(path: Path, machine: str) -> Path:
+    return path / f"{machine}.saved"
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
 def _check_host(path: Path, shape: Shape) -> None:

@@ -24,7 +24,7 @@ from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
 from attest.guest.protocol import PowerAction, WaitKind
 from attest.scope import Scope
-from attest.vmm.base import Saved, Vmm, VmmExit
+from attest.vmm.base import DialError, Saved, Vmm, VmmExit
 
 if TYPE_CHECKING:
     from attest.checkpoint import Snapshot
@@ -282,7 +282,7 @@ class Life:
                 # Those that come back together need each other.
                 with nullcontext() if self._back else _TURNS:
                     self._scope.check()
-                    self._cloned = self._clone(saved)
+                    self._clone(saved)
             if not self._cloned:
                 self._start_vmm(None)
         except Exception as error:  # whatever it is, nobody may wait for this machine for ever
@@ -304,24 +304,32 @@ class Life:
             on_line=self._console_line,
             on_alarm=self._alarm,
         )
-        if self._channel_or_none is None:
-            self._channel_or_none = AgentChannel(
-                self._name, self._vmm.agent, padding=saved is not None
-            )
-        else:
-            assert self._back is not None
-            self._channel.reconnect(self._vmm.agent, self._back.reason)
         self._reach(Stage.VMM)
 
-    def _clone(self, saved: Saved) -> bool:
-        """Start it from a snapshot; False when it did not come to life and shall boot instead."""
+    def _greet(self, timeout: float) -> None:
+        """Reach the agent and greet it, on the channel that there was before, if there was one."""
+        until = time.monotonic() + timeout
+        try:
+            sock = self._vmm.dial(timeout)
+        except DialError as error:
+            raise ChannelError(self._name, str(error), attempts=error.attempts) from None
+        if self._channel_or_none is None:
+            # A clone's agent may have been saved in the middle of a frame.
+            self._channel_or_none = AgentChannel(self._name, sock, padding=self._cloned)
+        else:
+            self._channel.reconnect(sock, self._back.reason if self._back else "the machine starts")
+        self._channel.connect(max(until - time.monotonic(), 0.001))
+
+    def _clone(self, saved: Saved) -> None:
+        """Start it from a snapshot; it is no clone when it did not come to life and shall boot."""
         self._trial = _Trial(passed=False)
+        self._cloned = True
         try:
             self._start_vmm(saved)
             if self._back is not None:
                 self._back.together.wait(_MEETING)
             self._vmm.resume()
-            self._channel.connect(_TRIAL)
+            self._greet(_TRIAL)
             self._pass_trial()
         except Exception as error:  # the VMM's refusals are many
             if self._back is not None:
@@ -333,9 +341,8 @@ class Life:
             if self._back or not self._context.spoilt(why):
                 message = f"did not come back from its snapshot: {why}"
                 raise MachineError(self._name, message) from error
+            self._cloned = False
             self._begin_clock()
-            return False
-        return True
 
     def _pass_trial(self) -> None:
         with self._trial_lock:
@@ -357,7 +364,7 @@ class Life:
     def _come_up(self) -> None:
         try:
             if not self._cloned:
-                self._channel.connect(self._left())
+                self._greet(self._left())
             self._reach(Stage.AGENT)
             self._channel.identity(self._identity())
             self._introduced = True
@@ -470,7 +477,7 @@ class Life:
 
     def _restart(self) -> None:
         self._cloned, self._back = False, None  # it boots, as any machine
-        self._channel.reconnect(self._vmm.agent, "the machine reboots")
+        self._channel.interrupt("the machine reboots")
         self._rebooted.set()
         self._come_up()
 

@@ -173,7 +173,7 @@ def _boot_and_save(seat: Seat, context: MachineContext, nics: tuple[Nic, ...], i
     try:
         with cancellable(life.kill):
             _warm_up(life.ready(), seat, context.events)
-            _save(life.vmm, into / "state", whole=seat.node.hugepages)
+            _save(life.vmm, into)
     except MachineError as error:
         explained = life.explain(error)  # waits for the end of a VMM that is about to end
         if _ran_out_of_disk(life):
@@ -199,14 +199,11 @@ def _warm_up(channel: AgentChannel, seat: Seat, events: EventLog) -> None:
         channel.run(["udevadm", "settle"], timeout=_SETTLE)  # links such as /dev/disk/by-id
 
 
-def _save(vmm: Vmm, state: Path, *, whole: bool) -> None:
+def _save(vmm: Vmm, into: Path) -> None:
     try:
-        if whole:
-            vmm.save_whole(state)
-        else:
-            vmm.save(state)
+        vmm.save(into)
     except Exception as error:  # of whichever VMM it is
-        full = shutil.disk_usage(state.parent).free < _ROOM
+        full = shutil.disk_usage(into).free < _ROOM
         raise NotSavedError("the disk is full" if full else str(error)) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from attest.image.store import ImageStore
 from attest.net.cell import Cell
 from attest.scratch import Scratch
 from attest.vmm import disk
-from attest.vmm.base import MachineSpec, Saved
-from attest.vmm.migration import MigrationError
+from attest.vmm.base import MachineSpec, Saved, SaveError, saved_in
 from attest.vmm.qemu import Qemu, find_qemu
 
 MEMORY = 96
@@ -48,7 +48,7 @@ class Bench:
         console = Console(
             name, vmm.console, spec.directory / "console", on_line=print, on_alarm=print
         )
-        channel = AgentChannel(name, vmm.agent)
+        channel = AgentChannel(name, vmm.dial(1))
         self._running.append((vmm, channel, console))
         return vmm, channel
 
@@ -57,6 +57,12 @@ class Bench:
         vmm, channel = self.start(**what)
         channel.connect(120)
         return vmm, channel
+
+    def directory(self, name: str) -> Path:
+        """A new directory."""
+        path = self.path / name
+        path.mkdir()
+        return path
 
     def seal(self, directory: Path) -> None:
         """Let no machine write to a directory."""
@@ -119,14 +125,13 @@ def read(channel: AgentChannel, index: int = 0) -> str:
 
 
 def test_clones_go_on_where_a_saved_machine_stood(each: Bench) -> None:
-    place = each.path / "saved"
-    place.mkdir()
-    saved = Saved(place / "memory", place / "state", (place / "disk",))
+    place = each.directory("saved")
     disk.create(place / "disk", 8)
-    source, channel = each.up(memory_file=saved.memory, disks=saved.disks)
+    source, channel = each.up(memory_file=place / "memory", disks=[place / "disk"])
     run(channel, "echo remembered > /note")
     write(channel, "remembered")
-    source.save(saved.state)
+    assert source.save(place) == saved_in(place)
+    saved = saved_in(place, (place / "disk",))
     source.kill()
     if find_qemu().version >= (8, 2):  # before, a memory file had to be writable
         each.seal(place)
@@ -146,19 +151,22 @@ def test_a_machine_goes_on_after_it_was_saved_whole(each: Bench) -> None:
     write(channel, "before")
     machine.pause()
     machine.fork_disks([path / "fork"])
-    machine.save_whole(path / "before")
+    before = machine.save_running(each.directory("before"))
     frozen = hashlib.sha256((path / "disk").read_bytes()).digest()
     machine.resume()
     run(channel, "echo after > /note")
     write(channel, "after")
     assert read(channel) == "after"
-    machine.save_whole(path / "after")  # of a machine that runs; and the disks are forked later
+    after = machine.save_running(
+        each.directory("after")
+    )  # of a machine that runs; and the disks are forked later
     machine.fork_disks([path / "another"])
     machine.resume()
     write(channel, "later")
     assert read(channel) == "later"
 
-    after = Saved(None, path / "after", (path / "fork",))
+    assert (before.memory, after.memory) == (None, None)
+    after = replace(after, disks=(path / "fork",))
     clone, channel = each.start(saved=after, disks=each.overlay(*after.disks), paused=True)
     assert clone.execute("query-status")["status"] == "paused"
     clone.resume()
@@ -166,12 +174,13 @@ def test_a_machine_goes_on_after_it_was_saved_whole(each: Bench) -> None:
     assert (run(channel, "cat /note"), read(channel)) == ("after", "after")
 
     # A whole stream is made one with a memory file, which clones can map.
-    before = Saved(None, path / "before", (path / "disk",))
-    baked = Saved(path / "memory", path / "state", before.disks)
+    before = replace(before, disks=(path / "disk",))
+    place = each.directory("baked")
     oven, _ = each.start(
-        saved=before, memory_file=baked.memory, disks=each.overlay(*before.disks), paused=True
+        saved=before, memory_file=place / "memory", disks=each.overlay(*before.disks), paused=True
     )
-    oven.save(baked.state)
+    baked = replace(oven.save(place), disks=before.disks)
+    assert baked.memory is not None
     oven.kill()
     for _ in range(2):
         _, channel = each.up(saved=baked, disks=each.overlay(*baked.disks))
@@ -201,17 +210,17 @@ def test_what_cannot_be_saved_is_refused(bench: Bench) -> None:
     disk.create(bench.path / "disk", 8)
     machine, _ = bench.start(disks=[bench.path / "disk"])
     with pytest.raises(ValueError, match="no memory file"):
-        machine.save(bench.path / "state")
+        machine.save(bench.directory("mapped"))
     with pytest.raises(ValueError):
         machine.fork_disks([])
-    machine.save_whole(bench.path / "first")
-    with pytest.raises(MigrationError, match="paused due to previous migration"):
-        machine.save_whole(bench.path / "second")
-    assert not (bench.path / "second").exists()
+    machine.save_running(bench.directory("first"))
+    with pytest.raises(SaveError, match="paused due to previous migration"):
+        machine.save_running(bench.directory("second"))
+    assert not (bench.path / "second/state").exists()
     machine.kill()
-    with pytest.raises(MigrationError):
-        machine.save_whole(bench.path / "third")
-    assert not (bench.path / "third").exists()
+    with pytest.raises(SaveError):
+        machine.save_running(bench.directory("third"))
+    assert not (bench.path / "third/state").exists()
 
 
 @pytest.mark.parametrize("mapped", [True, False])
@@ -219,7 +228,7 @@ def test_a_damaged_state_is_refused(bench: Bench, mapped: bool) -> None:
     memory = bench.path / "memory"
     memory.touch()
     (bench.path / "state").write_bytes(b"nonsense")
-    with pytest.raises(MigrationError, match=r"(?i)not a migration stream"):
+    with pytest.raises(SaveError, match=r"(?i)not a migration stream"):
         bench.start(saved=Saved(memory if mapped else None, bench.path / "state"))
 
 
@@ -250,9 +259,8 @@ def test_memory_of_huge_pages(bench: Bench, pages: int) -> None:
     source, channel = bench.up(hugepages=True)
     assert int(FREE.read_text()) == free - pages
     run(channel, "echo remembered > /note")
-    source.save_whole(bench.path / "stream")
+    saved = source.save_running(bench.directory("stream"))
     source.kill()
-    saved = Saved(None, bench.path / "stream")
     _, channel = bench.up(saved=saved, hugepages=True)
     assert int(FREE.read_text()) == free - pages
     assert run(channel, "cat /note") == "remembered"

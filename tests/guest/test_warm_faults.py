@@ -26,8 +26,7 @@ from attest.events import Event, EventLog, Kind
 from attest.guest.binary import agent_binary
 from attest.snapshot.cache import Entry, SnapshotCache
 from attest.snapshot.shape import Shape
-from attest.vmm.base import Vmm
-from attest.vmm.migration import MigrationError
+from attest.vmm.base import SaveError, Vmm
 from attest.warm import NotSavedError
 
 OTHER_QEMUS = sorted(cache_dir().glob(f"qemu/*/bin/qemu-system-{platform.machine()}"))
@@ -374,14 +373,14 @@ def test_a_disk_that_is_full_when_the_state_is_written_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Qemu:
-        def save(self, state: Path) -> None:
-            raise MigrationError("ram_save_setup failed: Input/output error")  # all that it says
+        def save(self, directory: Path) -> None:
+            raise SaveError("ram_save_setup failed: Input/output error")  # all that it says
 
     usage = shutil.disk_usage(tmp_path)
     for free, words in ((4096, "the disk is full"), (1 << 30, "Input/output error")):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: usage._replace(free=free))
         with pytest.raises(NotSavedError, match=words):
-            warm._save(cast("Vmm", Qemu()), tmp_path / "state", whole=False)
+            warm._save(cast("Vmm", Qemu()), tmp_path)
 
 
 # Killed, and at the same time

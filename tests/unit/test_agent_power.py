@@ -29,14 +29,23 @@ LOOP = "echo ready; while :; do sleep 0.01; done"
 
 
 @contextlib.contextmanager
-def init(path: Path) -> Iterator[tuple[subprocess.Popen[bytes], AgentClient]]:
+def init(
+    path: Path, kernel_arguments: str = ""
+) -> Iterator[tuple[subprocess.Popen[bytes], AgentClient]]:
     """An agent that is PID 1 of a PID namespace, and a session with it."""
+    cmdline = path.with_name("cmdline")
+    cmdline.write_text(kernel_arguments)
     command: list[str | Path] = [
         "unshare",
         "--pid",
         "--mount-proc",
         "--fork",
         "--kill-child",
+        "sh",
+        "-c",
+        'mount --bind "$1" /proc/cmdline && shift && exec "$@"',
+        "sh",
+        cmdline,
         sanitized_agent(),
         "--unix",
         path,
@@ -73,6 +82,24 @@ def test_power(tmp_path: Path, action: int, signal_number: int) -> None:
         assert result.status == DONE
         await_end(client)
         # unshare ends as its child did.
+        assert process.wait(30) in (-signal_number, 128 + signal_number)
+
+
+@root_only
+@pytest.mark.parametrize(
+    ("arguments", "signal_number"),
+    [
+        ("quiet attest.poweroff=reboot panic=1", signal.SIGHUP),
+        ("attest.poweroff=reboots xattest.poweroff=reboot attest.poweroff", signal.SIGINT),
+    ],
+)
+@pytest.mark.parametrize("action", [OFF, OFF_NOW])
+def test_a_power_off_that_is_to_be_a_reboot(
+    tmp_path: Path, action: int, arguments: str, signal_number: int
+) -> None:
+    with init(tmp_path / "agent", arguments) as (process, client):
+        client.run(POWER, [(1, u32(action))])
+        await_end(client)
         assert process.wait(30) in (-signal_number, 128 + signal_number)
 
 

@@ -52,7 +52,7 @@ class Keeping:
         if self._asks and not _confirmed():
             forget(self._run)
             return
-        files = [file.stat() for file in place(self._run).iterdir()]
+        files = [file.stat() for file in place(self._run).rglob("*")]
         size = sum(file.st_blocks * 512 for file in files if file.st_nlink == 1)
         say(f"the machines are kept ({size >> 20} MiB): {resume_command(self._run)}")
 

@@ -30,7 +30,7 @@ from attest.cache import cache_dir
 from attest.image.claim import claimed_at_once, lock, remove, sweep
 from attest.snapshot import record
 from attest.snapshot.shape import Shape
-from attest.vmm.base import Saved
+from attest.vmm.base import Saved, saved_in
 
 __all__ = ["Entry", "NoRoomError", "Removed", "SnapshotCache", "Stopped", "Why"]
 
@@ -74,9 +74,8 @@ class Entry:
     @property
     def saved(self) -> Saved:
         """What clones start from."""
-        memory = None if self.shape.hugepages else self.path / "memory"
         disks = tuple(self.path / f"disk{index}" for index in range(len(self.shape.disks)))
-        return Saved(memory, self.path / "state", disks)
+        return saved_in(self.path, disks)
 
 
 class Why(StrEnum):

@@ -108,7 +108,7 @@ def _boot(image: Image) -> KvmProbe:
             machine="microvm", accelerator="kvm", directory=scratch.path,
         )  # fmt: skip
         vmm = Qemu(spec, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
-        for end in (vmm.agent.close, vmm.console.close, vmm.kill):
+        for end in (vmm.console.close, vmm.kill):
             undo.callback(end)
         if _reads_proof(vmm.console.output):
             return KvmProbe(True, "a guest booted with it")

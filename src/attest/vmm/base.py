@@ -17,7 +17,34 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from attest.image.store import Image
 
-__all__ = ["ConsolePipes", "MachineSpec", "Nic", "Saved", "Vmm", "VmmExit"]
+__all__ = [
+    "Capabilities",
+    "ConsolePipes",
+    "DialError",
+    "MachineSpec",
+    "Nic",
+    "SaveError",
+    "Saved",
+    "Vmm",
+    "VmmExit",
+    "saved_in",
+]
+
+
+class SaveError(Exception):
+    """A machine could not be saved or brought back; the text is the VMM's."""
+
+
+class DialError(Exception):
+    """The agent in a guest was not reached.
+
+    Attributes:
+        attempts: What was tried, each with its reason for failing, how often and over which time.
+    """
+
+    def __init__(self, message: str, attempts: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.attempts = list(attempts)
 
 
 @dataclass(frozen=True)
@@ -41,6 +68,12 @@ class Saved:
     memory: Path | None
     state: Path
     disks: tuple[Path, ...] = ()
+
+
+def saved_in(directory: Path, disks: tuple[Path, ...] = ()) -> Saved:
+    """What a VMM has saved in a directory: ``state``, and ``memory`` where that can be mapped."""
+    memory = directory / "memory"
+    return Saved(memory if memory.exists() else None, directory / "state", disks)
 
 
 @dataclass(frozen=True)
@@ -142,18 +175,51 @@ class VmmExit:
         return f"{how}: {self.stderr.strip()}" if self.stderr.strip() else how
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a VMM can do, each with the reason where it cannot; empty where it can.
+
+    Attributes:
+        tcg: Run without KVM.
+        reboot: Let a guest reboot and go on.
+        set_link: Unplug a network card.
+        keyboard: Type into the console.
+        disks: Declared disks.
+        hugepages: Memory of 2 MiB pages.
+        nested: Run machines that can host machines.
+    """
+
+    tcg: str = ""
+    reboot: str = ""
+    set_link: str = ""
+    keyboard: str = ""
+    disks: str = ""
+    hugepages: str = ""
+    nested: str = ""
+
+
 class Vmm(Protocol):
-    """A running guest. Whoever uses ``console`` and ``agent`` closes them.
+    """A running guest. Whoever uses ``console`` closes it.
 
     Attributes:
         name: The machine's name.
-        agent: The driver's end of the connection to the agent.
         console: The driver's ends of the console.
     """
 
     name: str
-    agent: socket.socket
     console: ConsolePipes
+
+    def dial(self, timeout: float) -> socket.socket:
+        """A connection to the guest's agent, which the caller closes; a new one each time.
+
+        Where the VMM has but one, it is that one, and what an earlier user sent may still be in it.
+
+        Args:
+            timeout: Seconds until the agent must be reached.
+
+        Raises:
+            DialError: It was not reached, or the VMM has ended.
+        """
 
     @property
     def pid(self) -> int:
@@ -175,21 +241,28 @@ class Vmm(Protocol):
     def resume(self) -> None:
         """Let it go on; nothing happens when it runs."""
 
-    def save(self, state: Path) -> None:
-        """Stop it for good, with its devices' state in a new file and its memory in its file.
+    def save(self, directory: Path) -> Saved:
+        """Stop it for good and save it so that clones map its memory, where that can be mapped.
+
+        Args:
+            directory: Where its files go; where its ``memory_file`` is.
 
         Raises:
-            MigrationError: It could not be saved.
-            ValueError: It has no memory file of its own.
+            SaveError: It could not be saved.
         """
 
-    def save_whole(self, state: Path) -> None:
-        """Pause it and write its memory and its devices' state into one new file.
+    def save_running(self, directory: Path) -> Saved:
+        """Pause it and save it; it can be resumed, and has to be before it is saved again.
 
-        It can be resumed afterwards, and has to be before it is saved again.
+        Args:
+            directory: Where its files go.
+
+        Returns:
+            What was saved, without the disks. Where its ``memory`` is None though it could be
+            mapped, loading it into a machine with a memory file and saving that makes it so.
 
         Raises:
-            MigrationError: It could not be saved.
+            SaveError: It could not be saved.
         """
 
     def fork_disks(self, fresh: Sequence[Path]) -> None:

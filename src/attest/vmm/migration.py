@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from attest.vmm.base import SaveError
 from attest.vmm.qmp import Qmp, QMPError
 
-__all__ = ["MigrationError", "load", "save"]
+__all__ = ["load", "save"]
 
 _LIMIT: Final = 120.0
 """Seconds for a stream with memory in it on a slow disk; without, it takes milliseconds."""
@@ -27,10 +28,6 @@ _FILE_URI: Final = (8, 2)
 """The first QEMU that takes ``file:``; older ones get a descriptor of the file."""
 
 _MAPPED_RAM: Final = (9, 0)
-
-
-class MigrationError(Exception):
-    """A machine could not be saved or brought back; the text is QEMU's."""
 
 
 def save(qmp: Qmp, version: tuple[int, ...], state: Path, *, memory: bool) -> None:
@@ -43,7 +40,7 @@ def save(qmp: Qmp, version: tuple[int, ...], state: Path, *, memory: bool) -> No
         memory: Write the memory too; without, it must be in a file that the machine shares.
 
     Raises:
-        MigrationError: It could not be written.
+        SaveError: It could not be written.
     """
     state.touch(exist_ok=False)
     try:
@@ -55,7 +52,7 @@ def save(qmp: Qmp, version: tuple[int, ...], state: Path, *, memory: bool) -> No
             # Until then `cont` is refused, and no event tells.
             while qmp.execute("query-status")["status"] == "finish-migrate":
                 time.sleep(0.001)
-    except MigrationError:
+    except SaveError:
         state.unlink()
         raise
 
@@ -70,7 +67,7 @@ def load(qmp: Qmp, version: tuple[int, ...], state: Path, *, memory: bool) -> No
         memory: As it was at `save`.
 
     Raises:
-        MigrationError: The state is damaged, or does not fit this machine.
+        SaveError: The state is damaged, or does not fit this machine.
     """
     with _errors(), qmp.events("MIGRATION") as events:
         _set_up(qmp, version, memory=memory)
@@ -85,7 +82,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except QMPError as error:
-        raise MigrationError(str(error)) from error
+        raise SaveError(str(error)) from error
 
 
 def _set_up(qmp: Qmp, version: tuple[int, ...], *, memory: bool) -> None:
@@ -115,11 +112,11 @@ def _await(qmp: Qmp, events: Qmp.Events) -> None:
         try:
             status = events.next(_LIMIT)["status"]
         except TimeoutError:
-            raise MigrationError(f"QEMU has not finished in {_LIMIT:g} s") from None
+            raise SaveError(f"QEMU has not finished in {_LIMIT:g} s") from None
         if status == "completed":
             return
         if status == "failed":
-            raise MigrationError(_reason(qmp))
+            raise SaveError(_reason(qmp))
 
 
 def _reason(qmp: Qmp) -> str:

@@ -26,8 +26,10 @@ class WatchedProcess:
     Args:
         command: The command line.
         pass_fds: Descriptors it inherits under the same numbers.
-        stderr: The file for its standard output and error.
+        stderr: The file for its standard error.
         on_exit: Called once, in the watching thread, when it has ended.
+        stdin: The descriptor of its standard input; default: empty.
+        stdout: The descriptor of its standard output; default: the file.
     """
 
     def __init__(
@@ -37,6 +39,8 @@ class WatchedProcess:
         pass_fds: Sequence[int],
         stderr: Path,
         on_exit: Callable[[VmmExit], None],
+        stdin: int = subprocess.DEVNULL,
+        stdout: int | None = None,
     ) -> None:
         self._on_exit = on_exit
         self._killed = False
@@ -46,8 +50,8 @@ class WatchedProcess:
         self._stderr = stderr.open("w+b")
         with stderr.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds,
-                start_new_session=True,
+                command, stdin=stdin, stdout=log if stdout is None else stdout, stderr=log,
+                pass_fds=pass_fds, start_new_session=True,
             )  # fmt: skip
         self.pid = self._process.pid
         self._watcher = threading.Thread(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from attest.errors import HostError
 from attest.vmm import nested
-from attest.vmm.base import ConsolePipes, MachineSpec, Saved, VmmExit
+from attest.vmm.base import ConsolePipes, MachineSpec, Saved, SaveError, VmmExit
 from attest.vmm.process import WatchedProcess
 from attest.vmm.tsc import tsc_khz
 
@@ -256,7 +256,7 @@ class Qemu:
         self._qmp_lock = threading.Lock()
         self._session: Qmp | None = None
         ends = _Ends()
-        self._qmp, self.agent, self.console = ends.qmp, ends.agent, ends.console
+        self._qmp, self._agent, self.console = ends.qmp, ends.agent, ends.console
         self._process = WatchedProcess(
             enter(command_line(spec, ends.inherited)),
             pass_fds=ends.inherited,
@@ -285,11 +285,11 @@ class Qemu:
             migration.load(self._connect(), version, saved.state, memory=memory)
             if not self._spec.paused:
                 self.resume()
-        except (migration.MigrationError, QMPError) as error:
+        except (SaveError, QMPError) as error:
             exit = self.wait(_REAPED)
             self._give_up()
             text = f"{error}: QEMU ended with {exit}" if exit else str(error)
-            raise migration.MigrationError(text) from error
+            raise SaveError(text) from error
         except BaseException:
             self._give_up()
             raise
@@ -297,7 +297,7 @@ class Qemu:
     def _give_up(self) -> None:
         # Without waiting: who is told of the end may itself wait for the constructor.
         self._process.kill(wait=False)
-        for end in (self._qmp, self.console, self.agent):
+        for end in (self._qmp, self.console, self._agent):
             end.close()
 
     def _ended(self, exit: VmmExit) -> None:
@@ -335,6 +335,10 @@ class Qemu:
                 self._session = Qmp(self.name, self._qmp, self._on_event)
             return self._session
 
+    def dial(self, timeout: float) -> socket.socket:
+        """The one connection to the agent: it is there from the start."""
+        return self._agent
+
     def drain(self) -> None:
         """Return when its network cards have read what had come for them before."""
         for _ in range(2):  # both are served by its main loop, in turns
@@ -348,31 +352,34 @@ class Qemu:
         """Let it go on; nothing happens when it runs."""
         self.execute("cont")
 
-    def save(self, state: Path) -> None:
-        """Stop it for good, with its devices' state in a new file and its memory in its file.
+    def save(self, directory: Path) -> Saved:
+        """Stop it for good and save it so that clones map its memory, where that can be mapped.
 
         Raises:
-            MigrationError: It could not be saved.
-            ValueError: It has no memory file of its own.
+            SaveError: It could not be saved.
+            ValueError: It has no memory file of its own in the directory.
         """
+        if self._spec.hugepages:
+            return self._save(directory, None)
         if self._spec.memory_file is None:
             raise ValueError(f"{self.name} has no memory file")
-        self._save(state, memory=False)
+        return self._save(directory, self._spec.memory_file)
 
-    def save_whole(self, state: Path) -> None:
-        """Pause it and write its memory and its devices' state into one new file.
-
-        It can be resumed afterwards, and has to be before it is saved again.
+    def save_running(self, directory: Path) -> Saved:
+        """Pause it and write its memory and its devices' state into one file.
 
         Raises:
-            MigrationError: It could not be saved.
+            SaveError: It could not be saved.
         """
-        self._save(state, memory=True)
+        return self._save(directory, None)
 
-    def _save(self, state: Path, *, memory: bool) -> None:
+    def _save(self, directory: Path, memory: Path | None) -> Saved:
         from attest.vmm import migration
 
-        migration.save(self._connect(), find_qemu().version, state, memory=memory)
+        saved = Saved(memory, directory / "state")
+        version = find_qemu().version
+        migration.save(self._connect(), version, saved.state, memory=memory is None)
+        return saved
 
     def fork_disks(self, fresh: Sequence[Path]) -> None:
         """Freeze the files of its disks, and go on with new overlays of them.
@@ -401,3 +408,4 @@ class Qemu:
         """End it at once; nothing happens when it has ended."""
         self._process.kill()
         self._qmp.close()
+        self._agent.close()

@@ -1,0 +1,426 @@
+"""Firecracker: a VMM for KVM hosts, driven through its API on a Unix socket.
+
+Each process has a directory of its own as its working directory, for its sockets. It is told their
+names without a directory, and those go into its snapshots: so a clone finds its own vsock wherever
+it is loaded, no two ever meet, and no left-over socket is in the way.
+
+The guest's `poweroff` would halt its processors and leave the process: so the agent reboots the
+guest where it is to power it off (``attest.poweroff=reboot``), and a reboot ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, Final
+
+from attest.errors import HostError
+from attest.vmm import vsock
+from attest.vmm.api import Api, ApiError
+from attest.vmm.base import Capabilities, ConsolePipes, MachineSpec, Saved, SaveError, VmmExit
+from attest.vmm.process import WatchedProcess
+
+__all__ = ["AGENT_PORT", "CAPABILITIES", "Firecracker", "FirecrackerBinary", "find_firecracker"]
+
+AGENT_PORT: Final = 1024
+"""The vsock port on which the guest's agent listens."""
+
+CAPABILITIES: Final = Capabilities(
+    tcg="Firecracker runs guests with KVM only",
+    reboot="a guest that reboots ends Firecracker",
+    set_link="Firecracker cannot unplug a network card",
+    disks="Firecracker reads raw disk images only, and declared disks are qcow2",
+    nested="Firecracker does not let its guests run machines",
+)
+
+OLDEST: Final = (1, 15)
+_TESTED: Final = ((1, 15), (1, 16))
+
+_CID: Final = 3
+"""The guest's address on its own vsock, to which no other machine has a connection."""
+
+_API, _VSOCK = "api", "vsock"
+"""Names of the sockets in the process's directory."""
+
+_API_LIMIT: Final = 30.0
+"""Seconds until the process listens; it takes some milliseconds."""
+
+_MEMORY_LIMIT: Final = 600.0
+"""Seconds in which a memory must be written, or loaded."""
+
+_REAPED: Final = 1.0
+"""Seconds: the sockets of a VMM that ends close a moment before its process is gone."""
+
+_CONSOLE: Final = 1 << 20
+"""Bytes of the console's pipe: what does not fit in there is lost, as the guest never waits."""
+
+# As with QEMU, where the reasons are; and a keyboard controller that is not looked for in vain.
+_KERNEL: Final = (
+    "console=ttyS0 loglevel=6 panic=1 reboot=k net.ifnames=0 random.trust_cpu=on "
+    "i8042.noaux i8042.nomux i8042.dumbkbd attest.poweroff=reboot"
+)
+
+
+@dataclass(frozen=True)
+class FirecrackerBinary:
+    """A Firecracker that was found.
+
+    Attributes:
+        path: The executable.
+        version: Major, minor and patch number.
+        snapshots: The version of its snapshots, as it prints it.
+    """
+
+    path: Path
+    version: tuple[int, int, int]
+    snapshots: str
+
+    def __str__(self) -> str:
+        return f"Firecracker {'.'.join(map(str, self.version))} ({self.path})"
+
+    @property
+    def identity(self) -> str:
+        """Text that is another one where this is a program that makes other snapshots."""
+        status = self.path.stat()
+        return f"{self} {status.st_size} {status.st_mtime_ns} snapshots {self.snapshots}"
+
+    @property
+    def note(self) -> str:
+        """What its user should know of it; mostly nothing."""
+        if self.version[:2] in _TESTED:
+            return ""
+        tested = " and ".join(f"{major}.{minor}" for major, minor in _TESTED)
+        return f"{self} has not been tested with attest: {tested} have"
+
+
+@functools.cache
+def find_firecracker() -> FirecrackerBinary:
+    """The Firecracker of this host: ``$ATTEST_FIRECRACKER``, else the one on PATH.
+
+    Raises:
+        HostError: There is none, it does not run, or it is older than 1.15.
+    """
+    wanted = os.environ.get("ATTEST_FIRECRACKER") or "firecracker"
+    found = shutil.which(wanted)
+    if found is None:
+        raise HostError(
+            f"`{wanted}` was not found",
+            hint="get it from https://github.com/firecracker-microvm/firecracker/releases, "
+            "and put it on PATH or its path into ATTEST_FIRECRACKER",
+        )
+    path = Path(found).absolute()
+    match = _ask(path, "--version", r"Firecracker v(\d+)\.(\d+)\.(\d+)")
+    version = (int(match[1]), int(match[2]), int(match[3]))
+    snapshots = _ask(path, "--snapshot-version", r"v(\d\S*)")[1]
+    binary = FirecrackerBinary(path, version, snapshots)
+    if version < OLDEST:
+        raise HostError(f"{binary} is too old: 1.15 is the oldest that works")
+    return binary
+
+
+def _ask(path: Path, option: str, pattern: str) -> re.Match[str]:
+    result = subprocess.run([path, option], capture_output=True, text=True, check=False)
+    match = re.search(pattern, result.stdout)
+    if match is None:
+        raise HostError(f"{path} {option} failed: {(result.stderr or result.stdout).strip()}")
+    return match
+
+
+class Firecracker:
+    """One Firecracker process, running from construction.
+
+    Args:
+        spec: What to run. Its ``memory_file`` only says where `save` will put the memory, and
+            ``prefault`` changes nothing.
+        enter: Turns a command line into one that runs in the cluster's cell.
+        on_exit: Called once when the process has ended.
+        on_event: Not called: Firecracker tells of no events.
+
+    Attributes:
+        name: The machine's name.
+        console: The driver's ends of the console; who uses them closes them.
+        console_says: What the console says of the guest's death, such as a kernel panic, or nothing
+            while it lives; to be set by who reads it, so that `dial` need not wait in vain.
+
+    Raises:
+        HostError: There is no Firecracker.
+        ValueError: The spec asks for what Firecracker cannot do.
+        ApiError: It refused to boot.
+        SaveError: It refused to load what was saved.
+    """
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        *,
+        enter: Callable[[Sequence[str]], list[str]],
+        on_exit: Callable[[VmmExit], None],
+        on_event: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        if spec.disks:
+            raise ValueError(CAPABILITIES.disks)
+        self.name = spec.name
+        self.console_says: Callable[[], str] = lambda: ""
+        self._spec = spec
+        self._on_exit = on_exit
+        self._paused = False
+        binary = find_firecracker()
+        self._directory = Path(tempfile.mkdtemp(prefix="firecracker-", dir=spec.directory))
+        self._api = Api(self._directory / _API)
+        self.console, output, keyboard = _console()
+        log = (spec.directory / "firecracker.log").absolute()
+        try:
+            self._process = WatchedProcess(
+                enter(_command_line(binary, self._directory, log)),
+                pass_fds=(),
+                # Firecracker writes its log from the start of the file, and a last error, which
+                # goes to standard error, behind it.
+                stderr=log,
+                stdin=keyboard,
+                stdout=output,
+                on_exit=self._ended,
+            )
+        finally:
+            os.close(output)
+            os.close(keyboard)
+        try:
+            self._api.await_server(self._process.wait, _API_LIMIT)
+            if spec.saved is None:
+                self._boot()
+            else:
+                self._load(spec.saved)
+        except BaseException:
+            # Without waiting: who is told of the end may itself wait for the constructor.
+            self._process.kill(wait=False)
+            self.console.close()
+            raise
+
+    def _boot(self) -> None:
+        image = self._spec.image
+        self._put("/machine-config", _machine(self._spec))
+        self._put(
+            "/boot-source",
+            {
+                "kernel_image_path": _absolute(image.vmlinux),
+                "initrd_path": _absolute(image.initrd),
+                "boot_args": _kernel_arguments(self._spec),
+            },
+        )
+        if image.root is not None:
+            self._put(
+                "/drives/root",
+                {
+                    "drive_id": "root",
+                    "is_root_device": False,  # the kernel is told by attest.root
+                    "is_read_only": True,
+                    "path_on_host": _absolute(image.root),
+                },
+            )
+        for index, nic in enumerate(self._spec.nics):
+            self._put(
+                f"/network-interfaces/nic{index}",
+                {"iface_id": f"nic{index}", "host_dev_name": nic.tap, "guest_mac": nic.mac},
+            )
+        self._put("/vsock", {"guest_cid": _CID, "uds_path": _VSOCK})
+        self._put("/entropy", {})
+        self._put("/actions", {"action_type": "InstanceStart"})
+
+    def _load(self, saved: Saved) -> None:
+        assert saved.memory is not None, "Firecracker saves the memory into a file of its own"
+        request = {
+            "snapshot_path": _absolute(saved.state),
+            "mem_backend": {"backend_type": "File", "backend_path": _absolute(saved.memory)},
+            "network_overrides": [
+                {"iface_id": f"nic{index}", "host_dev_name": nic.tap}
+                for index, nic in enumerate(self._spec.nics)
+            ],
+            "resume_vm": not self._spec.paused,
+        }
+        self._paused = self._spec.paused
+        self._put_memory("/snapshot/load", request)
+
+    def _put(self, path: str, body: dict[str, Any]) -> None:
+        with self._explained():
+            self._api.put(path, body)
+
+    def _put_memory(self, path: str, body: dict[str, Any]) -> None:
+        try:
+            with self._explained():
+                self._api.put(path, body, timeout=_MEMORY_LIMIT)
+        except ApiError as error:
+            raise SaveError(str(error)) from error
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say how the process ended where a request met with no answer."""
+        try:
+            yield
+        except ApiError as error:
+            exit = self.wait(_REAPED) if error.status is None else None
+            if exit is None:
+                raise
+            text = f"{error.text}: Firecracker ended with {exit}"
+            raise ApiError(error.method, error.path, None, text) from error
+
+    def _ended(self, exit: VmmExit) -> None:
+        self._api.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._on_exit(exit)
+
+    @property
+    def pid(self) -> int:
+        """Process id of what was started, on the host."""
+        return self._process.pid
+
+    @property
+    def exit(self) -> VmmExit | None:
+        """How it ended, or None while it runs."""
+        return self._process.exit
+
+    def wait(self, timeout: float | None = None) -> VmmExit | None:
+        """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
+        return self._process.wait(timeout)
+
+    def dial(self, timeout: float) -> socket.socket:
+        """A new connection to the guest's agent, which the caller closes.
+
+        Args:
+            timeout: Seconds until the agent must be reached.
+
+        Raises:
+            DialError: It was not reached, or Firecracker has ended.
+        """
+        return vsock.dial(
+            self._directory / _VSOCK,
+            AGENT_PORT,
+            timeout,
+            vmm=self._process,
+            console=self.console_says,
+        )
+
+    def drain(self) -> None:
+        """Return when its network cards have read what had come for them before."""
+        for _ in range(2):  # its one event loop serves both, in turns
+            with self._explained():
+                self._api.get("/")
+
+    def pause(self) -> None:
+        """Stop its processors; nothing happens when it is paused.
+
+        It is meant for a machine that is saved next. One that goes on afterwards has lost all its
+        connections to the agent without either end being told, and takes new ones; and one that
+        goes on without having been saved takes none any more in Firecracker 1.16, whose vsock then
+        waits for an answer to what it has not sent.
+        """
+        if not self._paused:
+            with self._explained():
+                self._api.patch("/vm", {"state": "Paused"})
+            self._paused = True
+
+    def resume(self) -> None:
+        """Let it go on; nothing happens when it runs."""
+        if self._paused:
+            with self._explained():
+                self._api.patch("/vm", {"state": "Resumed"})
+            self._paused = False
+
+    def save(self, directory: Path) -> Saved:
+        """Stop it for good and save it so that clones map its memory.
+
+        Args:
+            directory: Where its files go.
+
+        Raises:
+            SaveError: It could not be saved.
+        """
+        return self.save_running(directory)
+
+    def save_running(self, directory: Path) -> Saved:
+        """Pause it and save it; it can be resumed, and clones map its memory.
+
+        Its connections to the agent do not survive, see `pause`.
+
+        Args:
+            directory: Where its files go.
+
+        Raises:
+            SaveError: It could not be saved.
+        """
+        if self._spec.hugepages:
+            raise SaveError(
+                "Firecracker cannot load a memory of huge pages from a file, so it is not saved"
+            )
+        saved = Saved(directory / "memory", directory / "state")
+        request = {
+            "snapshot_type": "Full",
+            "snapshot_path": _absolute(directory / "state"),
+            "mem_file_path": _absolute(directory / "memory"),
+        }
+        self.pause()
+        self._put_memory("/snapshot/create", request)
+        return saved
+
+    def fork_disks(self, fresh: Sequence[Path]) -> None:
+        """It has no disks.
+
+        Raises:
+            ValueError: There are overlays for some.
+        """
+        if fresh:
+            raise ValueError(CAPABILITIES.disks)
+
+    def set_link(self, index: int, up: bool) -> None:
+        """It cannot.
+
+        Raises:
+            HostError: Always.
+        """
+        raise HostError(CAPABILITIES.set_link, hint="run the machine with QEMU")
+
+    def kill(self) -> None:
+        """End it at once; nothing happens when it has ended."""
+        self._process.kill()
+
+
+def _command_line(binary: FirecrackerBinary, directory: Path, log: Path) -> list[str]:
+    return [
+        "env", f"--chdir={directory.absolute()}",
+        str(binary.path), "--api-sock", _API, "--log-path", str(log), "--level", "Error",
+    ]  # fmt: skip
+
+
+def _machine(spec: MachineSpec) -> dict[str, Any]:
+    machine = {"vcpu_count": spec.vcpus, "mem_size_mib": spec.memory}
+    return machine | ({"huge_pages": "2M"} if spec.hugepages else {})
+
+
+def _kernel_arguments(spec: MachineSpec) -> str:
+    # The first drive; its serial number is one that Firecracker chooses.
+    root = ["attest.root=/dev/vda"] if spec.image.root is not None else []
+    return " ".join([_KERNEL, *root, *spec.image.cmdline])
+
+
+def _absolute(path: Path) -> str:
+    """A path as the process can use it, which has another working directory."""
+    return str(path.absolute())
+
+
+def _console() -> tuple[ConsolePipes, int, int]:
+    """The driver's ends of the console, and Firecracker's standard output and input."""
+    output_read, output_write = os.pipe()
+    keyboard_read, keyboard_write = os.pipe()
+    with contextlib.suppress(OSError):  # the user has many pipes
+        fcntl.fcntl(output_write, fcntl.F_SETPIPE_SZ, _CONSOLE)
+    console = ConsolePipes(FileIO(output_read), FileIO(keyboard_write, "w"))
+    return console, output_write, keyboard_read

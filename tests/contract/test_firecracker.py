@@ -1,0 +1,516 @@
+"""The Firecracker backend's whole life, against a stand-in that holds it to Firecracker's API."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server import Bench
+
+from attest.errors import HostError
+from attest.guest.agent_channel import AgentChannel
+from attest.guest.console import Console
+from attest.image.store import Image
+from attest.net.cell import Cell
+from attest.vmm import firecracker
+from attest.vmm.api import ApiError
+from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError, VmmExit
+from attest.vmm.firecracker import Firecracker, find_firecracker
+
+DESCRIPTIONS = "firecracker"
+
+NICS = (Nic("tap1", "52:54:00:12:01:01"), Nic("tap2", "52:54:00:12:02:01"))
+BOOT = [
+    "PUT /machine-config",
+    "PUT /boot-source",
+    "PUT /drives/root",
+    "PUT /network-interfaces/nic0",
+    "PUT /network-interfaces/nic1",
+    "PUT /vsock",
+    "PUT /entropy",
+    "PUT /actions",
+]
+
+
+class End:
+    """Is told of a process's end."""
+
+    def __init__(self) -> None:
+        self.told: list[VmmExit] = []
+        self._came = threading.Event()
+
+    def __call__(self, exit: VmmExit) -> None:
+        self.told.append(exit)
+        self._came.set()
+
+    def wait(self) -> None:
+        assert self._came.wait(30)
+
+
+@dataclass
+class Run:
+    """A Firecracker under way."""
+
+    vmm: Firecracker
+    console: Console
+
+
+@dataclass
+class Starter:
+    """Starts Firecrackers, and ends them with the test."""
+
+    cell: Cell
+    spec: MachineSpec
+    ends: list[End] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+
+    def __call__(self, **changes: Any) -> Run:
+        name = f"machine{len(self.runs)}"
+        spec = replace(self.spec, **({"name": name} | changes))
+        end = End()
+        if not spec.disks:  # which it refuses before it starts a process
+            self.ends.append(end)
+        vmm = Firecracker(spec, enter=self.cell.enter, on_exit=end, on_event=lambda *_: None)
+        log = self.spec.directory / f"console-{name}.log"
+        console = Console(name, vmm.console, log, on_line=lambda _: None, on_alarm=lambda *_: None)
+        self.runs.append(Run(vmm, console))
+        return self.runs[-1]
+
+    def left(self) -> list[str]:
+        """What is left of the processes' own directories."""
+        return [path.name for path in self.spec.directory.glob("firecracker-*")]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    path = tmp_path / "image"
+    path.mkdir()
+    for name in ("vmlinuz", "vmlinux", "initrd", "root.erofs"):
+        (path / name).touch()
+    return Image(
+        digest="0" * 64, name="debian", arch="x86_64", path=path, kernel=path / "vmlinuz",
+        vmlinux=path / "vmlinux", initrd=path / "initrd", root=path / "root.erofs",
+        cmdline=("quiet",), init="systemd",
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def standin(
+    description: Path,
+    bench: Bench,
+    program: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[None]:
+    monkeypatch.setenv("ATTEST_STANDIN_DESCRIPTION", str(description))
+    monkeypatch.setenv("ATTEST_FIRECRACKER", str(program("standin_firecracker.py")))
+    find_firecracker.cache_clear()
+    yield
+    find_firecracker.cache_clear()
+
+
+@pytest.fixture
+def start(tmp_path: Path, cell: Cell, image: Image) -> Iterator[Starter]:
+    directory = tmp_path / "machine"
+    directory.mkdir()
+    spec = MachineSpec(
+        name="machine", image=image, memory=64, vcpus=2, machine="microvm", accelerator="kvm",
+        directory=directory, nics=NICS,
+    )  # fmt: skip
+    start = Starter(cell, spec)
+    yield start
+    for run in start.runs:
+        run.vmm.kill()
+        run.console.join()
+    for end in start.ends:
+        end.wait()
+    assert start.left() == []
+
+
+@pytest.fixture
+def saved(start: Starter, tmp_path: Path) -> Saved:
+    (tmp_path / "saved").mkdir()
+    run = start()
+    saved = run.vmm.save(tmp_path / "saved")
+    run.vmm.kill()
+    return saved
+
+
+def hears(run: Run, pattern: str) -> bool:
+    return run.console.search(re.compile(pattern), 30)
+
+
+def answers(run: Run, timeout: float = 30) -> bool:
+    channel = AgentChannel("machine", run.vmm.dial(timeout))
+    try:
+        channel.connect(timeout)
+        return channel.run("echo hello").stdout == b"hello\n"
+    finally:
+        channel.close()
+
+
+def sent(bench: Bench) -> list[str]:
+    return [str(request) for request in bench.requests]
+
+
+def body(bench: Bench, request: str) -> Any:
+    (found,) = (each.body for each in bench.requests if str(each) == request)
+    return found
+
+
+# Life
+
+
+def test_a_boot(start: Starter, bench: Bench, image: Image) -> None:
+    run = start()
+    assert sent(bench) == BOOT
+    assert body(bench, "PUT /machine-config") == {"vcpu_count": 2, "mem_size_mib": 64}
+    source = body(bench, "PUT /boot-source")
+    assert source["kernel_image_path"] == str(image.vmlinux)
+    assert source["initrd_path"] == str(image.initrd)
+    arguments = source["boot_args"].split()
+    assert arguments[0] == "console=ttyS0"
+    assert arguments[-3:] == ["attest.poweroff=reboot", "attest.root=/dev/vda", "quiet"]
+    assert body(bench, "PUT /drives/root") == {
+        "drive_id": "root", "is_root_device": False, "is_read_only": True,
+        "path_on_host": str(image.root),
+    }  # fmt: skip
+    assert body(bench, "PUT /network-interfaces/nic1") == {
+        "iface_id": "nic1", "host_dev_name": "tap2", "guest_mac": "52:54:00:12:02:01",
+    }  # fmt: skip
+    assert hears(run, "attest-stage: init")
+    assert answers(run)
+
+
+def test_a_guest_that_is_all_initrd(start: Starter, bench: Bench, image: Image) -> None:
+    start(image=replace(image, root=None), nics=())
+    assert sent(bench) == [each for each in BOOT if "root" not in each and "nic" not in each]
+    assert "attest.root" not in body(bench, "PUT /boot-source")["boot_args"]
+
+
+def test_several_connections(start: Starter) -> None:
+    run = start()
+    with run.vmm.dial(30), run.vmm.dial(30):
+        assert answers(run)
+
+
+def test_the_console(start: Starter) -> None:
+    run = start()
+    assert hears(run, "attest-stage: init")
+    run.console.send("something\n")
+    assert hears(run, "typed: something")
+
+
+def test_pausing(start: Starter, bench: Bench) -> None:
+    run = start()
+    run.vmm.resume()
+    run.vmm.drain()
+    run.vmm.pause()
+    run.vmm.pause()
+    run.vmm.resume()
+    run.vmm.resume()
+    assert sent(bench)[len(BOOT) :] == ["GET /", "GET /", "PATCH /vm", "PATCH /vm"]
+    assert [each.body["state"] for each in bench.requests[-2:]] == ["Paused", "Resumed"]
+
+
+def test_the_end(start: Starter) -> None:
+    run = start()
+    assert run.vmm.exit is None
+    assert run.vmm.wait(0) is None
+    (directory,) = start.left()
+    assert Path(start.spec.directory, directory, "vsock").is_socket()
+    run.vmm.kill()
+    assert start.left() == []
+    assert start.ends[0].told == [run.vmm.exit]
+    assert run.vmm.exit is not None
+    assert run.vmm.exit.expected
+    run.vmm.kill()
+    assert len(start.ends[0].told) == 1
+
+
+def test_a_guest_that_reboots(start: Starter, image: Image) -> None:
+    """As it does when it panics; the end of the process is all that tells of it."""
+    run = start(image=replace(image, cmdline=("standin.panic",)))
+    exit = run.vmm.wait(30)
+    assert exit is not None
+    assert (exit.status, exit.expected) == (0, True)
+
+
+def test_saving(start: Starter, bench: Bench, tmp_path: Path) -> None:
+    run = start()
+    saved = run.vmm.save(tmp_path)
+    assert saved == Saved(tmp_path / "memory", tmp_path / "state")
+    assert (tmp_path / "memory").stat().st_size == 64 << 20
+    assert sent(bench)[len(BOOT) :] == ["PATCH /vm", "PUT /snapshot/create"]
+    assert body(bench, "PUT /snapshot/create") == {
+        "snapshot_type": "Full", "snapshot_path": str(tmp_path / "state"),
+        "mem_file_path": str(tmp_path / "memory"),
+    }  # fmt: skip
+
+
+def test_saving_one_that_goes_on(start: Starter, bench: Bench, tmp_path: Path) -> None:
+    run = start()
+    run.vmm.pause()
+    assert run.vmm.save_running(tmp_path) == Saved(tmp_path / "memory", tmp_path / "state")
+    run.vmm.fork_disks([])
+    run.vmm.resume()
+    assert sent(bench)[len(BOOT) :] == ["PATCH /vm", "PUT /snapshot/create", "PATCH /vm"]
+    assert answers(run)
+
+
+def test_a_clone(start: Starter, bench: Bench, saved: Saved) -> None:
+    before = len(bench.requests)
+    nics = (Nic("tap1s", NICS[0].mac), Nic("tap2s", NICS[1].mac))
+    run = start(saved=saved, nics=nics)
+    assert sent(bench)[before:] == ["PUT /snapshot/load"]
+    assert bench.requests[-1].body == {
+        "snapshot_path": str(saved.state),
+        "mem_backend": {"backend_type": "File", "backend_path": str(saved.memory)},
+        "network_overrides": [
+            {"iface_id": "nic0", "host_dev_name": "tap1s"},
+            {"iface_id": "nic1", "host_dev_name": "tap2s"},
+        ],
+        "resume_vm": True,
+    }
+    run.vmm.resume()  # it runs
+    assert len(bench.requests) == before + 1
+    assert answers(run)
+
+
+def test_a_clone_that_waits(start: Starter, bench: Bench, saved: Saved) -> None:
+    before = len(bench.requests)
+    run = start(saved=saved, paused=True)
+    assert bench.requests[-1].body["resume_vm"] is False
+    run.vmm.pause()
+    run.vmm.resume()
+    assert sent(bench)[before:] == ["PUT /snapshot/load", "PATCH /vm"]
+    assert bench.requests[-1].body == {"state": "Resumed"}
+    assert answers(run)
+
+
+def test_clones_at_once_and_a_clone_of_one(start: Starter, saved: Saved, tmp_path: Path) -> None:
+    runs = [start(saved=saved) for _ in range(3)]
+    assert all(answers(run) for run in runs)
+    (tmp_path / "again").mkdir()
+    assert answers(start(saved=runs[0].vmm.save(tmp_path / "again")))
+
+
+def test_a_directory_with_a_long_name(start: Starter, tmp_path: Path) -> None:
+    directory = tmp_path / ("d" * 120)
+    directory.mkdir()
+    assert answers(start(directory=directory))
+
+
+def test_huge_pages(start: Starter, bench: Bench, tmp_path: Path) -> None:
+    run = start(hugepages=True)
+    assert body(bench, "PUT /machine-config")["huge_pages"] == "2M"
+    with pytest.raises(SaveError, match="cannot load a memory of huge pages from a file"):
+        run.vmm.save(tmp_path)
+
+
+# Failures
+
+
+@pytest.mark.parametrize("request_line", BOOT)
+def test_a_boot_that_is_refused(start: Starter, bench: Bench, request_line: str) -> None:
+    method, path = request_line.split()
+    bench.fail(method, path, body={"fault_message": "it does not want to"})
+    with pytest.raises(ApiError, match=f"^{request_line}: 400: it does not want to$"):
+        start()
+    assert sent(bench) == BOOT[: BOOT.index(request_line) + 1]
+
+
+def test_an_end_in_the_middle_of_a_request(start: Starter, bench: Bench) -> None:
+    bench.fail("PUT", "/actions", status=148, how="exit")
+    with pytest.raises(ApiError) as caught:
+        start()
+    assert str(caught.value).startswith("PUT /actions: the connection failed: ")
+    assert str(caught.value).endswith(
+        ": Firecracker ended with exit code 148: [anonymous-instance:main] a word in the log"
+    )
+
+
+def test_a_connection_that_closes(start: Starter, bench: Bench) -> None:
+    bench.fail("PUT", "/actions", how="close")
+    with pytest.raises(ApiError, match=r"^PUT /actions: the connection failed: "):
+        start()
+    assert sent(bench) == BOOT  # the start is not tried twice
+
+
+def test_a_process_that_does_not_come_up(
+    start: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead(tmp_path, monkeypatch, "echo no luck >&2; exit 3")
+    with pytest.raises(ApiError, match=r"the VMM ended with exit code 3: no luck$"):
+        start()
+
+
+def test_a_process_that_does_not_listen(
+    start: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firecracker, "_API_LIMIT", 0.1)
+    instead(tmp_path, monkeypatch, "exec sleep 1000")
+    with pytest.raises(ApiError, match=r"no API on its socket in 0\.1 s"):
+        start()
+
+
+def test_a_pause_that_is_refused(start: Starter, bench: Bench) -> None:
+    run = start()
+    bench.fail("PATCH", "/vm", body={"fault_message": "vCPUs do not stop"})
+    for _ in range(2):
+        with pytest.raises(ApiError, match=r"^PATCH /vm: 400: vCPUs do not stop$"):
+            run.vmm.pause()
+
+
+def test_a_save_that_fails(start: Starter, tmp_path: Path) -> None:
+    with pytest.raises(
+        SaveError, match=r"^PUT /snapshot/create: 400: Create snapshot error: .* No such file"
+    ):
+        start().vmm.save(tmp_path / "missing")
+
+
+def test_a_save_in_which_it_dies(start: Starter, bench: Bench, tmp_path: Path) -> None:
+    run = start()
+    bench.fail("PUT", "/snapshot/create", status=151, how="exit")
+    with pytest.raises(SaveError, match="Firecracker ended with exit code 151: "):
+        run.vmm.save(tmp_path)
+    assert run.vmm.exit is not None
+    assert not run.vmm.exit.expected
+
+
+def spoil_state(saved: Saved) -> None:
+    saved.state.write_text("{")
+
+
+def cut_state(saved: Saved) -> None:
+    saved.state.unlink()
+
+
+def cut_memory(saved: Saved) -> None:
+    assert saved.memory is not None
+    os.truncate(saved.memory, 4096)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (spoil_state, "CRC64 validation failed"),
+        (cut_state, "Failed to open snapshot file: No such file or directory (os error 2)"),
+        (cut_memory, "memory size mismatch"),
+    ],
+)
+def test_what_does_not_load(
+    start: Starter, saved: Saved, spoil: Callable[[Saved], None], text: str
+) -> None:
+    spoil(saved)
+    with pytest.raises(SaveError) as caught:
+        start(saved=saved)
+    assert str(caught.value) == f"PUT /snapshot/load: 400: Load snapshot error: {text}"
+
+
+def test_a_card_that_was_not_saved(start: Starter, saved: Saved) -> None:
+    with pytest.raises(SaveError, match="Unknown Network Device"):
+        start(saved=saved, nics=(*NICS, Nic("tap3", "52:54:00:12:03:01")))
+
+
+def test_a_guest_without_an_agent(start: Starter, image: Image) -> None:
+    run = start(image=replace(image, cmdline=("standin.deaf",)))
+    with pytest.raises(DialError) as caught:
+        run.vmm.dial(0.2)
+    assert str(caught.value) == (
+        "cannot connect to port 1024 in the guest: not reached in 0.2 s: "
+        "accepted, and closed before OK"
+    )
+    (attempt,) = caught.value.attempts
+    assert "the agent does not run" in attempt
+
+
+def test_a_guest_that_stands_still(start: Starter, saved: Saved) -> None:
+    run = start(saved=saved, paused=True)
+    with pytest.raises(DialError, match=r"not reached in 0\.2 s: accepted, and no answer$"):
+        run.vmm.dial(0.2)
+
+
+def test_dialling_one_that_ended(start: Starter, image: Image) -> None:
+    run = start(image=replace(image, cmdline=("standin.deaf", "standin.panic")))
+    with pytest.raises(DialError, match=r"in the guest: the VMM ended \(exit code 0: "):
+        run.vmm.dial(60)
+
+
+def test_dialling_one_whose_kernel_panicked(start: Starter, image: Image) -> None:
+    run = start(image=replace(image, cmdline=("standin.deaf",)))
+    run.vmm.console_says = lambda: "Kernel panic - not syncing"
+    with pytest.raises(DialError, match=r"the guest is dead: Kernel panic - not syncing$"):
+        run.vmm.dial(60)
+
+
+def test_what_it_cannot_do(start: Starter, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="raw disk images only"):
+        start(disks=(tmp_path / "disk.qcow2",))
+    run = start()
+    with pytest.raises(ValueError, match="raw disk images only"):
+        run.vmm.fork_disks([tmp_path / "disk.qcow2"])
+    with pytest.raises(HostError, match="cannot unplug a network card"):
+        run.vmm.set_link(0, False)
+
+
+# The binary
+
+
+def test_the_binary() -> None:
+    binary = find_firecracker()
+    assert binary.version == (1, 16, 1)
+    assert str(binary) == f"Firecracker 1.16.1 ({os.environ['ATTEST_FIRECRACKER']})"
+    assert binary.identity.endswith(" snapshots 10.0.0")
+    assert binary.note == ""
+
+
+def test_another_binary_is_known_as_one() -> None:
+    binary = find_firecracker()
+    before = binary.identity
+    os.utime(binary.path, (1, 1))
+    assert binary.identity != before
+
+
+def test_an_untested_binary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTEST_STANDIN_VERSION", "1.17.0-dev")
+    note = find_firecracker().note
+    assert note.startswith("Firecracker 1.17.0 (")
+    assert note.endswith(") has not been tested with attest: 1.15 and 1.16 have")
+
+
+def test_an_old_binary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTEST_STANDIN_VERSION", "1.14.4")
+    with pytest.raises(HostError, match=r"1\.14\.4 .* is too old: 1\.15 is the oldest"):
+        find_firecracker()
+
+
+def test_a_missing_binary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTEST_FIRECRACKER", "no-such-program")
+    with pytest.raises(HostError) as caught:
+        find_firecracker()
+    assert caught.value.message == "`no-such-program` was not found"
+    assert "ATTEST_FIRECRACKER" in caught.value.hint
+
+
+def test_a_binary_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTEST_FIRECRACKER", "false")
+    with pytest.raises(HostError, match="false --version failed: "):
+        find_firecracker()
+
+
+def instead(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Another program that knows its version, and then does something else."""
+    path = directory / "instead"
+    path.write_text(
+        "#!/bin/sh\ncase $1 in --version) echo Firecracker v1.16.1;; "
+        f"--snapshot-version) echo v10.0.0;; *) {script};; esac\n"
+    )
+    path.chmod(0o755)
+    monkeypatch.setenv("ATTEST_FIRECRACKER", str(path))
+    find_firecracker.cache_clear()

@@ -1,0 +1,56 @@
+"""The kernel parameter that makes a power-off a reboot, for VMMs that end with nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attest.guest.agent_channel import AgentChannel
+from attest.guest.console import Console
+from attest.guest.protocol import PowerAction
+from attest.image.recipe import load_recipe
+from attest.image.store import ImageStore
+from attest.vmm.base import MachineSpec
+from attest.vmm.qemu import Qemu
+
+
+def leave(channel: AgentChannel) -> None:
+    channel.power(PowerAction.POWER_OFF)
+
+
+def command(channel: AgentChannel) -> None:
+    channel.start("poweroff")
+
+
+@pytest.mark.parametrize("image", ["tiny", "debian"])
+@pytest.mark.parametrize("end", [leave, command])
+def test_the_guest_reboots_instead(tmp_path: Path, image: str, end: Any) -> None:
+    built = ImageStore().build(load_recipe(image, relative_to=tmp_path))
+    built = replace(built, cmdline=(*built.cmdline, "attest.poweroff=reboot"))
+    spec = MachineSpec(
+        name="machine", image=built, memory=256, vcpus=1, machine="microvm", accelerator="tcg",
+        directory=tmp_path,
+    )  # fmt: skip
+    reasons = []
+
+    def event(name: str, data: dict[str, Any]) -> None:
+        if name == "SHUTDOWN":
+            reasons.append(data["reason"])
+
+    vmm = Qemu(spec, enter=list, on_exit=lambda _: None, on_event=event)
+    console = Console(
+        "machine", vmm.console, tmp_path / "console", on_line=lambda _: None,
+        on_alarm=lambda *_: None,
+    )  # fmt: skip
+    channel = AgentChannel("machine", vmm.dial(0))
+    try:
+        vmm.execute("query-status")  # from now on it tells of events
+        channel.connect(100)
+        end(channel)
+        assert vmm.wait(100) is not None
+    finally:
+        vmm.kill()
+        console.join()
+        channel.close()
+    assert reasons == ["guest-reset"]
