@@ -182,7 +182,13 @@ class MachineError(TestFailure):
 
 
 class ChannelError(MachineError):
-    """The connection to a machine's agent ended, or the agent broke the protocol."""
+    """The connection to a machine's agent ended, or the agent broke the protocol.
+
+    Attributes:
+        silent: It has never been heard of on that connection; another one may reach it.
+    """
+
+    silent = False
 
 
 class WaitFailed(TestFailure):

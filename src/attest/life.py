@@ -8,6 +8,7 @@ the machine boots.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -308,17 +309,25 @@ class Life:
 
     def _greet(self, timeout: float) -> None:
         """Reach the agent and greet it, on the channel that there was before, if there was one."""
-        until = time.monotonic() + timeout
+        reason = self._back.reason if self._back else "the machine starts"
         try:
-            sock = self._vmm.dial(timeout)
+            self._vmm.dial(
+                lambda sock, limit: self._greet_on(sock, limit, reason),
+                timeout,
+                lambda: f"kernel panic: {self._panic}" if self._panic else "",
+            )
         except DialError as error:
             raise ChannelError(self._name, str(error), attempts=error.attempts) from None
+
+    def _greet_on(self, sock: socket.socket, limit: float, reason: str) -> None:
+        serial = self._vmm.channel == "serial"
         if self._channel_or_none is None:
             # A clone's agent may have been saved in the middle of a frame.
-            self._channel_or_none = AgentChannel(self._name, sock, padding=self._cloned)
+            padding = serial and self._cloned
+            self._channel_or_none = AgentChannel(self._name, sock, padding=padding)
         else:
-            self._channel.reconnect(sock, self._back.reason if self._back else "the machine starts")
-        self._channel.connect(max(until - time.monotonic(), 0.001))
+            self._channel.reconnect(sock, reason, padding=serial)
+        self._channel.connect(limit)
 
     def _clone(self, saved: Saved) -> None:
         """Start it from a snapshot; it is no clone when it did not come to life and shall boot."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from server import Bench
 
-from attest.errors import HostError
+from attest.errors import ChannelError, HostError
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.console import Console
 from attest.image.store import Image
@@ -146,12 +147,26 @@ def hears(run: Run, pattern: str) -> bool:
 
 
 def answers(run: Run, timeout: float = 30) -> bool:
-    channel = AgentChannel("machine", run.vmm.dial(timeout))
+    channel = greeted(run, timeout)
     try:
-        channel.connect(timeout)
         return channel.run("echo hello").stdout == b"hello\n"
     finally:
         channel.close()
+
+
+def greeted(run: Run, timeout: float = 30, dead: Callable[[], str] = str) -> AgentChannel:
+    channels: list[AgentChannel] = []
+
+    def greet(sock: socket.socket, limit: float) -> None:
+        channels.append(AgentChannel("machine", sock))
+        try:
+            channels[-1].connect(limit)
+        except ChannelError:
+            channels.pop().close()
+            raise
+
+    run.vmm.dial(greet, timeout, dead)
+    return channels[0]
 
 
 def sent(bench: Bench) -> list[str]:
@@ -195,8 +210,12 @@ def test_a_guest_that_is_all_initrd(start: Starter, bench: Bench, image: Image) 
 
 def test_several_connections(start: Starter) -> None:
     run = start()
-    with run.vmm.dial(30), run.vmm.dial(30):
-        assert answers(run)
+    idle: list[socket.socket] = []
+    for _ in range(2):
+        run.vmm.dial(lambda sock, _: idle.append(sock), 30, dead=str)
+    assert answers(run)
+    for sock in idle:
+        sock.close()
 
 
 def test_the_console(start: Starter) -> None:
@@ -421,10 +440,9 @@ def test_a_card_that_was_not_saved(start: Starter, saved: Saved) -> None:
 def test_a_guest_without_an_agent(start: Starter, image: Image) -> None:
     run = start(image=replace(image, cmdline=("standin.deaf",)))
     with pytest.raises(DialError) as caught:
-        run.vmm.dial(0.2)
+        greeted(run, 0.2)
     assert str(caught.value) == (
-        "cannot connect to port 1024 in the guest: not reached in 0.2 s: "
-        "accepted, and closed before OK"
+        "cannot reach the agent in the guest: not reached in 0.2 s: accepted, and closed before OK"
     )
     (attempt,) = caught.value.attempts
     assert "the agent does not run" in attempt
@@ -433,20 +451,19 @@ def test_a_guest_without_an_agent(start: Starter, image: Image) -> None:
 def test_a_guest_that_stands_still(start: Starter, saved: Saved) -> None:
     run = start(saved=saved, paused=True)
     with pytest.raises(DialError, match=r"not reached in 0\.2 s: accepted, and no answer$"):
-        run.vmm.dial(0.2)
+        greeted(run, 0.2)
 
 
 def test_dialling_one_that_ended(start: Starter, image: Image) -> None:
     run = start(image=replace(image, cmdline=("standin.deaf", "standin.panic")))
     with pytest.raises(DialError, match=r"in the guest: the VMM ended \(exit code 0: "):
-        run.vmm.dial(60)
+        greeted(run, 60)
 
 
 def test_dialling_one_whose_kernel_panicked(start: Starter, image: Image) -> None:
     run = start(image=replace(image, cmdline=("standin.deaf",)))
-    run.vmm.console_says = lambda: "Kernel panic - not syncing"
     with pytest.raises(DialError, match=r"the guest is dead: Kernel panic - not syncing$"):
-        run.vmm.dial(60)
+        greeted(run, 60, lambda: "Kernel panic - not syncing")
 
 
 def test_what_it_cannot_do(start: Starter, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The kernel parameter that makes a power-off a reboot, for VMMs that end with nothing else."""
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,20 @@ def test_the_guest_reboots_instead(tmp_path: Path, image: str, end: Any) -> None
         "machine", vmm.console, tmp_path / "console", on_line=lambda _: None,
         on_alarm=lambda *_: None,
     )  # fmt: skip
-    channel = AgentChannel("machine", vmm.dial(0))
+    channels = []
+
+    def greet(sock: socket.socket, limit: float) -> None:
+        channels.append(AgentChannel("machine", sock))
+        channels[0].connect(limit)
+
     try:
         vmm.execute("query-status")  # from now on it tells of events
-        channel.connect(100)
-        end(channel)
+        vmm.dial(greet, 100, dead=str)
+        end(channels[0])
         assert vmm.wait(100) is not None
     finally:
         vmm.kill()
         console.join()
-        channel.close()
+        for channel in channels:
+            channel.close()
     assert reasons == ["guest-reset"]

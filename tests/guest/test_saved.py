@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -24,6 +25,12 @@ from attest.vmm.qemu import Qemu, find_qemu
 MEMORY = 96
 POOL = Path("/proc/sys/vm/nr_hugepages")
 FREE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+
+
+def agent_socket(vmm: Qemu) -> socket.socket:
+    sockets: list[socket.socket] = []
+    vmm.dial(lambda sock, _: sockets.append(sock), 1, dead=str)
+    return sockets[0]
 
 
 class Bench:
@@ -48,7 +55,7 @@ class Bench:
         console = Console(
             name, vmm.console, spec.directory / "console", on_line=print, on_alarm=print
         )
-        channel = AgentChannel(name, vmm.dial(1))
+        channel = AgentChannel(name, agent_socket(vmm))
         self._running.append((vmm, channel, console))
         return vmm, channel
 

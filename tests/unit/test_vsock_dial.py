@@ -1,5 +1,6 @@
 """Dialling a guest through hybrid vsock: what each failure is called, with real sockets."""
 
+import itertools
 import os
 import re
 import socket
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from attest.vmm import vsock
-from attest.vmm.base import DialError
+from attest.errors import ChannelError
+from attest.processes import thread_time
+from attest.vmm.base import DialError, Greet
+from attest.vmm.dial import dial
 from attest.vmm.process import WatchedProcess
+from attest.vmm.vsock import HybridVsock
 
 PORT = 1024
 OK = b"OK 1073741824\n"
@@ -118,11 +122,30 @@ def listen() -> Iterator[Listen]:
         listener.close()
 
 
+def reach(
+    path: Path,
+    vmm: Vmm,
+    timeout: float = LONG,
+    console: Callable[[], str] = living,
+    greet: Greet = lambda *_: None,
+) -> socket.socket:
+    """Dial; returns the connection that was greeted last."""
+    greeted: list[socket.socket] = []
+
+    def note(sock: socket.socket, limit: float) -> None:
+        greeted.append(sock)
+        greet(sock, limit)
+
+    connect = HybridVsock(path, PORT)
+    dial(connect, note, timeout, vmm=vmm.process, vcpus="processor", dead=console)
+    return greeted[-1]
+
+
 def failure(
     path: Path, vmm: Vmm, timeout: float = 0.1, console: Callable[[], str] = living
 ) -> DialError:
     with pytest.raises(DialError) as caught:
-        vsock.dial(path, PORT, timeout, vmm=vmm.process, console=console)
+        reach(path, vmm, timeout, console)
     return caught.value
 
 
@@ -136,8 +159,7 @@ def test_a_missing_file(path: Path, vmm: Vmm) -> None:
     error = failure(path, vmm)
     assert len(os.listdir("/proc/self/fd")) == before
     assert str(error) == (
-        "cannot connect to port 1024 in the guest: not reached in 0.1 s: "
-        "the socket's file is missing"
+        "cannot reach the agent in the guest: not reached in 0.1 s: the socket's file is missing"
     )
     assert re.match(
         r"the socket's file is missing: \d+ times, from \d\.\d\d s to \d\.\d\d s \(the VMM ",
@@ -205,7 +227,7 @@ def test_what_is_no_socket(path: Path, vmm: Vmm) -> None:
 
 def test_one_silent_attempt_is_not_the_end(path: Path, vmm: Vmm, listen: Listen) -> None:
     listen(path, stay_silent, answer(OK))
-    vsock.dial(path, PORT, LONG, vmm=vmm.process, console=living).close()
+    reach(path, vmm).close()
 
 
 def test_what_fails_at_first(path: Path, vmm: Vmm, listen: Listen) -> None:
@@ -222,13 +244,13 @@ def test_what_fails_at_first(path: Path, vmm: Vmm, listen: Listen) -> None:
 
     listeners: list[Listener] = []
     steps = iter([left_over, listens, living, living])
-    vsock.dial(path, PORT, LONG, vmm=vmm.process, console=lambda: next(steps)()).close()
+    reach(path, vmm, console=lambda: next(steps)()).close()
     assert listeners[0].connects == [b"CONNECT 1024\n"] * 3
 
 
 def test_what_the_guest_says_stays_in_the_connection(path: Path, vmm: Vmm, listen: Listen) -> None:
     listener = listen(path, answer(OK + b"hello"))
-    with vsock.dial(path, PORT, LONG, vmm=vmm.process, console=living) as sock:
+    with reach(path, vmm) as sock:
         assert sock.recv(64) == b"hello"
         assert sock.gettimeout() is None
         listener.close()
@@ -238,14 +260,14 @@ def test_what_the_guest_says_stays_in_the_connection(path: Path, vmm: Vmm, liste
 def test_a_vmm_that_ends_during_a_silent_attempt(
     path: Path, vmm: Vmm, listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vsock, "_ATTEMPT", LONG)
+    monkeypatch.setattr("attest.vmm.dial._ATTEMPT", LONG)
     listen(path, lambda _: vmm.end())
     error = failure(path, vmm, LONG)
     assert str(error).endswith("in the guest: the VMM ended (exit code 3: out of luck)")
 
 
 def test_a_vmm_that_ends_in_a_pause(path: Path, vmm: Vmm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vsock, "_FIRST_PAUSE", LONG)
+    monkeypatch.setattr("attest.vmm.dial._FIRST_PAUSE", LONG)
 
     def console() -> str:
         vmm.end()
@@ -266,7 +288,7 @@ def test_a_vmm_that_has_ended(path: Path, vmm: Vmm) -> None:
 def test_a_guest_that_is_dead(path: Path, vmm: Vmm) -> None:
     panic = "[    1.0] Kernel panic - not syncing: Attempted to kill init!"
     error = failure(path, vmm, LONG, console=lambda: panic)
-    assert str(error) == f"cannot connect to port 1024 in the guest: the guest is dead: {panic}"
+    assert str(error) == f"cannot reach the agent in the guest: the guest is dead: {panic}"
 
 
 def test_a_long_path(
@@ -277,4 +299,67 @@ def test_a_long_path(
     with monkeypatch.context() as context:
         context.chdir(directory)
         listen(Path("vsock"), answer(OK))
-    vsock.dial(directory / "vsock", PORT, LONG, vmm=vmm.process, console=living).close()
+    reach(directory / "vsock", vmm).close()
+
+
+def silence(error: bool) -> ChannelError:
+    problem = ChannelError("machine", "the agent said something else")
+    problem.silent = not error
+    return problem
+
+
+def test_no_greeting_is_tried_again(path: Path, vmm: Vmm, listen: Listen) -> None:
+    def greet(sock: socket.socket, limit: float) -> None:
+        limits.append(limit)
+        if len(limits) < 3:
+            sock.close()
+            raise silence(error=False)
+
+    limits: list[float] = []
+    listener = listen(path, answer(OK), answer(OK), answer(OK))
+    reach(path, vmm, greet=greet).close()
+    assert len(listener.connects) == 3
+    assert limits == [5, 10, 20]  # one that says nothing has its time, and not all of it
+
+
+def test_no_greeting_at_all(path: Path, vmm: Vmm, listen: Listen) -> None:
+    def greet(sock: socket.socket, limit: float) -> None:
+        assert limit <= 0.1
+        sock.close()
+        raise silence(error=False)
+
+    listen(path, *[answer(OK)] * 20)
+    with pytest.raises(DialError, match=r"not reached in 0\.1 s: ") as caught:
+        reach(path, vmm, 0.1, greet=greet)
+    assert caught.value.attempts[0].startswith("OK, but no greeting: ")
+
+
+def test_a_wrong_greeting_is_final(path: Path, vmm: Vmm, listen: Listen) -> None:
+    def greet(sock: socket.socket, limit: float) -> None:
+        sock.close()
+        raise silence(error=True)
+
+    listener = listen(path, answer(OK))
+    with pytest.raises(ChannelError, match="said something else"):
+        reach(path, vmm, greet=greet)
+    assert len(listener.connects) == 1
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_processors_that_stand_still(
+    path: Path, vmm: Vmm, monkeypatch: pytest.MonkeyPatch, moves: bool
+) -> None:
+    used = itertools.count()
+    monkeypatch.setattr("attest.vmm.dial._STANDSTILL", 0.05)
+    monkeypatch.setattr("attest.vmm.dial.thread_time", lambda *_: next(used) if moves else 7)
+    message = str(failure(path, vmm, 0.3))
+    assert ("the guest has halted, or the VMM holds it" in message) is not moves
+
+
+def test_the_time_of_threads() -> None:
+    (name, pid) = (Path("/proc/self/comm").read_text().strip(), os.getpid())
+    before = thread_time(pid, name[:3])
+    assert before > 0
+    while thread_time(pid, name[:3]) == before:
+        pass
+    assert thread_time(pid, "no such name") == 0

@@ -71,6 +71,7 @@ class Session:
         self._parser = FrameParser(self._nonce)
         self._welcomed = threading.Event()
         self._welcome: Welcome | None = None
+        self._answered = False
         self._ended = threading.Event()
         self._reason = ""
         self._lock = threading.Lock()  # of the two below
@@ -98,10 +99,14 @@ class Session:
             self._write((PADDING if padding else b"", encode_hello(self._nonce)), until)
         except TimeoutError:
             self._fail(self._no_welcome(timeout, "the agent did not read the HELLO"))
+        except ChannelError:
+            pass  # the session has ended, which is told below
         if not self._welcomed.wait(until - time.monotonic()):
             self._fail(self._no_welcome(timeout, "HELLO was sent"))
         if self._welcome is None or self._reason:
-            raise self.error()
+            error = self.error()
+            error.silent = not self._answered
+            raise error
         return self._welcome
 
     def open(
@@ -227,6 +232,7 @@ class Session:
             if size == 0:
                 return _CLOSED
             for frame in self._parser.feed(buffer[:size]):
+                self._answered = True
                 if frame.type is FrameType.ERROR:
                     text = plain_text(frame.payload.decode(errors="replace"))
                     return f"the agent ended the session: {text}"

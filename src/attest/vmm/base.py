@@ -8,11 +8,11 @@ waits for a socket to appear.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from attest.image.store import Image
@@ -21,6 +21,7 @@ __all__ = [
     "Capabilities",
     "ConsolePipes",
     "DialError",
+    "Greet",
     "MachineSpec",
     "Nic",
     "SaveError",
@@ -29,6 +30,10 @@ __all__ = [
     "VmmExit",
     "saved_in",
 ]
+
+
+Greet = Callable[[socket.socket, float], None]
+"""Greets an agent on a connection, within so many seconds."""
 
 
 class SaveError(Exception):
@@ -203,22 +208,28 @@ class Vmm(Protocol):
 
     Attributes:
         name: The machine's name.
+        channel: How the agent is reached: over the one connection of a ``"serial"`` port, in which
+            something of an earlier user can be left, or over ``"vsock"``, whose connections do not
+            outlive that the machine is saved.
         console: The driver's ends of the console.
     """
 
     name: str
+    channel: Literal["serial", "vsock"]
     console: ConsolePipes
 
-    def dial(self, timeout: float) -> socket.socket:
-        """A connection to the guest's agent, which the caller closes; a new one each time.
-
-        Where the VMM has but one, it is that one, and what an earlier user sent may still be in it.
+    def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
+        """Connect to the guest's agent and greet it.
 
         Args:
-            timeout: Seconds until the agent must be reached.
+            greet: Greets the agent on a connection, and raises an `attest.errors.ChannelError` when
+                that does not answer. It closes the connection; over vsock, each is a new one.
+            timeout: Seconds until the agent must have answered.
+            dead: What is known of the guest's death, such as a kernel panic; empty: it lives.
 
         Raises:
             DialError: It was not reached, or the VMM has ended.
+            ChannelError: The agent answered, and cannot be talked to.
         """
 
     @property

@@ -16,25 +16,30 @@ import functools
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from attest.errors import HostError
-from attest.vmm import vsock
 from attest.vmm.api import Api, ApiError
-from attest.vmm.base import Capabilities, ConsolePipes, MachineSpec, Saved, SaveError, VmmExit
+from attest.vmm.base import (
+    Capabilities,
+    ConsolePipes,
+    Greet,
+    MachineSpec,
+    Saved,
+    SaveError,
+    VmmExit,
+)
+from attest.vmm.dial import dial
 from attest.vmm.process import WatchedProcess
+from attest.vmm.vsock import HybridVsock
 
-__all__ = ["AGENT_PORT", "CAPABILITIES", "Firecracker", "FirecrackerBinary", "find_firecracker"]
-
-AGENT_PORT: Final = 1024
-"""The vsock port on which the guest's agent listens."""
+__all__ = ["CAPABILITIES", "Firecracker", "FirecrackerBinary", "find_firecracker"]
 
 CAPABILITIES: Final = Capabilities(
     tcg="Firecracker runs guests with KVM only",
@@ -150,8 +155,6 @@ class Firecracker:
     Attributes:
         name: The machine's name.
         console: The driver's ends of the console; who uses them closes them.
-        console_says: What the console says of the guest's death, such as a kernel panic, or nothing
-            while it lives; to be set by who reads it, so that `dial` need not wait in vain.
 
     Raises:
         HostError: There is no Firecracker.
@@ -171,7 +174,7 @@ class Firecracker:
         if spec.disks:
             raise ValueError(CAPABILITIES.disks)
         self.name = spec.name
-        self.console_says: Callable[[], str] = lambda: ""
+        self.channel: Literal["serial", "vsock"] = "vsock"
         self._spec = spec
         self._on_exit = on_exit
         self._paused = False
@@ -292,22 +295,10 @@ class Firecracker:
         """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
         return self._process.wait(timeout)
 
-    def dial(self, timeout: float) -> socket.socket:
-        """A new connection to the guest's agent, which the caller closes.
-
-        Args:
-            timeout: Seconds until the agent must be reached.
-
-        Raises:
-            DialError: It was not reached, or Firecracker has ended.
-        """
-        return vsock.dial(
-            self._directory / _VSOCK,
-            AGENT_PORT,
-            timeout,
-            vmm=self._process,
-            console=self.console_says,
-        )
+    def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
+        """Connect to the guest's agent and greet it, see `attest.vmm.base.Vmm.dial`."""
+        connect = HybridVsock(self._directory / _VSOCK)
+        dial(connect, greet, timeout, vmm=self._process, vcpus="fc_vcpu", dead=dead)
 
     def drain(self) -> None:
         """Return when its network cards have read what had come for them before."""

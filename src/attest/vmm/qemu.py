@@ -19,11 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from attest.errors import HostError
 from attest.vmm import nested
-from attest.vmm.base import ConsolePipes, MachineSpec, Saved, SaveError, VmmExit
+from attest.vmm.base import ConsolePipes, Greet, MachineSpec, Saved, SaveError, VmmExit
 from attest.vmm.process import WatchedProcess
 from attest.vmm.tsc import tsc_khz
 
@@ -250,6 +250,7 @@ class Qemu:
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> None:
         self.name = spec.name
+        self.channel: Literal["serial", "vsock"] = "serial"
         self._spec = spec
         self._on_exit = on_exit
         self._on_event = on_event
@@ -335,9 +336,9 @@ class Qemu:
                 self._session = Qmp(self.name, self._qmp, self._on_event)
             return self._session
 
-    def dial(self, timeout: float) -> socket.socket:
-        """The one connection to the agent: it is there from the start."""
-        return self._agent
+    def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
+        """Greet the agent on its one connection, which is there from the start."""
+        greet(self._agent, timeout)
 
     def drain(self) -> None:
         """Return when its network cards have read what had come for them before."""
