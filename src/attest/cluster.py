@@ -30,6 +30,7 @@ from attest.seat import Seat
 from attest.snapshot.cache import SnapshotCache
 from attest.starts import ColdStarts, SnapshotStarts, Starts
 from attest.vmm import accel
+from attest.vmm.backends import AUTO, BACKENDS
 from attest.vmm.base import Saved
 from attest.vmm.qemu import find_qemu
 from attest.warm import WarmStarts
@@ -46,6 +47,10 @@ class Cluster:
         out_dir: Where logs and artefacts go; made when missing. Default: a temporary directory
             that goes with the cluster.
         cold: Boot each machine, instead of cloning it from a snapshot of a machine of its shape.
+        vmm: The VMM of the nodes that name none: ``"qemu"``, ``"firecracker"``,
+            ``"cloud-hypervisor"``, or ``"auto"`` for the first of those that is here and can run
+            them.
+        programs: Paths of VMMs' programs by the VMM's name, before the manifest's and the host's.
         hugepages: Take the memory of all machines from the host's reserved huge pages.
         kept: What was kept of an earlier cluster with this manifest; see `go_back`.
         events: Where everything that happens is reported.
@@ -64,6 +69,8 @@ class Cluster:
         *,
         accelerator: str = "auto",
         cold: bool = False,
+        vmm: str = "qemu",
+        programs: Mapping[str, str] | None = None,
         hugepages: bool = False,
         kept: Kept | None = None,
         out_dir: Path | None = None,
@@ -77,6 +84,9 @@ class Cluster:
         if hugepages:
             manifest = on_hugepages(manifest)
         self.manifest = manifest
+        self._vmm = vmm
+        self._programs = {**manifest.programs(), **(programs or {})}
+        self._doubts: set[str] = set()
         self.events = events or EventLog()
         self._on_fatal = on_fatal or (lambda _: None)
         self._seats: dict[str, Seat] = {}
@@ -87,6 +97,8 @@ class Cluster:
             undo.callback(self._scratch.close)
             # Before the images: a host that cannot run the test is to say so in the first second.
             find_qemu()
+            for name in {node.vmm or vmm for node in manifest.nodes.values()} - {AUTO}:
+                BACKENDS[name].find(self._programs.get(name, ""))
             check_hugepages(sum(node.memory for node in manifest.nodes.values() if node.hugepages))
             self._cell = Cell(self._scratch.path)
             undo.callback(self._cell.close)
@@ -250,13 +262,19 @@ class Cluster:
     def _seat(self, name: str, number: int, node: Node, image: Image) -> Seat:
         return Seat(
             name=name, number=number, node=node, image=image, accelerator=self._accelerator,
+            vmm=self._vmm, programs=self._programs,
             cell=self._cell, directory=self._scratch.path / name,
             relative_to=Path(self.manifest.directory), hosts=lambda: self._hosts(name),
         )  # fmt: skip
 
     def _add(self, seat: Seat, starts: Starts) -> Machine:
+        doubt = seat.binary.doubt(seat.image.kernel_version)
+        if doubt and doubt not in self._doubts:
+            self._doubts.add(doubt)
+            self.events.emit(Kind.WARNING, doubt)
         context = MachineContext(
             events=self.events,
+            vmm=str(seat.binary),
             boot=seat.boot,
             origin=lambda: starts.saved(seat, context),
             spoilt=lambda reason: starts.spoilt(seat, reason),
@@ -277,6 +295,7 @@ class Cluster:
     ) -> dict[str, Snapshot]:
         running = [(self._seats[machine.name], machine.vmm) for machine in machines]
         futures = take(running, held)
+        wait_all(machines, Machine.reach_again)
         self._baking = [*(each for each in self._baking if not each.done()), *futures]
         return {
             seat.name: Snapshot(name, seat, saved, self)

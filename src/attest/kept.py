@@ -27,7 +27,8 @@ from attest.manifest import Disk, Manifest
 from attest.parallel import wait_all
 from attest.runs import past_runs, runs_directory
 from attest.seat import Seat
-from attest.snapshot.shape import Shape, host_cpu, host_vmm
+from attest.snapshot.shape import Shape, host_cpu
+from attest.vmm.backends import BACKENDS
 from attest.vmm.base import Saved, Vmm, saved_in
 
 if TYPE_CHECKING:
@@ -182,9 +183,11 @@ def read(path: Path) -> Kept:
         record = msgspec.json.decode((path / _RECORD).read_bytes(), type=_Record)
     except (OSError, msgspec.MsgspecError) as error:
         raise UsageError(f"{path}: cannot read what was kept: {error}") from None
-    for machine in record.machines.values():
+    programs = record.manifest.programs()
+    for name, machine in record.machines.items():
         if not machine.absence:
-            _check_host(path, machine.shape)
+            vmm = record.manifest.nodes[name].vmm or ""
+            _check_host(path, machine.shape, vmm, programs.get(vmm, ""))
     for name, foreign in record.foreign.items():
         if Foreign.of(Path(foreign.path), path / name) != foreign:
             raise UsageError(f"{path}: {foreign.path}, which a disk begins as, was changed since")
@@ -252,7 +255,9 @@ def keep(
         names = layers.bring([file for each in files.values() for file in each])
         nodes = {
             seat.name: replace(
-                seat.node, disks=[Disk(image=names[file]) for file in files.get(seat.name, ())]
+                seat.node,
+                disks=[Disk(image=names[file]) for file in files.get(seat.name, ())],
+                vmm=seat.backend.name,
             )
             for seat, _ in machines
         }
@@ -294,14 +299,19 @@ def _made(directory: Path) -> Path:
     return directory
 
 
-def _check_host(path: Path, shape: Shape) -> None:
-    for what, then, now in (("VMM", shape.vmm, host_vmm()), ("processor", shape.cpu, host_cpu())):
+def _check_host(path: Path, shape: Shape, vmm: str, program: str) -> None:
+    identity = BACKENDS[vmm].find(program).identity
+    for what, then, now in (("VMM", shape.vmm, identity), ("processor", shape.cpu, host_cpu())):
         if then != now:
             raise HostError(
                 f"{path}: these machines come back on the {what} only that they ran on: {then}; "
                 f"here it is {now}",
-                hint="ATTEST_QEMU names the QEMU to use" if what == "VMM" else "",
+                hint=f"{_variable(vmm)} names the program to use" if what == "VMM" else "",
             )
+
+
+def _variable(vmm: str) -> str:
+    return f"ATTEST_{vmm.upper().replace('-', '_')}"
 
 
 def _image(shape: Shape) -> Image:

@@ -2,7 +2,8 @@
 
 A life begins with a boot, or as a clone of a snapshot. A clone counts only when it has answered:
 some snapshots load without a word and never do (see `attest.snapshot.shape`). Where one does not,
-the machine boots.
+the machine boots. Some clones answer and die a moment later, their kernel being unfit for it: so
+each is watched for a while, and where nobody has used it yet, it boots, too.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ _TRIAL: Final = 30.0
 
 _TURNS: Final = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
 """Clones that come to life at a time: of hundreds at once, each would be too slow for its trial."""
+
+_WATCH: Final = 2.0
+"""Seconds after a clone's first answer in which its death is blamed on the snapshot."""
 
 _MEETING: Final = 300.0
 """Seconds in which all must be loaded that come back together; whole memories may be read."""
@@ -90,6 +94,7 @@ class MachineContext:
 
     Attributes:
         events: Where it reports.
+        vmm: Its VMM's program, with version and path.
         boot: Starts its VMM.
         origin: The snapshot that it starts from, or None to boot; may take as long as a boot, and
             ends with `attest.scope.Cancelled` when the machine is not wanted any more.
@@ -104,6 +109,7 @@ class MachineContext:
     """
 
     events: EventLog
+    vmm: str
     boot: Boot
     origin: Callable[[], Saved | None]
     spoilt: Callable[[str], bool]
@@ -135,9 +141,20 @@ class Return:
 
 @dataclass
 class _Trial:
-    """Of a VMM: without having passed, its end is not that of the machine."""
+    """Of a VMM: without having passed, its end is not that of the machine.
+
+    Attributes:
+        passed: It has.
+        since: When it passed, of a clone; its death soon after is blamed on the snapshot.
+    """
 
     passed: bool
+    since: float | None = None
+
+    @property
+    def watched(self) -> bool:
+        """It is a clone that has passed a moment ago."""
+        return self.since is not None and time.monotonic() - self.since < _WATCH
 
 
 class Life:
@@ -169,6 +186,7 @@ class Life:
         self._channel_or_none = back.channel if back else None
         self._cloned = False
         self._introduced = False
+        self._used = False
         self._trial = _Trial(passed=True)
         self._trial_lock = threading.Lock()
         self._scope = Scope()
@@ -176,8 +194,7 @@ class Life:
         self._rebooted = threading.Event()
         self._launched = threading.Event()
         self._begin_clock()
-        self._starter = threading.Thread(target=self._launch, name=f"start {name}", daemon=True)
-        self._starter.start()
+        self._begin_thread(self._start)
 
     # What a machine asks of its life
 
@@ -219,7 +236,12 @@ class Life:
         Raises:
             MachineError: It did not come up.
         """
-        self._ready.wait()
+        while True:
+            self._ready.wait()
+            with self._trial_lock:
+                if self._ready.is_set():  # else the clone has died just now, and boots
+                    self._used = True
+                    break
         if self._failure is not None:
             raise self._failure
         return self._channel
@@ -235,7 +257,8 @@ class Life:
 
         The channel is the caller's from now on; there is none when the VMM did not start.
         """
-        self.ending = True
+        with self._trial_lock:
+            self.ending = True
         self._scope.cancel()
         self._launched.wait()
         channel = self._channel_or_none
@@ -256,6 +279,20 @@ class Life:
             raise self._error(f"did not reboot in {timeout:g} s")
         self.ready()
 
+    def reach_again(self, reason: str) -> None:
+        """Connect to the agent anew where the connection did not outlive that it was saved.
+
+        Whatever is under way on it fails with ``reason``.
+
+        Raises:
+            MachineError: The agent does not answer.
+        """
+        if self._vmm.channel == "vsock":
+            try:
+                self._greet(_TRIAL, reason)
+            except ChannelError as error:
+                raise self._explain_start(error) from None
+
     def explain(self, error: MachineError) -> MachineError:
         """What became of the machine in which something failed with ``error``."""
         if not isinstance(error, ChannelError):
@@ -274,24 +311,39 @@ class Life:
         assert self._channel_or_none is not None, "it is there as soon as the VMM has been started"
         return self._channel_or_none
 
-    def _launch(self) -> None:
+    def _launch(self, start: Callable[[], None]) -> None:
         try:
-            with self._scope.entered():
-                saved = self._back.saved if self._back else self._context.origin()
-            self._begin_clock()
-            if saved is not None:
-                # Those that come back together need each other.
-                with nullcontext() if self._back else _TURNS:
-                    self._scope.check()
-                    self._clone(saved)
-            if not self._cloned:
-                self._start_vmm(None)
+            start()
         except Exception as error:  # whatever it is, nobody may wait for this machine for ever
             self._fail(error if isinstance(error, AttestError) else self._not_started(error))
             return
         finally:
             self._launched.set()
         self._come_up()
+
+    def _start(self) -> None:
+        with self._scope.entered():
+            saved = self._back.saved if self._back else self._context.origin()
+        self._begin_clock()
+        if saved is not None:
+            # Those that come back together need each other.
+            with nullcontext() if self._back else _TURNS:
+                self._scope.check()
+                self._clone(saved)
+        if not self._cloned:
+            self._start_vmm(None)
+
+    def _start_over(self) -> None:
+        self._end_trial()
+        self._cloned = False
+        self._begin_clock()
+        self._start_vmm(None)
+
+    def _begin_thread(self, start: Callable[[], None]) -> None:
+        self._starter = threading.Thread(
+            target=self._launch, args=(start,), name=f"start {self._name}", daemon=True
+        )
+        self._starter.start()
 
     def _start_vmm(self, saved: Saved | None) -> None:
         trial = self._trial
@@ -305,11 +357,13 @@ class Life:
             on_line=self._console_line,
             on_alarm=self._alarm,
         )
-        self._reach(Stage.VMM)
+        self._reach(Stage.VMM, vmm=self._context.vmm)
 
-    def _greet(self, timeout: float) -> None:
-        """Reach the agent and greet it, on the channel that there was before, if there was one."""
-        reason = self._back.reason if self._back else "the machine starts"
+    def _greet(self, timeout: float, reason: str = "the machine starts") -> None:
+        """Reach the agent and greet it, on the channel that there was before, if there was one.
+
+        What was under way on that fails with ``reason``.
+        """
         try:
             self._vmm.dial(
                 lambda sock, limit: self._greet_on(sock, limit, reason),
@@ -338,7 +392,8 @@ class Life:
             if self._back is not None:
                 self._back.together.wait(_MEETING)
             self._vmm.resume()
-            self._greet(_TRIAL)
+            self._greet(_TRIAL, self._back.reason if self._back else "the machine starts")
+            self._introduce()
             self._pass_trial()
         except Exception as error:  # the VMM's refusals are many
             if self._back is not None:
@@ -358,6 +413,7 @@ class Life:
             if self._vmm.exit is not None:
                 raise self._ended_error(self._vmm.exit)
             self._trial.passed = True
+            self._trial.since = time.monotonic()
 
     def _end_trial(self) -> None:
         if self.stage is not Stage.OFF:
@@ -366,6 +422,7 @@ class Life:
         if self._channel_or_none is not None:
             self._channel_or_none.close()
         self._channel_or_none = None
+        self._introduced = False
         self.stage = Stage.OFF
         self._panic = ""
         self._trial = _Trial(passed=True)
@@ -374,10 +431,7 @@ class Life:
         try:
             if not self._cloned:
                 self._greet(self._left())
-            self._reach(Stage.AGENT)
-            self._channel.identity(self._identity())
-            self._introduced = True
-            if not self._cloned:
+                self._introduce()
                 self._await_unit()
         except WaitFailed as error:
             self._fail(self._error(f"started, but is not ready: {error.message}"))
@@ -388,6 +442,12 @@ class Life:
         else:
             self._reach(Stage.READY, seconds=round(time.monotonic() - self._started, 3))
             self._ready.set()
+
+    def _introduce(self) -> None:
+        """Tell the agent who it is."""
+        self._reach(Stage.AGENT)
+        self._channel.identity(self._identity())
+        self._introduced = True
 
     def _identity(self) -> Identity:
         identity = self._context.identity()
@@ -405,11 +465,11 @@ class Life:
         if explained is not error:
             return explained
         if time.monotonic() < self._deadline:
-            return self._error(f"did not come up: {error.message}")
+            return self._error(f"did not come up: {error.message}", attempts=error.attempts)
         return self._error(
             f"did not come up in {self._context.start_timeout:g} s; the last stage that it reached "
             f"is: {self.stage}",
-            attempts=[error.message],
+            attempts=[*error.attempts, error.message],
         )
 
     def _not_started(self, error: Exception) -> MachineError:
@@ -502,7 +562,36 @@ class Life:
         self._events.emit(Kind.EXIT, f"the VMM ended ({exit})", machine=self._name)
         if self.ending:
             return
+        error = self._death(exit)
+        if error is None:
+            return
+        if trial.watched and self._back is None:
+            self._lose_clone(trial, error)
+        else:
+            self._context.on_fatal(error)
+
+    def _death(self, exit: VmmExit) -> MachineError | None:
+        """What the end of the VMM means; None when the guest powered off."""
         if self._panic:
-            self._context.on_fatal(self._error(f"kernel panic: {self._panic}"))
-        elif exit.status != 0:
-            self._context.on_fatal(self._ended_error(exit))
+            return self._error(f"kernel panic: {self._panic}")
+        return self._ended_error(exit) if exit.status != 0 else None
+
+    def _lose_clone(self, trial: _Trial, error: MachineError) -> None:
+        """A clone has died a moment after its first answer: the snapshot is of no use."""
+        assert trial.since is not None
+        seconds = time.monotonic() - trial.since
+        boots = self._context.spoilt(
+            f"it died {seconds:.1f} s after its first answer: {error.message}"
+        )
+        with self._trial_lock:
+            boots = boots and not self._used and not self.ending
+            if boots:
+                self._ready.clear()
+                self._launched.clear()
+                self._begin_thread(self._start_over)
+        if not boots:
+            error.hint = (
+                f"it died {seconds:.1f} s after it had been restored from a snapshot, which its "
+                "kernel may not survive; the snapshot was removed"
+            )
+            self._context.on_fatal(error)

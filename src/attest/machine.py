@@ -183,6 +183,11 @@ class Machine:
         """End this life, so that it can `go_back`; its channel, where it has one, stays open."""
         return self._life.leave(_restored(name)) if self._life else None
 
+    def reach_again(self) -> None:
+        """Connect to its agent anew, where the connection did not outlive that it was saved."""
+        if self._life is not None:
+            self._life.reach_again("the machine was saved")
+
     @property
     def vmm(self) -> Vmm:
         """Its VMM, which may have ended; of a machine that was started."""

@@ -37,6 +37,8 @@ _YEAR = 365 * 86_400
 MAX_NODES = 250
 """Addresses ``192.168.<vlan>.1`` to ``.250``; the rest is left for the host and broadcasts."""
 
+Vmm = Literal["auto", "qemu", "firecracker", "cloud-hypervisor"]
+
 Vlan = Annotated[int, msgspec.Meta(ge=1, le=254, description="a network's number")]
 
 
@@ -96,6 +98,19 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     nested: Annotated[
         bool, msgspec.Meta(description="KVM works in it; it is a q35 machine then")
     ] = False
+    vmm: Annotated[
+        Vmm | None, msgspec.Meta(description="the VMM that runs it; default: that of the run")
+    ] = None
+    channel: Annotated[
+        Literal["serial", "vsock"] | None,
+        msgspec.Meta(description="how its agent is reached; default: as is usual with its VMM"),
+    ] = None
+    balloon: Annotated[
+        bool, msgspec.Meta(description="give memory that it frees back to the host")
+    ] = False
+    jail: Annotated[
+        bool, msgspec.Meta(description="lock Firecracker up with its jailer; needs root")
+    ] = False
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,11 +124,26 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timeout: Annotated[
         float, msgspec.Meta(gt=0, le=_YEAR, description="seconds for the script")
     ] = 3600.0
+    firecracker: Annotated[
+        str, msgspec.Meta(description="path of the Firecracker to use; default: the host's")
+    ] = ""
+    cloud_hypervisor: Annotated[
+        str, msgspec.Meta(description="path of the Cloud Hypervisor to use; default: the host's")
+    ] = ""
     directory: Annotated[str, msgspec.Meta(description="what relative paths are relative to")] = "."
 
     def numbers(self) -> dict[str, int]:
         """Each node's number: alphabetical, from 1 (as in NixOS tests)."""
         return {name: number for number, name in enumerate(sorted(self.nodes), start=1)}
+
+    def programs(self) -> dict[str, str]:
+        """The paths of VMMs' programs that it gives, by the VMM's name."""
+        given = {"firecracker": self.firecracker, "cloud-hypervisor": self.cloud_hypervisor}
+        return {
+            vmm: str(Path(self.directory, program).absolute())
+            for vmm, program in given.items()
+            if program
+        }
 
     def script_text(self) -> tuple[str, str]:
         """The script's text and the file name for its tracebacks.

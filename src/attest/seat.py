@@ -7,22 +7,24 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from attest.disks import Disks
+from attest.errors import AttestError, HostError, MachineError, ManifestError
 from attest.guest.identity import Identity, Interface
 from attest.image.store import Image
 from attest.manifest import Node
 from attest.net.bridge import Attachment, make_taps
 from attest.net.cell import Cell
-from attest.snapshot.shape import Shape, host_cpu, host_vmm
-from attest.vmm.base import MachineSpec, Nic, Saved, Vmm, VmmExit
+from attest.snapshot.shape import Shape, host_cpu
+from attest.vmm.backends import BACKENDS, Backend, Lack, choose, lacks
+from attest.vmm.base import Binary, MachineSpec, Nic, Saved, Vmm, VmmExit
 from attest.vmm.nested import check_machine, cpu_model
-from attest.vmm.qemu import Qemu, find_qemu
+from attest.vmm.qemu import find_qemu
 
 __all__ = ["Seat"]
 
@@ -43,10 +45,18 @@ class Seat:
         node: What the manifest says of it.
         image: What it boots.
         accelerator: ``"kvm"`` or ``"tcg"``.
+        vmm: The name of the VMM that runs it, unless the node names one.
+        programs: Paths of VMMs' programs by the VMM's name; those that miss are the host's.
         cell: Where its VMM lives.
         directory: Its own scratch directory.
         hosts: The lines for its ``/etc/hosts``.
         machine_id: Its own.
+        backend: The VMM that runs it.
+        binary: The VMM's program.
+
+    Raises:
+        ManifestError: Its VMM cannot do what the node asks for.
+        HostError: Its VMM cannot run here.
     """
 
     name: str
@@ -54,13 +64,21 @@ class Seat:
     node: Node
     image: Image
     accelerator: str
+    vmm: str
+    programs: Mapping[str, str]
     cell: Cell
     directory: Path
     hosts: Callable[[], str]
     relative_to: Path
     machine_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    backend: Backend = field(init=False)
+    binary: Binary = field(init=False)
 
     def __post_init__(self) -> None:
+        wants = _wants(self.node, self.accelerator)
+        self.backend, self.binary = choose(self.node.vmm or self.vmm, wants, self.programs)
+        for lack in lacks(self.backend, wants):
+            raise _refusal(self.name, lack)
         if self.node.nested:
             check_machine(
                 self.name, self.image, self.node.vcpus, self.accelerator, find_qemu().version
@@ -91,12 +109,13 @@ class Seat:
         """What decides the content of its snapshot."""
         node = self.node
         return Shape(
-            image=self.image.digest, image_name=self.image.name, vmm=host_vmm(),
+            image=self.image.digest, image_name=self.image.name, vmm=self.binary.identity,
             accelerator=self.accelerator, cpu=host_cpu(), machine=node.machine,
             memory=node.memory, vcpus=node.vcpus, nics=len(node.vlans),
             disks=tuple(self.disks.contents()), hugepages=node.hugepages,
             warm_until=self.warm_until, warm_steps=tuple(node.warm_steps),
             cpu_model=cpu_model(self.accelerator, nested=node.nested),
+            channel=node.channel or "", balloon=node.balloon,
         )  # fmt: skip
 
     def identity(self) -> Identity:
@@ -120,6 +139,10 @@ class Seat:
 
         One that continues ``saved`` is paused.
         """
+        if allow_reboot and (reason := self.backend.capabilities.reboot):
+            raise MachineError(
+                self.name, f"start(allow_reboot=True): {reason}", hint='`vmm = "qemu"` can'
+            )
         disks = self.disks.begin() if saved is None else self.disks.overlay(saved.disks)
         spec = replace(
             self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks,
@@ -166,4 +189,34 @@ class Seat:
 
     def start(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:
         """Start a VMM in the cell."""
-        return Qemu(spec, enter=self.cell.enter, on_exit=on_exit, on_event=on_event)
+        return self.backend.start(
+            spec, self.binary, enter=self.cell.enter, on_exit=on_exit, on_event=on_event
+        )
+
+
+def _wants(node: Node, accelerator: str) -> dict[str, bool]:
+    """What a node asks for, by the names of `attest.vmm.base.Capabilities`."""
+    return {
+        "tcg": accelerator == "tcg",
+        "q35": node.machine == "q35",
+        "disks": bool(node.disks),
+        "hugepages": node.hugepages,
+        "prefault": node.prefault,
+        "nested": node.nested,
+        "serial": node.channel == "serial",
+        "vsock": node.channel == "vsock",
+        "balloon": node.balloon,
+        "jail": node.jail,
+    }
+
+
+def _refusal(name: str, lack: Lack) -> AttestError:
+    if lack.wanted == "tcg":
+        return HostError(
+            f"{name}: {lack.reason}, and this run is without",
+            hint="`attest doctor` says whether KVM works here; QEMU runs without: --vmm qemu",
+        )
+    key = {"q35": "machine", "serial": "channel", "vsock": "channel"}.get(lack.wanted, lack.wanted)
+    able = [each.name for each in BACKENDS.values() if not getattr(each.capabilities, lack.wanted)]
+    hint = " or ".join(f'`vmm = "{each}"`' for each in able)
+    return ManifestError(f"nodes.{name}.{key}: {lack.reason}", hint=f"{hint} can" if hint else "")

@@ -61,6 +61,9 @@ class WarmStarts(Starts):
         """
         if seat.disks.written:
             return None
+        if unfit := seat.binary.unfit(seat.image.kernel_version):
+            self._warn(seat, f"it boots without a snapshot: {unfit}")
+            return None
         entry = self._entry(seat, context)
         return entry.saved if entry else None
 

@@ -77,7 +77,9 @@ class Starter:
         end = End()
         if not spec.disks:  # which it refuses before it starts a process
             self.ends.append(end)
-        vmm = Firecracker(spec, enter=self.cell.enter, on_exit=end, on_event=lambda *_: None)
+        vmm = Firecracker(
+            spec, find_firecracker(), enter=self.cell.enter, on_exit=end, on_event=lambda *_: None
+        )
         log = self.spec.directory / f"console-{name}.log"
         console = Console(name, vmm.console, log, on_line=lambda _: None, on_alarm=lambda *_: None)
         self.runs.append(Run(vmm, console))
@@ -484,7 +486,7 @@ def test_the_binary() -> None:
     assert binary.version == (1, 16, 1)
     assert str(binary) == f"Firecracker 1.16.1 ({os.environ['ATTEST_FIRECRACKER']})"
     assert binary.identity.endswith(" snapshots 10.0.0")
-    assert binary.note == ""
+    assert (binary.doubt("6.1.0-56-cloud-amd64"), binary.unfit("6.18.2")) == ("", "")
 
 
 def test_another_binary_is_known_as_one() -> None:
@@ -496,9 +498,26 @@ def test_another_binary_is_known_as_one() -> None:
 
 def test_an_untested_binary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTEST_STANDIN_VERSION", "1.17.0-dev")
-    note = find_firecracker().note
-    assert note.startswith("Firecracker 1.17.0 (")
-    assert note.endswith(") has not been tested with attest: 1.15 and 1.16 have")
+    doubt = find_firecracker().doubt("6.1.0")
+    assert doubt.startswith("Firecracker 1.17.0 (")
+    assert doubt.endswith(") has not been tested with attest: 1.15 and 1.16 have")
+
+
+def test_an_unknown_guest_kernel() -> None:
+    doubt = find_firecracker().doubt("6.5.0-1-amd64")
+    assert doubt.startswith("guest kernel 6.5.0-1-amd64 is not known to survive snapshots of ")
+    assert doubt.endswith(": 5.10, 6.1, 6.18 are")
+
+
+@pytest.mark.parametrize("version", ["1.15.1", "1.16.0"])
+@pytest.mark.parametrize(("kernel", "unfit"), [("6.1.0", False), ("6.18", True), ("7.2-rc1", True)])
+def test_a_guest_kernel_that_does_not_survive(
+    version: str, kernel: str, unfit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTEST_STANDIN_VERSION", version)
+    binary = find_firecracker()
+    assert binary.unfit(kernel).endswith(": it needs 1.16.1") is unfit
+    assert binary.doubt(kernel) == ""  # where it is unfit, that is told instead
 
 
 def test_an_old_binary(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,8 +88,9 @@ def test_its_snapshots_are_not_those_of_other_machines(tmp_path: Path) -> None:
     def seat(name: str, **keys: object) -> Seat:
         node = parse_manifest({"nodes": {name: {"machine": "q35", **keys}}}).nodes[name]
         return Seat(
-            name=name, number=1, node=node, image=image("kvm_amd"), accelerator="tcg",
-            cell=cast(Cell, None), directory=tmp_path / name, hosts=str, relative_to=tmp_path,
+            name=name, number=1, node=node, image=image("kvm_amd"), accelerator="tcg", vmm="qemu",
+            programs={}, cell=cast(Cell, None), directory=tmp_path / name, hosts=str,
+            relative_to=tmp_path,
         )  # fmt: skip
 
     assert seat("a").shape() == seat("b").shape() != seat("c", nested=True).shape()

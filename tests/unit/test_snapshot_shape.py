@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from attest.snapshot.shape import Shape, host_cpu, host_vmm
+from attest.snapshot.shape import Shape, host_cpu
 from attest.vmm import tsc
 from attest.vmm.qemu import find_qemu
 
@@ -29,7 +29,7 @@ def _asked_anew() -> Iterator[None]:
 
 def forget() -> None:
     """What a process finds out about its host once."""
-    for found in (find_qemu, host_vmm, host_cpu, tsc.tsc_khz):
+    for found in (find_qemu, host_cpu, tsc.tsc_khz):
         found.cache_clear()
 
 
@@ -82,11 +82,11 @@ def upgraded(binary: Path, content: str, seconds: int = 0) -> str:
     times = (before.st_atime_ns, before.st_mtime_ns + seconds * 1_000_000_000)
     os.utime(binary, ns=times)
     forget()
-    return host_vmm()
+    return find_qemu().identity
 
 
 def test_an_upgraded_vmm_is_another_one(qemu: Path) -> None:
-    first, content = host_vmm(), qemu.read_text()
+    first, content = find_qemu().identity, qemu.read_text()
     assert "10.0.2" in first
     assert upgraded(qemu, content) == first
     described = [
@@ -101,10 +101,10 @@ def test_an_upgraded_vmm_is_another_one(qemu: Path) -> None:
 def test_an_equal_vmm_elsewhere_is_another_one(
     qemu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = host_vmm()
+    first = find_qemu().identity
     monkeypatch.setenv("ATTEST_QEMU", str(qemu.rename(tmp_path / "elsewhere")))
     forget()
-    assert host_vmm() != first
+    assert find_qemu().identity != first
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import click
 
-__all__ = ["accel_option"]
+from attest.vmm.backends import BACKENDS
+
+__all__ = ["accel_option", "vmm_options"]
+
+Callback = TypeVar("Callback", bound=Callable[..., Any])
 
 accel_option = click.option(
     "--accel",
@@ -13,3 +20,25 @@ accel_option = click.option(
     show_default=True,
     help="KVM, software emulation, or KVM where it has been seen to work.",
 )
+
+_VMM_OPTIONS = (
+    click.option(
+        "--vmm",
+        type=click.Choice(["auto", *BACKENDS]),
+        default="qemu",
+        show_default=True,
+        help="What runs the nodes that name no VMM; auto: the fastest that is here and can.",
+    ),
+    click.option(
+        "--firecracker",
+        metavar="PATH",
+        help="The Firecracker to use [default: the manifest's, $ATTEST_FIRECRACKER, or on PATH].",
+    ),
+)
+
+
+def vmm_options(command: Callback) -> Callback:
+    """Adds ``--vmm`` and the paths of VMMs' programs to a command."""
+    for option in reversed(_VMM_OPTIONS):
+        command = option(command)
+    return command

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from attest.cli.keeping import Keeping
-from attest.cli.options import accel_option
+from attest.cli.options import accel_option, vmm_options
 from attest.cluster import Cluster
 from attest.errors import AttestError, CommandFailed, UsageError, WaitFailed
 from attest.events import Event, EventLog, Kind
@@ -27,6 +27,7 @@ from attest.script import ScriptRun, namespace
 @click.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
 @accel_option
+@vmm_options
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, file_okay=False),
     help="Directory for logs and artefacts [default: a new one in the cache].",
@@ -42,6 +43,8 @@ from attest.script import ScriptRun, namespace
 def run(
     manifest: Path,
     accel: str,
+    vmm: str,
+    firecracker: str | None,
     out: Path | None,
     cold: bool,
     hugepages: bool,
@@ -85,6 +88,8 @@ def run(
                 test,
                 accelerator=accel,
                 cold=cold,
+                vmm=vmm,
+                programs={"firecracker": firecracker} if firecracker else {},
                 hugepages=hugepages,
                 out_dir=directory,
                 events=events,

@@ -14,10 +14,9 @@ from typing import Final
 
 import msgspec
 
-from attest.vmm.qemu import find_qemu
 from attest.vmm.tsc import tsc_khz
 
-__all__ = ["Shape", "host_cpu", "host_vmm"]
+__all__ = ["Shape", "host_cpu"]
 
 _FORMAT: Final = 2
 """Raised when attest makes snapshots in another way; older ones are not found any more."""
@@ -39,6 +38,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         nics: Number of network cards.
         disks: What each declared disk holds at first.
         hugepages: The memory is on huge pages.
+        channel: How the agent is reached, where that is not the VMM's own way.
+        balloon: It has a balloon.
         warm_until: The unit that was active when the snapshot was made.
         warm_steps: The commands that had run.
         format: How attest made it.
@@ -56,6 +57,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[str, ...] = ()
     hugepages: bool = False
     cpu_model: str = ""
+    channel: str = ""
+    balloon: bool = False
     warm_until: str = ""
     warm_steps: tuple[str, ...] = ()
     format: int = _FORMAT
@@ -63,14 +66,6 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """The digest under which the cache keeps the snapshot."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
-
-
-@functools.cache
-def host_vmm() -> str:
-    """The VMM in use, so described that an upgrade is another one."""
-    binary = find_qemu()
-    status = binary.path.stat()
-    return f"{binary} {status.st_size} {status.st_mtime_ns}"
 
 
 @functools.cache

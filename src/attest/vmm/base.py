@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from attest.image.store import Image
 
 __all__ = [
+    "Binary",
     "Capabilities",
     "ConsolePipes",
     "DialError",
@@ -28,6 +29,7 @@ __all__ = [
     "Saved",
     "Vmm",
     "VmmExit",
+    "identity",
     "saved_in",
 ]
 
@@ -180,27 +182,59 @@ class VmmExit:
         return f"{how}: {self.stderr.strip()}" if self.stderr.strip() else how
 
 
+class Binary(Protocol):
+    """A VMM's program that was found; its text names it with version and path."""
+
+    @property
+    def identity(self) -> str:
+        """Text that is another one where this is a program that makes other snapshots."""
+
+    def doubt(self, kernel: str) -> str:
+        """What its user should know of it with this guest kernel's version; mostly nothing."""
+
+    def unfit(self, kernel: str) -> str:
+        """Why guests with this kernel's version do not survive a snapshot; empty: they do."""
+
+
+def identity(binary: object, path: Path) -> str:
+    """A program's text with what changes when its file does."""
+    status = path.stat()
+    return f"{binary} {status.st_size} {status.st_mtime_ns}"
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What a VMM can do, each with the reason where it cannot; empty where it can.
 
     Attributes:
         tcg: Run without KVM.
+        q35: Be a PC with PCI and firmware.
         reboot: Let a guest reboot and go on.
         set_link: Unplug a network card.
         keyboard: Type into the console.
         disks: Declared disks.
         hugepages: Memory of 2 MiB pages.
+        prefault: All memory allocated before the start.
         nested: Run machines that can host machines.
+        serial: An agent on a serial port.
+        vsock: An agent on vsock.
+        balloon: Give memory that the guest frees back to the host.
+        jail: Lock the VMM up.
     """
 
     tcg: str = ""
+    q35: str = ""
     reboot: str = ""
     set_link: str = ""
     keyboard: str = ""
     disks: str = ""
     hugepages: str = ""
+    prefault: str = ""
     nested: str = ""
+    serial: str = ""
+    vsock: str = ""
+    balloon: str = ""
+    jail: str = ""
 
 
 class Vmm(Protocol):

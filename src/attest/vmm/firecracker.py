@@ -34,6 +34,7 @@ from attest.vmm.base import (
     Saved,
     SaveError,
     VmmExit,
+    identity,
 )
 from attest.vmm.dial import dial
 from attest.vmm.process import WatchedProcess
@@ -46,11 +47,20 @@ CAPABILITIES: Final = Capabilities(
     reboot="a guest that reboots ends Firecracker",
     set_link="Firecracker cannot unplug a network card",
     disks="Firecracker reads raw disk images only, and declared disks are qcow2",
+    q35="Firecracker has a machine of its own",
+    prefault="Firecracker allocates memory when the guest uses it",
     nested="Firecracker does not let its guests run machines",
+    serial="Firecracker has no serial port for the agent",
+    balloon="Firecracker's balloon is not used yet",
+    jail="the jailer is not used yet",
 )
 
 OLDEST: Final = (1, 15)
-_TESTED: Final = ((1, 15), (1, 16))
+_MODERN_GUESTS: Final = (1, 16, 1)
+"""The first Firecracker whose restores guest kernel 6.18 survives."""
+
+_GUESTS: Final = {(1, 15): ("5.10", "6.1"), (1, 16): ("5.10", "6.1", "6.18")}
+"""The tested versions, each with the guest kernels that it restores (its docs/kernel-policy.md)."""
 
 _CID: Final = 3
 """The guest's address on its own vsock, to which no other machine has a connection."""
@@ -97,26 +107,38 @@ class FirecrackerBinary:
     @property
     def identity(self) -> str:
         """Text that is another one where this is a program that makes other snapshots."""
-        status = self.path.stat()
-        return f"{self} {status.st_size} {status.st_mtime_ns} snapshots {self.snapshots}"
+        return f"{identity(self, self.path)} snapshots {self.snapshots}"
 
-    @property
-    def note(self) -> str:
-        """What its user should know of it; mostly nothing."""
-        if self.version[:2] in _TESTED:
-            return ""
-        tested = " and ".join(f"{major}.{minor}" for major, minor in _TESTED)
-        return f"{self} has not been tested with attest: {tested} have"
+    def doubt(self, kernel: str) -> str:
+        """What its user should know of it with this guest kernel; mostly nothing."""
+        guests = _GUESTS.get(self.version[:2])
+        if guests is None:
+            tested = " and ".join(f"{major}.{minor}" for major, minor in _GUESTS)
+            return f"{self} has not been tested with attest: {tested} have"
+        if _series(kernel) not in guests and not self.unfit(kernel):
+            known = ", ".join(guests)
+            return f"guest kernel {kernel} is not known to survive snapshots of {self}: {known} are"
+        return ""
+
+    def unfit(self, kernel: str) -> str:
+        """Why guests with this kernel do not survive a snapshot; empty: they do."""
+        if self.version < _MODERN_GUESTS and _number(_series(kernel)) >= (6, 18):
+            needed = ".".join(map(str, _MODERN_GUESTS))
+            return f"guest kernel {kernel} crashes after a restore by {self}: it needs {needed}"
+        return ""
 
 
 @functools.cache
-def find_firecracker() -> FirecrackerBinary:
-    """The Firecracker of this host: ``$ATTEST_FIRECRACKER``, else the one on PATH.
+def find_firecracker(program: str = "") -> FirecrackerBinary:
+    """A Firecracker.
+
+    Args:
+        program: Its path or name; default: ``$ATTEST_FIRECRACKER``, else the one on PATH.
 
     Raises:
         HostError: There is none, it does not run, or it is older than 1.15.
     """
-    wanted = os.environ.get("ATTEST_FIRECRACKER") or "firecracker"
+    wanted = program or os.environ.get("ATTEST_FIRECRACKER") or "firecracker"
     found = shutil.which(wanted)
     if found is None:
         raise HostError(
@@ -134,6 +156,15 @@ def find_firecracker() -> FirecrackerBinary:
     return binary
 
 
+def _series(kernel: str) -> str:
+    """The first two numbers of a kernel's version, such as ``6.1``."""
+    return ".".join(re.split(r"[.-]", kernel)[:2])
+
+
+def _number(series: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in series.split(".") if part.isdigit())
+
+
 def _ask(path: Path, option: str, pattern: str) -> re.Match[str]:
     result = subprocess.run([path, option], capture_output=True, text=True, check=False)
     match = re.search(pattern, result.stdout)
@@ -148,6 +179,7 @@ class Firecracker:
     Args:
         spec: What to run. Its ``memory_file`` only says where `save` will put the memory, and
             ``prefault`` changes nothing.
+        binary: The program.
         enter: Turns a command line into one that runs in the cluster's cell.
         on_exit: Called once when the process has ended.
         on_event: Not called: Firecracker tells of no events.
@@ -157,7 +189,6 @@ class Firecracker:
         console: The driver's ends of the console; who uses them closes them.
 
     Raises:
-        HostError: There is no Firecracker.
         ValueError: The spec asks for what Firecracker cannot do.
         ApiError: It refused to boot.
         SaveError: It refused to load what was saved.
@@ -166,6 +197,7 @@ class Firecracker:
     def __init__(
         self,
         spec: MachineSpec,
+        binary: FirecrackerBinary,
         *,
         enter: Callable[[Sequence[str]], list[str]],
         on_exit: Callable[[VmmExit], None],
@@ -178,7 +210,6 @@ class Firecracker:
         self._spec = spec
         self._on_exit = on_exit
         self._paused = False
-        binary = find_firecracker()
         self._directory = Path(tempfile.mkdtemp(prefix="firecracker-", dir=spec.directory))
         self._api = Api(self._directory / _API)
         self.console, output, keyboard = _console()

@@ -23,17 +23,32 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from attest.errors import HostError
 from attest.vmm import nested
-from attest.vmm.base import ConsolePipes, Greet, MachineSpec, Saved, SaveError, VmmExit
+from attest.vmm.base import (
+    Capabilities,
+    ConsolePipes,
+    Greet,
+    MachineSpec,
+    Saved,
+    SaveError,
+    VmmExit,
+    identity,
+)
 from attest.vmm.process import WatchedProcess
 from attest.vmm.tsc import tsc_khz
 
 if TYPE_CHECKING:
     from attest.vmm.qmp import Qmp
 
-__all__ = ["AGENT_PORT", "Qemu", "QemuBinary", "command_line", "find_qemu"]
+__all__ = ["AGENT_PORT", "CAPABILITIES", "Qemu", "QemuBinary", "command_line", "find_qemu"]
 
 AGENT_PORT: Final = "org.attest.agent"
 """Name of the virtio-serial port on which the guest's agent listens."""
+
+CAPABILITIES: Final = Capabilities(
+    vsock="the agent in a QEMU machine listens on a serial port",
+    balloon="QEMU would punch the freed pages out of the snapshot that the machine maps",
+    jail="the jailer locks up Firecracker only; QEMU runs in its own sandbox",
+)
 
 OLDEST: Final = (7, 2)
 
@@ -67,6 +82,19 @@ class QemuBinary:
 
     def __str__(self) -> str:
         return f"QEMU {'.'.join(map(str, self.version))} ({self.path})"
+
+    @property
+    def identity(self) -> str:
+        """Text that is another one where this is a program that makes other snapshots."""
+        return identity(self, self.path)
+
+    def doubt(self, kernel: str) -> str:
+        """Nothing: each version that `find_qemu` takes has been tested."""
+        return ""
+
+    def unfit(self, kernel: str) -> str:
+        """Nothing: it restores every kernel."""
+        return ""
 
 
 @functools.cache
@@ -236,6 +264,7 @@ class Qemu:
 
     Args:
         spec: What to run.
+        binary: Not used: there is one QEMU, see `find_qemu`.
         enter: Turns a command line into one that runs in the cluster's cell.
         on_exit: Called once when the process has ended.
         on_event: Called with each QMP event's name and data.
@@ -244,6 +273,7 @@ class Qemu:
     def __init__(
         self,
         spec: MachineSpec,
+        binary: QemuBinary | None = None,
         *,
         enter: Callable[[Sequence[str]], list[str]],
         on_exit: Callable[[VmmExit], None],

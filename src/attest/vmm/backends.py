@@ -1,0 +1,108 @@
+"""The VMMs that there are, and which of them runs a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, Protocol
+
+from attest.errors import HostError
+from attest.vmm import firecracker, qemu
+from attest.vmm.base import Binary, Capabilities, MachineSpec, Vmm, VmmExit
+
+__all__ = ["AUTO", "BACKENDS", "Backend", "Lack", "Start", "choose", "lacks"]
+
+AUTO: Final = "auto"
+"""Stands for the first of `_PREFERRED` that can run a machine."""
+
+
+class Start(Protocol):
+    """Starts a VMM."""
+
+    def __call__(
+        self,
+        spec: MachineSpec,
+        binary: Any,  # of the same module's `find`
+        *,
+        enter: Callable[[Sequence[str]], list[str]],
+        on_exit: Callable[[VmmExit], None],
+        on_event: Callable[[str, dict[str, Any]], None],
+    ) -> Vmm:
+        """Start it, see `attest.vmm.qemu.Qemu`."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A kind of VMM.
+
+    Attributes:
+        name: What manifests and options call it.
+        capabilities: What it can do.
+        find: Finds its program: the one at a path, or without that the host's.
+        start: Runs a machine with it.
+    """
+
+    name: str
+    capabilities: Capabilities
+    find: Callable[[str], Binary]
+    start: Start
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What a machine wants and a VMM cannot do.
+
+    Attributes:
+        wanted: The capability's name, which is a node's key mostly.
+        reason: Why not.
+    """
+
+    wanted: str
+    reason: str
+
+
+QEMU: Final = Backend("qemu", qemu.CAPABILITIES, lambda _: qemu.find_qemu(), qemu.Qemu)
+FIRECRACKER: Final = Backend(
+    "firecracker",
+    firecracker.CAPABILITIES,
+    firecracker.find_firecracker,
+    firecracker.Firecracker,
+)
+
+BACKENDS: Final[Mapping[str, Backend]] = {each.name: each for each in (QEMU, FIRECRACKER)}
+
+_PREFERRED: Final = (FIRECRACKER,)
+"""What ``auto`` takes before QEMU, where it can: what starts machines soonest comes first."""
+
+
+def lacks(backend: Backend, wants: Mapping[str, bool]) -> Iterator[Lack]:
+    """What a machine wants and the VMM cannot do, by the names of `Capabilities`."""
+    for field in fields(Capabilities):
+        reason: str = getattr(backend.capabilities, field.name)
+        if reason and wants.get(field.name):
+            yield Lack(field.name, reason)
+
+
+def choose(
+    wanted: str, wants: Mapping[str, bool], programs: Mapping[str, str]
+) -> tuple[Backend, Binary]:
+    """The VMM that runs a machine, and its program.
+
+    Args:
+        wanted: Its name, or ``"auto"`` for the first that is on this host and can run the machine.
+        wants: What the machine wants, by the names of `Capabilities`.
+        programs: Paths of programs by the VMM's name; empty or missing: the host's.
+
+    Raises:
+        HostError: It is not on this host.
+    """
+    if wanted != AUTO:
+        backend = BACKENDS[wanted]
+        return backend, backend.find(programs.get(wanted, ""))
+    for backend in _PREFERRED:
+        if not any(lacks(backend, wants)):
+            try:
+                return backend, backend.find(programs.get(backend.name, ""))
+            except HostError:
+                continue
+    return QEMU, QEMU.find("")
