@@ -336,6 +336,58 @@ def test_a_machine_whose_snapshot_did_not_restore_ends_as_any_other(
     assert home.entries() == []
 
 
+DIES = (
+    "(read before < /proc/sys/kernel/hostname; now=$before;"
+    ' while [ "$now" = "$before" ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
+    " sleep 0.2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
+)
+"""A warm step after which a clone dies, a moment after it was told its name."""
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_clone_that_dies_a_moment_after_its_first_answer(
+    home: Home, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home.path))
+    monkeypatch.setattr("attest.life._WATCH", 60.0)  # however busy the host
+    warnings: list[str] = []
+    told = threading.Event()
+
+    def hear(event: Event) -> None:
+        if event.kind is Kind.WARNING:
+            warnings.append(event.text)
+            told.set()
+
+    def fail(error: AttestError) -> None:
+        fatal.append(error)
+        failed.set()
+
+    events = EventLog()
+    events.subscribe(hear)
+    fatal: list[AttestError] = []
+    failed = threading.Event()
+    node = {**NODE, "warm_steps": [DIES]}
+    with Cluster(
+        {"nodes": {"one": node}}, accelerator="tcg", events=events, on_fatal=fail
+    ) as cluster:
+        one = cluster["one"]
+        one.start()
+        if used:
+            one.connect()
+        assert told.wait(60)
+        (warning,) = warnings
+        assert warning.startswith(f"{REMOVED}it died ")
+        assert " s after its first answer: one: kernel panic: " in warning
+        assert home.entries() == []
+        if used:
+            assert failed.wait(60)
+            assert "restored from a snapshot, which its kernel may not survive" in fatal[0].hint
+        else:
+            assert one.succeed("hostname") == "one\n"
+            assert fatal == []
+    assert home.left() == []
+
+
 # Full disks
 
 
