@@ -160,6 +160,21 @@ static void wait_for_disk(const char *name, char *device, size_t size)
     close(events.fd);
 }
 
+/* For VMMs that cannot give a disk the serial number from which udev would make this name. */
+static void name_disks(char *devices)
+{
+    char *rest = devices;
+    mkdir("/dev/disk", 0755);
+    mkdir("/dev/disk/by-id", 0755);
+    for (int number = 0; rest; number++) {
+        char link[64];
+        const char *device = strsep(&rest, ",");
+        snprintf(link, sizeof link, "/dev/disk/by-id/virtio-disk%d", number);
+        if (symlink(device, link) < 0)
+            say("attest-agent: link %s: %s\n", link, strerror(errno));
+    }
+}
+
 static void mount_root(const char *device)
 {
     mkdir(LOWER, 0755);
@@ -330,6 +345,10 @@ void boot(char **arguments)
     /* The console's driver may have been one of the modules. */
     if (!console && open_console())
         say("attest-stage: init\n");
+    char *disks = kernel_parameter("attest.disks");
+    if (disks)
+        name_disks(disks);
+    free(disks);
     char *root = kernel_parameter("attest.root");
     if (root)
         boot_root(root, arguments);

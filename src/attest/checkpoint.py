@@ -133,7 +133,7 @@ def _take(
         for _, vmm in machines:
             undo.callback(vmm.resume)
             vmm.pause()
-        frozen = [_fork(seat, vmm) for seat, vmm in machines]
+        frozen = [seat.disks.freeze(vmm.fork_disks) for seat, vmm in machines]
         saved = wait_all(
             list(zip(machines, places, strict=True)),
             lambda each: each[0][1].save_running(each[1]),
@@ -143,13 +143,6 @@ def _take(
         begin(partial(_bake, seat, replace(each, disks=disks), place), f"bake {seat.name}")
         for (seat, _), place, each, disks in zip(machines, places, saved, frozen, strict=True)
     ]
-
-
-def _fork(seat: Seat, vmm: Vmm) -> tuple[Path, ...]:
-    fresh = seat.disks.names()
-    if fresh:
-        vmm.fork_disks(fresh)
-    return seat.disks.forked(fresh)
 
 
 def _bake(seat: Seat, stream: Saved, place: Path) -> Saved:

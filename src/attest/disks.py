@@ -1,14 +1,16 @@
 """A machine's declared disks: which file each is at any time.
 
-A disk is a qcow2 file that grows with what the guest writes. A snapshot freezes the files in use,
-and the machine goes on with overlays of them; a clone begins with overlays. Nothing is copied.
+A disk is a file that grows with what the guest writes. Of qcow2 disks a snapshot freezes the files
+in use, and the machine goes on with overlays of them; a clone begins with overlays. Nothing is
+copied. Raw disks, for VMMs that know no others, are copied instead, as sparse files.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from attest.errors import ManifestError
 from attest.manifest import Disk
@@ -24,12 +26,20 @@ class Disks:
         directory: Where their files are made.
         declared: What the manifest says of them.
         relative_to: What paths of images are relative to.
+        format: That of the files.
 
     Raises:
         ManifestError: An image does not exist.
     """
 
-    def __init__(self, directory: Path, declared: Sequence[Disk], relative_to: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        declared: Sequence[Disk],
+        relative_to: Path,
+        format: Literal["qcow2", "raw"],
+    ) -> None:
+        self._format = format
         self._directory = directory
         self._declared = [
             Disk(image=str(_image(relative_to, each.image))) if each.image else each
@@ -62,7 +72,7 @@ class Disks:
         files = tuple(directory / f"disk{index}" for index in range(len(self._declared)))
         for file, each in zip(files, self._declared, strict=True):
             backing = Path(each.image) if each.image else None
-            disk.create(file, size_mib=each.size, backing=backing)
+            disk.create(file, each.size, backing, self._format)
         return files
 
     def begin(self) -> tuple[Path, ...]:
@@ -77,16 +87,15 @@ class Disks:
         """New overlays of a snapshot's disks; the files that were in use go."""
         before = self._current
         self._current = self.names()
-        _make_overlays(self._current, frozen)
+        self._make(self._current, frozen)
         for file in before:
             file.unlink(missing_ok=True)
         return self._current
 
-    @staticmethod
-    def throw_away(frozen: Sequence[Path], directory: Path) -> tuple[Path, ...]:
+    def throw_away(self, frozen: Sequence[Path], directory: Path) -> tuple[Path, ...]:
         """Overlays of a snapshot's disks for a VMM that never runs, in another directory."""
         files = tuple(directory / f"unused{index}" for index in range(len(frozen)))
-        _make_overlays(files, frozen)
+        self._make(files, frozen)
         return files
 
     def forget(self) -> None:
@@ -102,10 +111,27 @@ class Disks:
             self._directory / f"disk{index}-{number}" for index in range(len(self._declared))
         )
 
-    def forked(self, fresh: tuple[Path, ...]) -> tuple[Path, ...]:
-        """The machine writes to ``fresh`` now; returns the files that are frozen thereby."""
-        frozen, self._current = self._current, fresh
-        return frozen
+    def freeze(self, fork: Callable[[Sequence[Path]], None]) -> tuple[Path, ...]:
+        """Keep what is on the disks of a machine that stands still.
+
+        Args:
+            fork: Lets the machine go on with new overlays, which this makes at given paths.
+
+        Returns:
+            Files that stay as they are.
+        """
+        fresh, current = self.names(), self._current
+        if self._format == "raw":
+            self._make(fresh, current)
+            return fresh
+        if fresh:
+            fork(fresh)
+        self._current = fresh
+        return current
+
+    def _make(self, files: Sequence[Path], frozen: Sequence[Path]) -> None:
+        for file, backing in zip(files, frozen, strict=True):
+            disk.create(file, backing=backing, format=self._format)
 
 
 def _image(relative_to: Path, name: str) -> Path:
@@ -113,8 +139,3 @@ def _image(relative_to: Path, name: str) -> Path:
     if not path.is_file():
         raise ManifestError(f"disks: {path} is no file", hint="give the path of a disk image")
     return path
-
-
-def _make_overlays(files: Sequence[Path], frozen: Sequence[Path]) -> None:
-    for file, backing in zip(files, frozen, strict=True):
-        disk.create(file, backing=backing)

@@ -84,7 +84,9 @@ class Seat:
                 self.name, self.image, self.node.vcpus, self.accelerator, find_qemu().version
             )
         self.directory.mkdir(parents=True)
-        self.disks = Disks(self.directory, self.node.disks, self.relative_to)
+        self.disks = Disks(
+            self.directory, self.node.disks, self.relative_to, self.backend.disk_format
+        )
         self._numbers = itertools.count()
         self._spare_lock = threading.Lock()
         self._spare_taps: list[str] = []

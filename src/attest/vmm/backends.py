@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from attest.errors import HostError
 from attest.vmm import firecracker, qemu
@@ -40,12 +40,15 @@ class Backend:
         capabilities: What it can do.
         find: Finds its program: the one at a path, or without that the host's.
         start: Runs a machine with it.
+        disk_format: The format of its machines' disks: qcow2, of which there can be overlays, or
+            raw, which is copied instead.
     """
 
     name: str
     capabilities: Capabilities
     find: Callable[[str], Binary]
     start: Start
+    disk_format: Literal["qcow2", "raw"]
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,13 @@ class Lack:
     reason: str
 
 
-QEMU: Final = Backend("qemu", qemu.CAPABILITIES, lambda _: qemu.find_qemu(), qemu.Qemu)
+QEMU: Final = Backend("qemu", qemu.CAPABILITIES, lambda _: qemu.find_qemu(), qemu.Qemu, "qcow2")
 FIRECRACKER: Final = Backend(
     "firecracker",
     firecracker.CAPABILITIES,
     firecracker.find_firecracker,
     firecracker.Firecracker,
+    "raw",
 )
 
 BACKENDS: Final[Mapping[str, Backend]] = {each.name: each for each in (QEMU, FIRECRACKER)}

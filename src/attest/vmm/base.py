@@ -69,7 +69,7 @@ class Saved:
     Attributes:
         memory: The guest's memory; clones map it copy-on-write. None when it is in ``state``.
         state: The state of its devices; with its memory, where that has no file of its own.
-        disks: What was on its disks: frozen qcow2 files, which overlays can have as their backing.
+        disks: What was on its disks: files that stay as they are.
     """
 
     memory: Path | None
@@ -100,9 +100,9 @@ class MachineSpec:
         memory_file: A new file that is to be its memory, for a machine that `Vmm.save` will save.
         saved: What it continues; without, it boots. With both, ``saved`` is a whole stream, whose
             memory goes into the file.
-        disks: The qcow2 files that it writes, in order; they exist. The guest sees each as a
-            virtio block device with the serial ``disk0``, ``disk1`` and so on. For a machine with
-            ``saved`` they are overlays of its disks.
+        disks: The files that it writes, in order, of the VMM's own format; they exist. The guest
+            sees each as a virtio block device, ``/dev/disk/by-id/virtio-disk0`` and so on. For a
+            machine with ``saved`` they begin as its disks.
         hugepages: Its memory is of reserved 2 MiB pages. It can neither have a memory file nor map
             one, so what it continues is a whole stream. ``memory`` is an even number then.
         prefault: All of its memory is allocated before it starts.
@@ -311,7 +311,7 @@ class Vmm(Protocol):
         """
 
     def fork_disks(self, fresh: Sequence[Path]) -> None:
-        """Freeze the files of its disks, and go on with new overlays of them.
+        """Freeze the files of its disks, of a format that has overlays, and go on with such.
 
         The machine is paused. The frozen files belong to whoever saves it, before or after.
 

@@ -1,7 +1,8 @@
-"""Disks of machines as qcow2 files: empty ones, and overlays of other images.
+"""Disks of machines as files: empty ones, and ones that begin as other images.
 
-An overlay holds what differs from its backing file, which is only read and may have any number of
-overlays. It names that file by its absolute path.
+A qcow2 file is an overlay of the other image: it holds what differs from that, which is only read,
+may have any number of overlays, and is named in them by its absolute path. A raw one is a sparse
+copy.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from attest.errors import HostError
 from attest.vmm.qemu import find_qemu
@@ -46,19 +47,29 @@ def find_qemu_img() -> Path:
     return Path(path)
 
 
-def create(path: Path, size_mib: int | None = None, backing: Path | None = None) -> None:
+def create(
+    path: Path,
+    size_mib: int | None = None,
+    backing: Path | None = None,
+    format: Literal["qcow2", "raw"] = "qcow2",
+) -> None:
     """Make a disk: empty, or with the content of another image.
 
     Args:
         path: The new file.
         size_mib: Its size in MiB; by default the backing file's.
         backing: The image whose content it begins with, of any format that QEMU reads. It must
-            stay as it is for as long as the disk is used.
+            stay as it is for as long as a qcow2 disk is used.
+        format: Its own.
 
     Raises:
         HostError: It cannot be made, or there is no `qemu-img`.
     """
-    command = ["create", "-q", "-f", "qcow2"]
+    if format == "raw" and backing is not None:
+        source = ["-f", image_format(backing), str(backing.absolute())]
+        _run(["convert", "-q", *source, "-O", format, str(path.absolute())])
+        return
+    command = ["create", "-q", "-f", format]
     if backing is not None:
         command += ["-b", str(backing.absolute()), "-F", image_format(backing)]
     command.append(str(path.absolute()))

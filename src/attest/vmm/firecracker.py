@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Final, Literal
 
 from attest.errors import HostError
@@ -46,7 +47,6 @@ CAPABILITIES: Final = Capabilities(
     tcg="Firecracker runs guests with KVM only",
     reboot="a guest that reboots ends Firecracker",
     set_link="Firecracker cannot unplug a network card",
-    disks="Firecracker reads raw disk images only, and declared disks are qcow2",
     q35="Firecracker has a machine of its own",
     prefault="Firecracker allocates memory when the guest uses it",
     nested="Firecracker does not let its guests run machines",
@@ -189,7 +189,6 @@ class Firecracker:
         console: The driver's ends of the console; who uses them closes them.
 
     Raises:
-        ValueError: The spec asks for what Firecracker cannot do.
         ApiError: It refused to boot.
         SaveError: It refused to load what was saved.
     """
@@ -203,8 +202,6 @@ class Firecracker:
         on_exit: Callable[[VmmExit], None],
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> None:
-        if spec.disks:
-            raise ValueError(CAPABILITIES.disks)
         self.name = spec.name
         self.channel: Literal["serial", "vsock"] = "vsock"
         self._spec = spec
@@ -213,6 +210,9 @@ class Firecracker:
         self._directory = Path(tempfile.mkdtemp(prefix="firecracker-", dir=spec.directory))
         self._api = Api(self._directory / _API)
         self.console, output, keyboard = _console()
+        for index, disk in enumerate(spec.disks):
+            # By such a name in its own directory, a snapshot's disk is each clone's own.
+            (self._directory / f"disk{index}").symlink_to(disk.absolute())
         log = (spec.directory / "firecracker.log").absolute()
         try:
             self._process = WatchedProcess(
@@ -259,6 +259,16 @@ class Firecracker:
                     "is_root_device": False,  # the kernel is told by attest.root
                     "is_read_only": True,
                     "path_on_host": _absolute(image.root),
+                },
+            )
+        for index in range(len(self._spec.disks)):
+            self._put(
+                f"/drives/disk{index}",
+                {
+                    "drive_id": f"disk{index}",
+                    "is_root_device": False,
+                    "is_read_only": False,
+                    "path_on_host": f"disk{index}",
                 },
             )
         for index, nic in enumerate(self._spec.nics):
@@ -394,13 +404,12 @@ class Firecracker:
         return saved
 
     def fork_disks(self, fresh: Sequence[Path]) -> None:
-        """It has no disks.
+        """It cannot: raw disks have no overlays.
 
         Raises:
-            ValueError: There are overlays for some.
+            ValueError: Always.
         """
-        if fresh:
-            raise ValueError(CAPABILITIES.disks)
+        raise ValueError("Firecracker has raw disks, which are copied")
 
     def set_link(self, index: int, up: bool) -> None:
         """It cannot.
@@ -430,7 +439,9 @@ def _machine(spec: MachineSpec) -> dict[str, Any]:
 def _kernel_arguments(spec: MachineSpec) -> str:
     # The first drive; its serial number is one that Firecracker chooses.
     root = ["attest.root=/dev/vda"] if spec.image.root is not None else []
-    return " ".join([_KERNEL, *root, *spec.image.cmdline])
+    devices = [f"/dev/vd{letter}" for letter in ascii_lowercase[len(root) :]]
+    disks = [f"attest.disks={','.join(devices[: len(spec.disks)])}"] if spec.disks else []
+    return " ".join([_KERNEL, *root, *disks, *spec.image.cmdline])
 
 
 def _absolute(path: Path) -> str:
