@@ -187,12 +187,14 @@ class Seat:
             machine=self.node.machine, accelerator=self.accelerator, directory=self.directory,
             nics=tuple(Nic(each.tap, each.mac) for each in self.attachments),
             hugepages=self.node.hugepages, prefault=self.node.prefault, nested=self.node.nested,
+            balloon=self.node.balloon, jail=self.node.jail,
         )  # fmt: skip
 
     def start(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:
         """Start a VMM in the cell."""
+        enter = self.cell.enter_as_root if spec.jail else self.cell.enter
         return self.backend.start(
-            spec, self.binary, enter=self.cell.enter, on_exit=on_exit, on_event=on_event
+            spec, self.binary, enter=enter, on_exit=on_exit, on_event=on_event
         )
 
 

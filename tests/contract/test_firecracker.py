@@ -174,6 +174,12 @@ def sent(bench: Bench) -> list[str]:
     return [str(request) for request in bench.requests]
 
 
+def shown(start: Starter, name: str) -> Path:
+    """The file that the only process has under a name in its working directory."""
+    (directory,) = start.spec.directory.glob("firecracker-*")
+    return (directory / name).readlink()
+
+
 def body(bench: Bench, request: str) -> Any:
     (found,) = (each.body for each in bench.requests if str(each) == request)
     return found
@@ -187,14 +193,15 @@ def test_a_boot(start: Starter, bench: Bench, image: Image) -> None:
     assert sent(bench) == BOOT
     assert body(bench, "PUT /machine-config") == {"vcpu_count": 2, "mem_size_mib": 64}
     source = body(bench, "PUT /boot-source")
-    assert source["kernel_image_path"] == str(image.vmlinux)
-    assert source["initrd_path"] == str(image.initrd)
+    assert shown(start, source["kernel_image_path"]) == image.vmlinux
+    assert shown(start, source["initrd_path"]) == image.initrd
+    assert shown(start, "root") == image.root
     arguments = source["boot_args"].split()
     assert arguments[0] == "console=ttyS0"
     assert arguments[-3:] == ["attest.poweroff=reboot", "attest.root=/dev/vda", "quiet"]
     assert body(bench, "PUT /drives/root") == {
         "drive_id": "root", "is_root_device": False, "is_read_only": True,
-        "path_on_host": str(image.root),
+        "path_on_host": "root",
     }  # fmt: skip
     assert body(bench, "PUT /network-interfaces/nic1") == {
         "iface_id": "nic1", "host_dev_name": "tap2", "guest_mac": "52:54:00:12:02:01",
@@ -223,10 +230,16 @@ def test_disks(
         "drive_id": "disk1", "is_root_device": False, "is_read_only": False,
         "path_on_host": "disk1",  # in a directory of its own, as in that of each clone
     }  # fmt: skip
-    (directory,) = start.spec.directory.glob("firecracker-*")
-    assert [(directory / name).readlink() for name in ("disk0", "disk1")] == list(files)
+    assert [shown(start, name) for name in ("disk0", "disk1")] == list(files)
     arguments = body(bench, "PUT /boot-source")["boot_args"]
     assert f" attest.disks={devices} " in arguments
+
+
+def test_a_balloon(start: Starter, bench: Bench) -> None:
+    start(balloon=True)
+    assert body(bench, "PUT /balloon") == {
+        "amount_mib": 0, "deflate_on_oom": True, "free_page_reporting": True,
+    }  # fmt: skip
 
 
 def test_several_connections(start: Starter) -> None:
@@ -288,8 +301,8 @@ def test_saving(start: Starter, bench: Bench, tmp_path: Path) -> None:
     assert (tmp_path / "memory").stat().st_size == 64 << 20
     assert sent(bench)[len(BOOT) :] == ["PATCH /vm", "PUT /snapshot/create"]
     assert body(bench, "PUT /snapshot/create") == {
-        "snapshot_type": "Full", "snapshot_path": str(tmp_path / "state"),
-        "mem_file_path": str(tmp_path / "memory"),
+        "snapshot_type": "Full", "snapshot_path": "received/state",
+        "mem_file_path": "received/memory",
     }  # fmt: skip
 
 
@@ -308,8 +321,8 @@ def test_a_clone(start: Starter, bench: Bench, saved: Saved) -> None:
     run = start(saved=saved, nics=nics)
     assert sent(bench)[before:] == ["PUT /snapshot/load"]
     assert bench.requests[-1].body == {
-        "snapshot_path": str(saved.state),
-        "mem_backend": {"backend_type": "File", "backend_path": str(saved.memory)},
+        "snapshot_path": "state",
+        "mem_backend": {"backend_type": "File", "backend_path": "memory"},
         "network_overrides": [
             {"iface_id": "nic0", "host_dev_name": "tap1s"},
             {"iface_id": "nic1", "host_dev_name": "tap2s"},

@@ -66,15 +66,18 @@ class Cell:
         else:
             raise _refusal(reasons[0])
         self.pid = _only_child(self._process.pid)
+        self._enter_as_root = ["nsenter", "--target", str(self.pid), "--net", "--pid", "--mount"]
         self._enter = [
-            "nsenter", "--target", str(self.pid), "--net", "--pid", "--mount",
-            *(["--user", "--preserve-credentials"] if user else []),
-            *_DIES_WITH_PARENT,
+            *self._enter_as_root, *(["--user", "--preserve-credentials"] if user else []),
         ]  # fmt: skip
 
     def enter(self, command: Sequence[str]) -> list[str]:
         """The command line that runs ``command`` inside; it dies with the process so started."""
-        return [*self._enter, *command]
+        return [*self._enter, *_DIES_WITH_PARENT, *command]
+
+    def enter_as_root(self, command: Sequence[str]) -> list[str]:
+        """As `enter`, but with the rights of the host's root, who runs the driver."""
+        return [*self._enter_as_root, *_DIES_WITH_PARENT, *command]
 
     def run(self, command: Sequence[str], *, stdin: str = "") -> str:
         """Run a short command inside and return its output.

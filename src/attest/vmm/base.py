@@ -108,6 +108,8 @@ class MachineSpec:
         prefault: All of its memory is allocated before it starts.
         paused: It is loaded from ``saved`` and waits for `Vmm.resume`.
         nested: KVM works in it; it is a ``"q35"``.
+        balloon: Memory that the guest frees goes back to the host.
+        jail: The VMM is locked up.
 
     Raises:
         ValueError: These do not go together.
@@ -129,6 +131,8 @@ class MachineSpec:
     prefault: bool = False
     paused: bool = False
     nested: bool = False
+    balloon: bool = False
+    jail: bool = False
 
     def __post_init__(self) -> None:
         mapped = self.saved.memory if self.saved else None

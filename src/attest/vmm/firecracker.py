@@ -1,8 +1,8 @@
 """Firecracker: a VMM for KVM hosts, driven through its API on a Unix socket.
 
-Each process has a directory of its own as its working directory, for its sockets. It is told their
-names without a directory, and those go into its snapshots: so a clone finds its own vsock wherever
-it is loaded, no two ever meet, and no left-over socket is in the way.
+Each process has a working directory of its own, for its sockets and its files. It is told their
+names without a directory, and those go into its snapshots: so a clone finds its own vsock and disks
+wherever it is loaded, no two ever meet, and no left-over socket is in the way.
 
 The guest's `poweroff` would halt its processors and leave the process: so the agent reboots the
 guest where it is to power it off (``attest.poweroff=reboot``), and a reboot ends the process.
@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
@@ -38,8 +37,10 @@ from attest.vmm.base import (
     identity,
 )
 from attest.vmm.dial import dial
+from attest.vmm.jailer import Jail
 from attest.vmm.process import WatchedProcess
 from attest.vmm.vsock import HybridVsock
+from attest.vmm.workdir import OpenWorkdir, Workdir
 
 __all__ = ["CAPABILITIES", "Firecracker", "FirecrackerBinary", "find_firecracker"]
 
@@ -51,8 +52,6 @@ CAPABILITIES: Final = Capabilities(
     prefault="Firecracker allocates memory when the guest uses it",
     nested="Firecracker does not let its guests run machines",
     serial="Firecracker has no serial port for the agent",
-    balloon="Firecracker's balloon is not used yet",
-    jail="the jailer is not used yet",
 )
 
 OLDEST: Final = (1, 15)
@@ -65,8 +64,13 @@ _GUESTS: Final = {(1, 15): ("5.10", "6.1"), (1, 16): ("5.10", "6.1", "6.18")}
 _CID: Final = 3
 """The guest's address on its own vsock, to which no other machine has a connection."""
 
-_API, _VSOCK = "api", "vsock"
-"""Names of the sockets in the process's directory."""
+_API, _VSOCK, _LOG, _KERNEL_FILE, _INITRD, _ROOT = (
+    "api", "vsock", "log", "vmlinux", "initrd", "root",
+)  # fmt: skip
+_STATE, _MEMORY = "state", "memory"
+"""Names in the process's directory."""
+
+_ARGUMENTS: Final = ("--api-sock", _API, "--log-path", _LOG, "--level", "Error")
 
 _API_LIMIT: Final = 30.0
 """Seconds until the process listens; it takes some milliseconds."""
@@ -189,6 +193,7 @@ class Firecracker:
         console: The driver's ends of the console; who uses them closes them.
 
     Raises:
+        HostError: It is to be locked up, and cannot be.
         ApiError: It refused to boot.
         SaveError: It refused to load what was saved.
     """
@@ -207,16 +212,15 @@ class Firecracker:
         self._spec = spec
         self._on_exit = on_exit
         self._paused = False
-        self._directory = Path(tempfile.mkdtemp(prefix="firecracker-", dir=spec.directory))
-        self._api = Api(self._directory / _API)
+        self._workdir = _workdir(spec, binary.path)
+        self._api = Api(self._workdir.path / _API)
         self.console, output, keyboard = _console()
-        for index, disk in enumerate(spec.disks):
-            # By such a name in its own directory, a snapshot's disk is each clone's own.
-            (self._directory / f"disk{index}").symlink_to(disk.absolute())
-        log = (spec.directory / "firecracker.log").absolute()
+        log = spec.directory / "firecracker.log"
+        log.touch()
+        self._workdir.show(_LOG, log, writable=True)
         try:
             self._process = WatchedProcess(
-                enter(_command_line(binary, self._directory, log)),
+                enter(self._workdir.command(binary.path, _ARGUMENTS)),
                 pass_fds=(),
                 # Firecracker writes its log from the start of the file, and a last error, which
                 # goes to standard error, behind it.
@@ -233,7 +237,7 @@ class Firecracker:
             if spec.saved is None:
                 self._boot()
             else:
-                self._load(spec.saved)
+                self._load()
         except BaseException:
             # Without waiting: who is told of the end may itself wait for the constructor.
             self._process.kill(wait=False)
@@ -241,36 +245,19 @@ class Firecracker:
             raise
 
     def _boot(self) -> None:
-        image = self._spec.image
         self._put("/machine-config", _machine(self._spec))
         self._put(
             "/boot-source",
             {
-                "kernel_image_path": _absolute(image.vmlinux),
-                "initrd_path": _absolute(image.initrd),
+                "kernel_image_path": _KERNEL_FILE,
+                "initrd_path": _INITRD,
                 "boot_args": _kernel_arguments(self._spec),
             },
         )
-        if image.root is not None:
-            self._put(
-                "/drives/root",
-                {
-                    "drive_id": "root",
-                    "is_root_device": False,  # the kernel is told by attest.root
-                    "is_read_only": True,
-                    "path_on_host": _absolute(image.root),
-                },
-            )
+        if self._spec.image.root is not None:
+            self._put_drive(_ROOT, read_only=True)
         for index in range(len(self._spec.disks)):
-            self._put(
-                f"/drives/disk{index}",
-                {
-                    "drive_id": f"disk{index}",
-                    "is_root_device": False,
-                    "is_read_only": False,
-                    "path_on_host": f"disk{index}",
-                },
-            )
+            self._put_drive(f"disk{index}", read_only=False)
         for index, nic in enumerate(self._spec.nics):
             self._put(
                 f"/network-interfaces/nic{index}",
@@ -278,13 +265,24 @@ class Firecracker:
             )
         self._put("/vsock", {"guest_cid": _CID, "uds_path": _VSOCK})
         self._put("/entropy", {})
+        if self._spec.balloon:
+            balloon = {"amount_mib": 0, "deflate_on_oom": True, "free_page_reporting": True}
+            self._put("/balloon", balloon)
         self._put("/actions", {"action_type": "InstanceStart"})
 
-    def _load(self, saved: Saved) -> None:
-        assert saved.memory is not None, "Firecracker saves the memory into a file of its own"
+    def _put_drive(self, name: str, *, read_only: bool) -> None:
+        drive = {
+            "drive_id": name,
+            "is_root_device": False,  # the kernel is told by attest.root
+            "is_read_only": read_only,
+            "path_on_host": name,
+        }
+        self._put(f"/drives/{name}", drive)
+
+    def _load(self) -> None:
         request = {
-            "snapshot_path": _absolute(saved.state),
-            "mem_backend": {"backend_type": "File", "backend_path": _absolute(saved.memory)},
+            "snapshot_path": _STATE,
+            "mem_backend": {"backend_type": "File", "backend_path": _MEMORY},
             "network_overrides": [
                 {"iface_id": f"nic{index}", "host_dev_name": nic.tap}
                 for index, nic in enumerate(self._spec.nics)
@@ -319,7 +317,7 @@ class Firecracker:
 
     def _ended(self, exit: VmmExit) -> None:
         self._api.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._workdir.remove()
         self._on_exit(exit)
 
     @property
@@ -338,7 +336,7 @@ class Firecracker:
 
     def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
         """Connect to the guest's agent and greet it, see `attest.vmm.base.Vmm.dial`."""
-        connect = HybridVsock(self._directory / _VSOCK)
+        connect = HybridVsock(self._workdir.path / _VSOCK)
         dial(connect, greet, timeout, vmm=self._process, vcpus="fc_vcpu", dead=dead)
 
     def drain(self) -> None:
@@ -393,15 +391,15 @@ class Firecracker:
             raise SaveError(
                 "Firecracker cannot load a memory of huge pages from a file, so it is not saved"
             )
-        saved = Saved(directory / "memory", directory / "state")
-        request = {
-            "snapshot_type": "Full",
-            "snapshot_path": _absolute(directory / "state"),
-            "mem_file_path": _absolute(directory / "memory"),
-        }
         self.pause()
-        self._put_memory("/snapshot/create", request)
-        return saved
+        with self._workdir.receive(directory) as name:
+            request = {
+                "snapshot_type": "Full",
+                "snapshot_path": f"{name}/{_STATE}",
+                "mem_file_path": f"{name}/{_MEMORY}",
+            }
+            self._put_memory("/snapshot/create", request)
+        return Saved(directory / _MEMORY, directory / _STATE)
 
     def fork_disks(self, fresh: Sequence[Path]) -> None:
         """It cannot: raw disks have no overlays.
@@ -424,11 +422,25 @@ class Firecracker:
         self._process.kill()
 
 
-def _command_line(binary: FirecrackerBinary, directory: Path, log: Path) -> list[str]:
-    return [
-        "env", f"--chdir={directory.absolute()}",
-        str(binary.path), "--api-sock", _API, "--log-path", str(log), "--level", "Error",
-    ]  # fmt: skip
+def _workdir(spec: MachineSpec, firecracker: Path) -> Workdir:
+    """A new working directory, in which all is that the machine has."""
+    workdir: Workdir
+    if spec.jail:
+        workdir = Jail(spec.directory, firecracker)
+    else:
+        workdir = OpenWorkdir(spec.directory, "firecracker-")
+    if spec.saved is None:
+        workdir.show(_KERNEL_FILE, spec.image.vmlinux)
+        workdir.show(_INITRD, spec.image.initrd)
+    else:
+        assert spec.saved.memory is not None, "Firecracker saves it into a file of its own"
+        workdir.show(_STATE, spec.saved.state)
+        workdir.show(_MEMORY, spec.saved.memory)
+    if spec.image.root is not None:
+        workdir.show(_ROOT, spec.image.root)
+    for index, disk in enumerate(spec.disks):
+        workdir.show(f"disk{index}", disk, writable=True)
+    return workdir
 
 
 def _machine(spec: MachineSpec) -> dict[str, Any]:
@@ -442,11 +454,6 @@ def _kernel_arguments(spec: MachineSpec) -> str:
     devices = [f"/dev/vd{letter}" for letter in ascii_lowercase[len(root) :]]
     disks = [f"attest.disks={','.join(devices[: len(spec.disks)])}"] if spec.disks else []
     return " ".join([_KERNEL, *root, *disks, *spec.image.cmdline])
-
-
-def _absolute(path: Path) -> str:
-    """A path as the process can use it, which has another working directory."""
-    return str(path.absolute())
 
 
 def _console() -> tuple[ConsolePipes, int, int]:

@@ -1,0 +1,76 @@
+"""The directory in which one VMM works: its sockets, and the files that it is shown, by name.
+
+A VMM writes the names of files into its snapshots. By names relative to a directory of its own,
+each clone finds files of its own there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["OpenWorkdir", "Workdir"]
+
+
+class Workdir(Protocol):
+    """A VMM's working directory.
+
+    Attributes:
+        path: Where it is on the host.
+    """
+
+    path: Path
+
+    def show(self, name: str, file: Path, *, writable: bool = False) -> None:
+        """Let the VMM have a file under a name, before it starts."""
+
+    def command(self, program: Path, arguments: Sequence[str]) -> list[str]:
+        """The command line that runs a program there."""
+
+    def receive(self, directory: Path) -> AbstractContextManager[str]:
+        """A name for a directory into which the VMM writes; see `OpenWorkdir.receive`."""
+
+    def remove(self) -> None:
+        """Remove it, with all that is left in it."""
+
+
+class OpenWorkdir:
+    """A working directory of a process that sees the host's files.
+
+    Args:
+        parent: Where it is made.
+        prefix: What its name begins with.
+    """
+
+    def __init__(self, parent: Path, prefix: str) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).absolute()
+
+    def show(self, name: str, file: Path, *, writable: bool = False) -> None:
+        """Let the VMM have a file under a name, before it starts."""
+        (self.path / name).symlink_to(file.absolute())
+
+    def command(self, program: Path, arguments: Sequence[str]) -> list[str]:
+        """The command line that runs a program there."""
+        return ["env", f"--chdir={self.path}", str(program), *arguments]
+
+    @contextmanager
+    def receive(self, directory: Path) -> Iterator[str]:
+        """The name of a directory into which the VMM writes.
+
+        Args:
+            directory: What it has written is there at the end.
+        """
+        link = self.path / "received"
+        link.symlink_to(directory.absolute())
+        try:
+            yield link.name
+        finally:
+            link.unlink()
+
+    def remove(self) -> None:
+        """Remove it, with all that is left in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
