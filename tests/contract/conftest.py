@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from server import Bench
 
+from attest.image.store import Image
 from attest.net.cell import Cell
 
 
@@ -45,6 +46,19 @@ def program(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    path = tmp_path / "image"
+    path.mkdir()
+    for name in ("vmlinuz", "vmlinux", "initrd", "root.erofs"):
+        (path / name).touch()
+    return Image(
+        digest="0" * 64, name="debian", arch="x86_64", path=path, kernel=path / "vmlinuz",
+        vmlinux=path / "vmlinux", initrd=path / "initrd", root=path / "root.erofs",
+        cmdline=("quiet",), init="systemd",
+    )  # fmt: skip
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from server import Bench
+from starter import Starter, answers, body, greeted, hears, sent
 
-from attest.errors import ChannelError, HostError
-from attest.guest.agent_channel import AgentChannel
-from attest.guest.console import Console
+from attest.errors import HostError
 from attest.image.store import Image
 from attest.net.cell import Cell
 from attest.vmm import firecracker
 from attest.vmm.api import ApiError
-from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError, VmmExit
+from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError
 from attest.vmm.firecracker import Firecracker, find_firecracker
 
 DESCRIPTIONS = "firecracker"
@@ -37,69 +33,6 @@ BOOT = [
     "PUT /entropy",
     "PUT /actions",
 ]
-
-
-class End:
-    """Is told of a process's end."""
-
-    def __init__(self) -> None:
-        self.told: list[VmmExit] = []
-        self._came = threading.Event()
-
-    def __call__(self, exit: VmmExit) -> None:
-        self.told.append(exit)
-        self._came.set()
-
-    def wait(self) -> None:
-        assert self._came.wait(30)
-
-
-@dataclass
-class Run:
-    """A Firecracker under way."""
-
-    vmm: Firecracker
-    console: Console
-
-
-@dataclass
-class Starter:
-    """Starts Firecrackers, and ends them with the test."""
-
-    cell: Cell
-    spec: MachineSpec
-    ends: list[End] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-
-    def __call__(self, **changes: Any) -> Run:
-        name = f"machine{len(self.runs)}"
-        spec = replace(self.spec, **({"name": name} | changes))
-        end = End()
-        self.ends.append(end)
-        vmm = Firecracker(
-            spec, find_firecracker(), enter=self.cell.enter, on_exit=end, on_event=lambda *_: None
-        )
-        log = self.spec.directory / f"console-{name}.log"
-        console = Console(name, vmm.console, log, on_line=lambda _: None, on_alarm=lambda *_: None)
-        self.runs.append(Run(vmm, console))
-        return self.runs[-1]
-
-    def left(self) -> list[str]:
-        """What is left of the processes' own directories."""
-        return [path.name for path in self.spec.directory.glob("firecracker-*")]
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Image:
-    path = tmp_path / "image"
-    path.mkdir()
-    for name in ("vmlinuz", "vmlinux", "initrd", "root.erofs"):
-        (path / name).touch()
-    return Image(
-        digest="0" * 64, name="debian", arch="x86_64", path=path, kernel=path / "vmlinuz",
-        vmlinux=path / "vmlinux", initrd=path / "initrd", root=path / "root.erofs",
-        cmdline=("quiet",), init="systemd",
-    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -124,14 +57,9 @@ def start(tmp_path: Path, cell: Cell, image: Image) -> Iterator[Starter]:
         name="machine", image=image, memory=64, vcpus=2, machine="microvm", accelerator="kvm",
         directory=directory, nics=NICS,
     )  # fmt: skip
-    start = Starter(cell, spec)
+    start = Starter(Firecracker, find_firecracker, cell, spec, "firecracker-")
     yield start
-    for run in start.runs:
-        run.vmm.kill()
-        run.console.join()
-    for end in start.ends:
-        end.wait()
-    assert start.left() == []
+    start.close()
 
 
 @pytest.fixture
@@ -143,46 +71,10 @@ def saved(start: Starter, tmp_path: Path) -> Saved:
     return saved
 
 
-def hears(run: Run, pattern: str) -> bool:
-    return run.console.search(re.compile(pattern), 30)
-
-
-def answers(run: Run, timeout: float = 30) -> bool:
-    channel = greeted(run, timeout)
-    try:
-        return channel.run("echo hello").stdout == b"hello\n"
-    finally:
-        channel.close()
-
-
-def greeted(run: Run, timeout: float = 30, dead: Callable[[], str] = str) -> AgentChannel:
-    channels: list[AgentChannel] = []
-
-    def greet(sock: socket.socket, limit: float) -> None:
-        channels.append(AgentChannel("machine", sock))
-        try:
-            channels[-1].connect(limit)
-        except ChannelError:
-            channels.pop().close()
-            raise
-
-    run.vmm.dial(greet, timeout, dead)
-    return channels[0]
-
-
-def sent(bench: Bench) -> list[str]:
-    return [str(request) for request in bench.requests]
-
-
 def shown(start: Starter, name: str) -> Path:
     """The file that the only process has under a name in its working directory."""
     (directory,) = start.spec.directory.glob("firecracker-*")
     return (directory / name).readlink()
-
-
-def body(bench: Bench, request: str) -> Any:
-    (found,) = (each.body for each in bench.requests if str(each) == request)
-    return found
 
 
 # Life

@@ -17,6 +17,7 @@ from attest.guest.protocol import (
     WINDOW,
     Fields,
     FrameType,
+    PowerAction,
     Status,
     WaitKind,
     encode_frame,
@@ -178,6 +179,17 @@ def test_a_session_that_ends_fails_what_is_under_way_and_says_why(
     channel.close()
     assert len(reasons) == 1
     assert reason in reasons[0]
+
+
+def test_a_guest_that_leaves_before_it_says_so(pair: Pair) -> None:
+    channel, peer = connected(pair)
+    leaver = threading.Thread(target=lambda: peer.read(HEADER.size) and peer.sock.close())
+    leaver.start()
+    channel.power(PowerAction.REBOOT_NOW)
+    leaver.join()
+    with pytest.raises(ChannelError, match="closed its agent's connection"):
+        channel.power(PowerAction.REBOOT_NOW)  # of which the guest cannot have heard
+    channel.close()
 
 
 def test_closing_ends_whatever_waits(channel: AgentChannel) -> None:

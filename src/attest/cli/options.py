@@ -9,7 +9,7 @@ import click
 
 from attest.vmm.backends import BACKENDS
 
-__all__ = ["accel_option", "vmm_options"]
+__all__ = ["accel_option", "programs", "vmm_options"]
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 
@@ -34,11 +34,21 @@ _VMM_OPTIONS = (
         metavar="PATH",
         help="The Firecracker to use [default: the manifest's, $ATTEST_FIRECRACKER, or on PATH].",
     ),
+    click.option(
+        "--cloud-hypervisor",
+        metavar="PATH",
+        help="The Cloud Hypervisor to use; the default is found likewise.",
+    ),
 )
 
 
 def vmm_options(command: Callback) -> Callback:
-    """Adds ``--vmm`` and the paths of VMMs' programs to a command."""
+    """Adds ``--vmm`` and the paths of VMMs' programs, see `programs`, to a command."""
     for option in reversed(_VMM_OPTIONS):
         command = option(command)
     return command
+
+
+def programs(**options: str | None) -> dict[str, str]:
+    """The paths that were given, by the VMM's name."""
+    return {name.replace("_", "-"): path for name, path in options.items() if path}

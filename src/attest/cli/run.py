@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from attest.cli.keeping import Keeping
-from attest.cli.options import accel_option, vmm_options
+from attest.cli.options import accel_option, programs, vmm_options
 from attest.cluster import Cluster
 from attest.errors import AttestError, CommandFailed, UsageError, WaitFailed
 from attest.events import Event, EventLog, Kind
@@ -45,6 +45,7 @@ def run(
     accel: str,
     vmm: str,
     firecracker: str | None,
+    cloud_hypervisor: str | None,
     out: Path | None,
     cold: bool,
     hugepages: bool,
@@ -89,7 +90,7 @@ def run(
                 accelerator=accel,
                 cold=cold,
                 vmm=vmm,
-                programs={"firecracker": firecracker} if firecracker else {},
+                programs=programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor),
                 hugepages=hugepages,
                 out_dir=directory,
                 events=events,

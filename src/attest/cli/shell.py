@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from attest.cli.options import accel_option
+from attest.cli.options import accel_option, programs, vmm_options
 from attest.cluster import Cluster
 from attest.errors import UsageError
 from attest.events import EventLog
@@ -20,7 +20,16 @@ from attest.terminal import interact
 @click.option("--memory", default=512, show_default=True, help="MiB.")
 @click.option("--vcpus", default=1, show_default=True, help="Virtual CPUs.")
 @accel_option
-def shell(image: str, memory: int, vcpus: int, accel: str) -> None:
+@vmm_options
+def shell(
+    image: str,
+    memory: int,
+    vcpus: int,
+    accel: str,
+    vmm: str,
+    firecracker: str | None,
+    cloud_hypervisor: str | None,
+) -> None:
     """Open an interactive shell in a fresh machine of IMAGE, a built-in image or a recipe's path.
 
     Ctrl-C goes to the guest; leave with Ctrl-D or `exit`. The machine goes with the shell.
@@ -34,7 +43,8 @@ def shell(image: str, memory: int, vcpus: int, accel: str) -> None:
         {"nodes": {"machine": {"image": image, "memory": memory, "vcpus": vcpus}}, "name": "shell"}
     )
     events = EventLog()
-    with Cluster(manifest, accelerator=accel, events=events) as cluster:
+    paths = programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor)
+    with Cluster(manifest, accelerator=accel, vmm=vmm, programs=paths, events=events) as cluster:
         machine = cluster["machine"]
         with view(events, ["machine"], verbose=False):
             machine.connect()

@@ -378,9 +378,20 @@ class AgentChannel:
             self._ask(Operation.IDENTITY, keys, "replace the machine's SSH host keys")
 
     def power(self, action: PowerAction) -> None:
-        """Make the guest leave; returns when it has begun to."""
+        """Make the guest leave; returns when it has begun to.
+
+        One that is gone before its answer has left it, as can be over vsock, has begun to.
+        """
+        what = action.name.lower().replace("_", " ")
         fields = Fields().u32(PowerField.ACTION, action)
-        self._ask(Operation.POWER, fields.encode(), action.name.lower().replace("_", " "))
+        with self._operation(Operation.POWER, fields) as stream:
+            try:
+                result = stream.result(_overdue(0))
+            except ChannelError:  # the session has ended
+                return
+            except TimeoutError:
+                raise self._no_answer(what) from None
+        self._require_done(result, what)
 
     def info(self) -> dict[str, str]:
         """What the agent says of the guest now, ``uptime_ms`` and ``operations`` among it."""
@@ -393,9 +404,12 @@ class AgentChannel:
             try:
                 result = stream.result(_overdue(0))
             except TimeoutError:
-                message = f"cannot {what}: the agent did not answer in {_GRACE:g} s"
-                raise ChannelError(self._machine, message) from None
+                raise self._no_answer(what) from None
         return self._require_done(result, what)
+
+    def _no_answer(self, what: str) -> ChannelError:
+        message = f"cannot {what}: the agent did not answer in {_GRACE:g} s"
+        return ChannelError(self._machine, message)
 
     @contextlib.contextmanager
     def _operation(self, operation: Operation, fields: Fields | bytes) -> Iterator[Stream]:

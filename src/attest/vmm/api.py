@@ -5,22 +5,26 @@ No request is sent twice: a VMM that closes the connection may have carried it o
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from attest.vmm.base import VmmExit
 from attest.vmm.unix import connect, readable
 
-__all__ = ["Api", "ApiError"]
+__all__ = ["Api", "ApiError", "explained"]
 
 _LIMIT: Final = 60.0
 """Seconds for a request; a VMM on a busy host gives its processors 30 s to stop."""
+
+_REAPED: Final = 1.0
+"""Seconds: the sockets of a VMM that ends close a moment before its process is gone."""
 
 _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.05
@@ -43,6 +47,24 @@ class ApiError(Exception):
         self.path = path
         self.status = status
         self.text = text
+
+
+@contextlib.contextmanager
+def explained(vmm: str, wait: Callable[[float], VmmExit | None]) -> Iterator[None]:
+    """Say how the VMM ended where a request met with no answer.
+
+    Args:
+        vmm: The program's name.
+        wait: Waits so many seconds for the VMM's end, and returns it.
+    """
+    try:
+        yield
+    except ApiError as error:
+        exit = wait(_REAPED) if error.status is None else None
+        if exit is None:
+            raise
+        text = f"{error.text}: {vmm} ended with {exit}"
+        raise ApiError(error.method, error.path, None, text) from error
 
 
 class Api:

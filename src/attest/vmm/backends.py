@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Protocol
 
 from attest.errors import HostError
-from attest.vmm import firecracker, qemu
+from attest.vmm import cloud_hypervisor, firecracker, qemu
 from attest.vmm.base import Binary, Capabilities, MachineSpec, Vmm, VmmExit
 
 __all__ = ["AUTO", "BACKENDS", "Backend", "Lack", "Start", "choose", "lacks"]
@@ -73,9 +73,19 @@ FIRECRACKER: Final = Backend(
     "raw",
 )
 
-BACKENDS: Final[Mapping[str, Backend]] = {each.name: each for each in (QEMU, FIRECRACKER)}
+CLOUD_HYPERVISOR: Final = Backend(
+    "cloud-hypervisor",
+    cloud_hypervisor.CAPABILITIES,
+    cloud_hypervisor.find_cloud_hypervisor,
+    cloud_hypervisor.CloudHypervisor,
+    "raw",
+)
 
-_PREFERRED: Final = (FIRECRACKER,)
+BACKENDS: Final[Mapping[str, Backend]] = {
+    each.name: each for each in (QEMU, FIRECRACKER, CLOUD_HYPERVISOR)
+}
+
+_PREFERRED: Final = (FIRECRACKER, CLOUD_HYPERVISOR)
 """What ``auto`` takes before QEMU, where it can: what starts machines soonest comes first."""
 
 

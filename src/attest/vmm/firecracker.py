@@ -15,9 +15,8 @@ import fcntl
 import functools
 import os
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -25,7 +24,7 @@ from string import ascii_lowercase
 from typing import Any, Final, Literal
 
 from attest.errors import HostError
-from attest.vmm.api import Api, ApiError
+from attest.vmm.api import Api, ApiError, explained
 from attest.vmm.base import (
     Capabilities,
     ConsolePipes,
@@ -36,6 +35,7 @@ from attest.vmm.base import (
     VmmExit,
     identity,
 )
+from attest.vmm.binary import ask, locate
 from attest.vmm.dial import dial
 from attest.vmm.jailer import Jail
 from attest.vmm.process import WatchedProcess
@@ -55,6 +55,9 @@ CAPABILITIES: Final = Capabilities(
 )
 
 OLDEST: Final = (1, 15)
+
+_RELEASES: Final = "https://github.com/firecracker-microvm/firecracker/releases"
+
 _MODERN_GUESTS: Final = (1, 16, 1)
 """The first Firecracker whose restores guest kernel 6.18 survives."""
 
@@ -77,9 +80,6 @@ _API_LIMIT: Final = 30.0
 
 _MEMORY_LIMIT: Final = 600.0
 """Seconds in which a memory must be written, or loaded."""
-
-_REAPED: Final = 1.0
-"""Seconds: the sockets of a VMM that ends close a moment before its process is gone."""
 
 _CONSOLE: Final = 1 << 20
 """Bytes of the console's pipe: what does not fit in there is lost, as the guest never waits."""
@@ -142,18 +142,10 @@ def find_firecracker(program: str = "") -> FirecrackerBinary:
     Raises:
         HostError: There is none, it does not run, or it is older than 1.15.
     """
-    wanted = program or os.environ.get("ATTEST_FIRECRACKER") or "firecracker"
-    found = shutil.which(wanted)
-    if found is None:
-        raise HostError(
-            f"`{wanted}` was not found",
-            hint="get it from https://github.com/firecracker-microvm/firecracker/releases, "
-            "and put it on PATH or its path into ATTEST_FIRECRACKER",
-        )
-    path = Path(found).absolute()
-    match = _ask(path, "--version", r"Firecracker v(\d+)\.(\d+)\.(\d+)")
+    path = locate(program, "ATTEST_FIRECRACKER", "firecracker", _RELEASES)
+    match = ask(path, "--version", r"Firecracker v(\d+)\.(\d+)\.(\d+)")
     version = (int(match[1]), int(match[2]), int(match[3]))
-    snapshots = _ask(path, "--snapshot-version", r"v(\d\S*)")[1]
+    snapshots = ask(path, "--snapshot-version", r"v(\d\S*)")[1]
     binary = FirecrackerBinary(path, version, snapshots)
     if version < OLDEST:
         raise HostError(f"{binary} is too old: 1.15 is the oldest that works")
@@ -167,14 +159,6 @@ def _series(kernel: str) -> str:
 
 def _number(series: str) -> tuple[int, ...]:
     return tuple(int(part) for part in series.split(".") if part.isdigit())
-
-
-def _ask(path: Path, option: str, pattern: str) -> re.Match[str]:
-    result = subprocess.run([path, option], capture_output=True, text=True, check=False)
-    match = re.search(pattern, result.stdout)
-    if match is None:
-        raise HostError(f"{path} {option} failed: {(result.stderr or result.stdout).strip()}")
-    return match
 
 
 class Firecracker:
@@ -303,17 +287,8 @@ class Firecracker:
         except ApiError as error:
             raise SaveError(str(error)) from error
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say how the process ended where a request met with no answer."""
-        try:
-            yield
-        except ApiError as error:
-            exit = self.wait(_REAPED) if error.status is None else None
-            if exit is None:
-                raise
-            text = f"{error.text}: Firecracker ended with {exit}"
-            raise ApiError(error.method, error.path, None, text) from error
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained("Firecracker", self.wait)
 
     def _ended(self, exit: VmmExit) -> None:
         self._api.close()

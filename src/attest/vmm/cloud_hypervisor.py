@@ -1,0 +1,398 @@
+"""Cloud Hypervisor: a VMM for KVM hosts, driven through its API on a Unix socket.
+
+It inherits the socket on which it serves its API, already listening, the pipe into which it tells
+what happens to the guest, and the console. Each process has a directory of its own as its working
+directory, for its vsock; the name that it is told of that is without a directory.
+
+What continues a saved machine is given a directory as `vm.snapshot` makes it, but with a
+``config.json`` of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import tempfile
+import threading
+import tty
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from attest.errors import HostError
+from attest.vmm.api import Api, ApiError, explained
+from attest.vmm.base import (
+    Capabilities,
+    ConsolePipes,
+    Greet,
+    MachineSpec,
+    Saved,
+    SaveError,
+    VmmExit,
+    identity,
+)
+from attest.vmm.binary import ask, locate
+from attest.vmm.cloud_hypervisor_config import VSOCK, vm_config
+from attest.vmm.dial import dial
+from attest.vmm.event_monitor import GuestEvent, read_events
+from attest.vmm.process import WatchedProcess
+from attest.vmm.unix import listen
+from attest.vmm.vsock import HybridVsock
+from attest.vmm.whole_state import read_devices, write_whole
+
+__all__ = [
+    "CAPABILITIES",
+    "CloudHypervisor",
+    "CloudHypervisorBinary",
+    "find_cloud_hypervisor",
+]
+
+CAPABILITIES: Final = Capabilities(
+    tcg="Cloud Hypervisor runs guests with KVM only",
+    set_link="Cloud Hypervisor cannot unplug a network card and plug the same one in again",
+    q35="Cloud Hypervisor has a machine of its own",
+    nested="attest runs machines that host machines with QEMU only",
+    serial="Cloud Hypervisor has no serial port for the agent",
+    balloon="Cloud Hypervisor's balloon is not used yet",
+    jail="the jailer locks up Firecracker only; Cloud Hypervisor runs in its own sandbox",
+)
+
+OLDEST: Final = (50, 0)
+_TESTED: Final = ((53, 0),)
+
+_RELEASES: Final = "https://github.com/cloud-hypervisor/cloud-hypervisor/releases"
+
+_API, _SNAPSHOT = "api", "snapshot"
+"""Names of the API's socket, and of the directory for snapshots, in the process's directory."""
+
+_MEMORY_LIMIT: Final = 600.0
+"""Seconds in which a memory must be allocated, written, or loaded."""
+
+
+@dataclass(frozen=True)
+class CloudHypervisorBinary:
+    """A Cloud Hypervisor that was found.
+
+    Attributes:
+        path: The executable.
+        version: Major and minor number.
+    """
+
+    path: Path
+    version: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"Cloud Hypervisor {'.'.join(map(str, self.version))} ({self.path})"
+
+    @property
+    def identity(self) -> str:
+        """Text that is another one where this is a program that makes other snapshots."""
+        return identity(self, self.path)
+
+    def doubt(self, kernel: str) -> str:
+        """What its user should know of it; mostly nothing, whatever the guest's kernel."""
+        if self.version in _TESTED:
+            return ""
+        tested = " and ".join(f"{major}.{minor}" for major, minor in _TESTED)
+        return f"{self} has not been tested with attest: {tested} has"
+
+    def unfit(self, kernel: str) -> str:
+        """Nothing: it restores every kernel."""
+        return ""
+
+
+@functools.cache
+def find_cloud_hypervisor(program: str = "") -> CloudHypervisorBinary:
+    """A Cloud Hypervisor.
+
+    Args:
+        program: Its path or name; default: ``$ATTEST_CLOUD_HYPERVISOR``, else the one on PATH.
+
+    Raises:
+        HostError: There is none, it does not run, or it is older than 50.
+    """
+    path = locate(program, "ATTEST_CLOUD_HYPERVISOR", "cloud-hypervisor", _RELEASES)
+    match = ask(path, "--version", r"cloud-hypervisor v(\d+)\.(\d+)")
+    binary = CloudHypervisorBinary(path, (int(match[1]), int(match[2])))
+    if binary.version < OLDEST:
+        raise HostError(f"{binary} is too old: 50 is the oldest that works")
+    return binary
+
+
+class CloudHypervisor:
+    """One Cloud Hypervisor process, running from construction.
+
+    Args:
+        spec: What to run.
+        binary: The program.
+        enter: Turns a command line into one that runs in the cluster's cell.
+        on_exit: Called once when the process has ended.
+        on_event: Called with ``"RESET"`` and ``{"guest": True}`` when the guest has rebooted.
+
+    Attributes:
+        name: The machine's name.
+        console: The driver's ends of the console; who uses them closes them.
+
+    Raises:
+        ApiError: It refused to boot.
+        SaveError: It refused to load what was saved.
+    """
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        binary: CloudHypervisorBinary,
+        *,
+        enter: Callable[[Sequence[str]], list[str]],
+        on_exit: Callable[[VmmExit], None],
+        on_event: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        if spec.memory_file is not None:
+            _make_memory(spec.memory_file, spec.memory)
+        self.name = spec.name
+        self.channel: Literal["serial", "vsock"] = "vsock"
+        self._spec = spec
+        self._on_exit = on_exit
+        self._on_event = on_event
+        self._paused = False
+        self._directory = Path(tempfile.mkdtemp(prefix="cloud-hypervisor-", dir=spec.directory))
+        self._config = vm_config(spec, self._directory)
+        self._api = Api(self._directory / _API, base="/api/v1")
+        self._process = self._start(binary, enter)
+        try:
+            if spec.saved is None:
+                self._boot()
+            else:
+                self._load(spec.saved)
+        except BaseException:
+            # Without waiting: who is told of the end may itself wait for the constructor.
+            self._process.kill(wait=False)
+            self.console.close()
+            raise
+
+    def _start(
+        self, binary: CloudHypervisorBinary, enter: Callable[[Sequence[str]], list[str]]
+    ) -> WatchedProcess:
+        listener = listen(self._directory / _API)
+        events, tell = os.pipe()
+        self.console, output, keyboard = _console()
+        self._monitor = threading.Thread(
+            target=self._read_events, args=[FileIO(events)], name=f"events {self.name}", daemon=True
+        )
+        self._monitor.start()
+        try:
+            return WatchedProcess(
+                enter(_command_line(binary, self._directory, listener.fileno(), tell)),
+                pass_fds=(listener.fileno(), tell),
+                stderr=self._spec.directory / "cloud-hypervisor.log",
+                stdin=keyboard,
+                stdout=output,
+                on_exit=self._ended,
+            )
+        finally:
+            listener.close()
+            for end in (tell, output, keyboard):
+                os.close(end)
+
+    def _boot(self) -> None:
+        self._put("/vm.create", self._config)
+        self._put("/vm.boot")
+
+    def _load(self, saved: Saved) -> None:
+        (zone,) = self._config["memory"]["zones"]
+        with self._saving() as directory:
+            (directory / "config.json").write_text(json.dumps(self._config))
+            (directory / "state.json").write_bytes(read_devices(saved.state))
+            # Of a memory that is mapped it reads nothing.
+            (directory / "memory-ranges").symlink_to(saved.state.absolute())
+            request = {"source_url": f"file://{directory}", "prefault": zone["prefault"]}
+            self._put("/vm.restore", request)
+            self._paused = True
+            if not self._spec.paused:
+                self.resume()
+
+    def _put(self, path: str, body: dict[str, Any] | None = None) -> None:
+        with self._explained():
+            self._api.put(path, body, timeout=_MEMORY_LIMIT)
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained("Cloud Hypervisor", self.wait)
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[Path]:
+        """A directory for a snapshot, which is of no use afterwards; what fails is a SaveError."""
+        directory = (self._directory / _SNAPSHOT).absolute()
+        try:
+            directory.mkdir()
+            yield directory
+        except ApiError as error:
+            raise SaveError(str(error)) from error
+        except (OSError, ValueError) as error:
+            # The end of the process takes its directory away.
+            text = f"Cloud Hypervisor ended with {self.exit}" if self.exit else str(error)
+            raise SaveError(text) from error
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    # What happens to the guest
+
+    def _read_events(self, pipe: FileIO) -> None:
+        with pipe:
+            for event in read_events(pipe):
+                if event == GuestEvent("vm", "rebooting") and not self._spec.allow_reboot:
+                    self._shut_down()
+                elif event == GuestEvent("vm", "rebooted") and self._spec.allow_reboot:
+                    self._on_event("RESET", {"guest": True})
+
+    def _shut_down(self) -> None:
+        """End the process, of which it makes an end as of a guest that powers off.
+
+        It has begun to reboot the guest, and listens when that is done, before the guest gets far.
+        """
+        try:
+            self._api.put("/vmm.shutdown")
+        except ApiError:  # it may end before it answers
+            self._process.kill(wait=False)
+
+    def _ended(self, exit: VmmExit) -> None:
+        self._monitor.join()
+        self._api.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._on_exit(exit)
+
+    # What a machine asks of its VMM
+
+    @property
+    def pid(self) -> int:
+        """Process id of what was started, on the host."""
+        return self._process.pid
+
+    @property
+    def exit(self) -> VmmExit | None:
+        """How it ended, or None while it runs."""
+        return self._process.exit
+
+    def wait(self, timeout: float | None = None) -> VmmExit | None:
+        """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
+        return self._process.wait(timeout)
+
+    def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
+        """Connect to the guest's agent and greet it, see `attest.vmm.base.Vmm.dial`."""
+        connect = HybridVsock(self._directory / VSOCK)
+        dial(connect, greet, timeout, vmm=self._process, vcpus="vcpu", dead=dead)
+
+    def drain(self) -> None:
+        """Return when its network cards have read what had come for them before.
+
+        Each card has a thread of its own, which asks for nothing and tells nothing but what it has
+        read: so when that does not grow any more.
+        """
+        before: list[int] | None = None
+        while before != (now := self._received()):
+            before = now
+
+    def _received(self) -> list[int]:
+        """The packets that each card has read."""
+        if not self._spec.nics:
+            return []
+        with self._explained():
+            counters = self._api.get("/vm.counters")
+        return [counters[f"nic{index}"]["rx_frames"] for index in range(len(self._spec.nics))]
+
+    def pause(self) -> None:
+        """Stop its processors; nothing happens when it is paused."""
+        if not self._paused:
+            self._put("/vm.pause")
+            self._paused = True
+
+    def resume(self) -> None:
+        """Let it go on; nothing happens when it runs."""
+        if self._paused:
+            self._put("/vm.resume")
+            self._paused = False
+
+    def save(self, directory: Path) -> Saved:
+        """Stop it for good and save it so that clones map its memory, if that is in a file.
+
+        Args:
+            directory: Where its files go.
+
+        Raises:
+            SaveError: It could not be saved.
+        """
+        return self._save(directory, self._spec.memory_file)
+
+    def save_running(self, directory: Path) -> Saved:
+        """Pause it and write its memory and its devices' state into one file; it can be resumed.
+
+        Args:
+            directory: Where its files go.
+
+        Raises:
+            SaveError: It could not be saved.
+            ValueError: Its memory is a file, which will change when it goes on.
+        """
+        if self._spec.memory_file is not None:
+            raise ValueError(f"{self.name} has a memory file, so `save` is the way to save it")
+        return self._save(directory, None)
+
+    def _save(self, directory: Path, memory: Path | None) -> Saved:
+        saved = Saved(memory, directory / "state")
+        with self._saving() as made:
+            self.pause()
+            self._put("/vm.snapshot", {"destination_url": f"file://{made}"})
+            write_whole(saved.state, made / "memory-ranges", made / "state.json")
+        return saved
+
+    def fork_disks(self, fresh: Sequence[Path]) -> None:
+        """It cannot: raw disks have no overlays.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("Cloud Hypervisor has raw disks, which are copied")
+
+    def set_link(self, index: int, up: bool) -> None:
+        """It cannot.
+
+        Raises:
+            HostError: Always.
+        """
+        raise HostError(CAPABILITIES.set_link, hint="run the machine with QEMU")
+
+    def kill(self) -> None:
+        """End it at once; nothing happens when it has ended."""
+        self._process.kill()
+
+
+def _command_line(
+    binary: CloudHypervisorBinary, directory: Path, listener: int, tell: int
+) -> list[str]:
+    return [
+        "env", f"--chdir={directory.absolute()}",
+        str(binary.path), "--api-socket", f"fd={listener}", "--event-monitor", f"fd={tell}",
+        "--seccomp", "true",
+    ]  # fmt: skip
+
+
+def _make_memory(file: Path, size: int) -> None:
+    """A new file of so many MiB; it takes none of the disk yet."""
+    with file.open("xb") as memory:
+        memory.truncate(size << 20)
+
+
+def _console() -> tuple[ConsolePipes, int, int]:
+    """The driver's ends of the console, and Cloud Hypervisor's standard output and input.
+
+    The keyboard is a terminal, as Cloud Hypervisor reads from nothing else.
+    """
+    output_read, output_write = os.pipe()
+    typist, keyboard = os.openpty()
+    tty.setraw(keyboard)
+    return ConsolePipes(FileIO(output_read), FileIO(typist, "w")), output_write, keyboard
