@@ -131,7 +131,10 @@ class Disks:
 
     def _make(self, files: Sequence[Path], frozen: Sequence[Path]) -> None:
         for file, backing in zip(files, frozen, strict=True):
-            disk.create(file, backing=backing, format=self._format)
+            if self._format == "raw":
+                disk.copy(file, backing)
+            else:
+                disk.create(file, backing=backing)
 
 
 def _image(relative_to: Path, name: str) -> Path:

@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple
 from attest.errors import HostError
 from attest.vmm.qemu import find_qemu
 
-__all__ = ["Layer", "chain", "create", "find_qemu_img", "image_format", "rebase"]
+__all__ = ["Layer", "chain", "copy", "create", "find_qemu_img", "image_format", "rebase"]
 
 _PROGRAM: Final = "qemu-img"
 
@@ -76,6 +76,18 @@ def create(
     if size_mib is not None:
         command.append(f"{size_mib}M")
     _run(command)
+
+
+def copy(path: Path, source: Path) -> None:
+    """Make a sparse copy of a raw disk, which a VMM may have locked.
+
+    Raises:
+        HostError: It cannot be made.
+    """
+    command = ["cp", "--sparse=always", "--reflink=auto", str(source), str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise HostError(result.stderr.strip().removeprefix("cp: "))
 
 
 def image_format(path: Path) -> str:
