@@ -15,11 +15,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +32,7 @@ from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.machine import Machine
 from attest.report.journal import journal
+from attest.scratch import Scratch
 from attest.vmm.accel import probe_kvm
 from attest.vmm.nested import STEADY_QEMU
 from attest.vmm.qemu import find_qemu
@@ -84,13 +84,16 @@ class Lab:
         self._say = say
         self._patience = patience
 
-    def run(self, payload: Path, command: str, sink: Sink, limit: float = _LIMIT) -> int:
+    def run(
+        self, payload: Path, command: str, sink: Sink, results: Path, limit: float = _LIMIT
+    ) -> int:
         """Run a command where the payload is; a second time, from the snapshot, when it froze.
 
         Args:
             payload: What is copied into it.
-            command: For its shell.
+            command: For its shell, in the payload's ``checkout``.
             sink: Takes what the command prints.
+            results: What the payload's ``results`` become.
             limit: Seconds.
 
         Returns:
@@ -100,24 +103,26 @@ class Lab:
             LabError: There is none.
         """
         try:
-            return self._run(payload, command, sink, limit)
+            return self._run(payload, command, sink, results, limit)
         except Frozen as frozen:
             self._machine.crash()
             self._say(f"{frozen}; it is started again from its snapshot")
-            return self._run(payload, command, sink, limit)
+            return self._run(payload, command, sink, results, limit)
 
-    def _run(self, payload: Path, command: str, sink: Sink, limit: float) -> int:
+    def _run(self, payload: Path, command: str, sink: Sink, results: Path, limit: float) -> int:
         self._machine.connect()
         with self._watched():
             self._machine.copy_from_host(payload, _INSIDE)
-            process = self._machine.channel.start(
-                f"cd {_INSIDE}/checkout && {command}", stdout=sink, stderr=sink
-            )
+            channel = self._machine.channel
+            process = channel.start(f"cd {_INSIDE}/checkout && {command}", stdout=sink, stderr=sink)
             try:
                 return process.wait(limit).status
             except TimeoutError:
                 process.abandon()
                 raise LabError(f"the tests did not end in {limit:g} s") from None
+            finally:
+                # What cannot be brought is links of pytest's own.
+                channel.get(f"{_INSIDE}/results", results)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -185,24 +190,25 @@ def run_in_lab(out: Path, arguments: Sequence[str]) -> int:
         AttestError: The lab does not start.
     """
     image = ImageStore().build(load_recipe(str(_RECIPE)), progress=_say)
+    payload = Scratch()
     with (
-        tempfile.TemporaryDirectory(prefix="attest-lab-") as payload,
+        ExitStack() as undo,
         ThreadPoolExecutor(1) as pool,
         lab_machine(out, _say) as machine,
         (out / "pytest.log").open("wb") as log,
     ):
-        filled = pool.submit(lab_payload.fill, Path(payload), image)
+        undo.callback(payload.close)
+        payload.create()
+        filled = pool.submit(lab_payload.fill, payload.path, image)
         machine.start()
         filled.result()
-        try:
-            return Lab(machine, _say).run(Path(payload), _command(arguments), _tee(log.write))
-        finally:
-            if machine.booted:
-                machine.copy_from_machine(f"{_INSIDE}/results")
+        lab = Lab(machine, _say)
+        return lab.run(payload.path, _command(arguments), _tee(log.write), out / "results")
 
 
 def run_here(out: Path, arguments: Sequence[str]) -> int:
     """Run pytest on this host; its exit code."""
+    (out / "results").mkdir()
     command = [sys.executable, "-m", "pytest", *_options(out / "results"), *arguments]
     return subprocess.call(command, cwd=_ROOT)
 
@@ -242,7 +248,7 @@ def _say(line: str) -> None:
 def main(out: Path, arguments: Sequence[str]) -> int:
     """Run the tests where they can be run; the exit code."""
     shutil.rmtree(out, ignore_errors=True)
-    (out / "results").mkdir(parents=True)
+    out.mkdir(parents=True)
     tiny = ImageStore().build(load_recipe("tiny"), progress=_say)
     probe = probe_kvm(image=tiny)
     try:

@@ -33,7 +33,8 @@ def test_the_short_form_of_the_tests_with_kvm(tmp_path: Path) -> None:
 
 @pytest.fixture
 def payload(tmp_path: Path) -> Path:
-    (tmp_path / "payload/checkout").mkdir(parents=True)
+    for name in ("checkout", "results"):
+        (tmp_path / "payload" / name).mkdir(parents=True)
     return tmp_path / "payload"
 
 
@@ -53,7 +54,11 @@ def _kill(machine: Machine) -> None:
     ids=["frozen", "killed"],
 )
 def test_a_lab_that_stops_is_started_again(
-    tiny: Machine, payload: Path, harm: Callable[[Machine], None], said: str
+    tiny: Machine,
+    payload: Path,
+    tmp_path: Path,
+    harm: Callable[[Machine], None],
+    said: str,
 ) -> None:
     printed: list[bytes] = []
     lines: list[str] = []
@@ -64,20 +69,26 @@ def test_a_lab_that_stops_is_started_again(
             harm(tiny)
 
     lab = Lab(tiny, lines.append, patience=10)
-    assert lab.run(payload, "echo here; sleep 3; exit 7", sink) == 7
+    command = "echo here; sleep 3; echo so > ../results/how; exit 7"
+    assert lab.run(payload, command, sink, tmp_path / "results") == 7
+    assert (tmp_path / "results/how").read_text() == "so\n"
     assert printed == [b"here\n", b"here\n"]
     assert lines == [f"{said}; it is started again from its snapshot"]
 
 
-def test_a_lab_that_stops_again_gives_no_result(tiny: Machine, payload: Path) -> None:
+def test_a_lab_that_stops_again_gives_no_result(
+    tiny: Machine, payload: Path, tmp_path: Path
+) -> None:
     lines: list[str] = []
+    lab = Lab(tiny, lines.append)
     with pytest.raises(LabError, match="the VMM ended"):
-        Lab(tiny, lines.append).run(payload, "echo here; sleep 1000", lambda _: _kill(tiny))
+        lab.run(payload, "echo here; sleep 1000", lambda _: _kill(tiny), tmp_path / "results")
     assert len(lines) == 1
 
 
-def test_tests_that_do_not_end_are_ended(tiny: Machine, payload: Path) -> None:
-    lab = Lab(tiny, print)
+def test_tests_that_do_not_end_are_ended(tiny: Machine, payload: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
     with pytest.raises(LabError, match="did not end in 2 s"):
-        lab.run(payload, "sleep 1000", print, limit=2)
+        Lab(tiny, print).run(payload, "echo > ../results/far; sleep 1000", print, results, 2)
+    assert (results / "far").exists()
     tiny.wait_until_fails("pgrep -f 'sleep 1000'", timeout=30)
