@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 
-.PHONY: demo setup agent test lint format wheel lock clean
+.PHONY: demo setup agent test test-kvm lint format wheel lock clean
 
 demo:
 	@$(PYTHON) tools/setup.py run
@@ -16,6 +16,10 @@ agent: setup
 
 test: lint setup
 	@.venv/bin/python -m pytest $(TESTS)
+
+# With KVM: on this host where it works, else in a nested machine. ARGS are pytest's.
+test-kvm: setup
+	@.venv/bin/python tools/kvm_lab.py build/kvm $(ARGS)
 
 lint:
 	@$(PYTHON) tools/setup.py lint
@@ -39,6 +43,7 @@ lock:
 	$(LOCK) pyproject.toml -o requirements/run.txt
 	$(LOCK) requirements/build.in -c requirements/run.txt -o requirements/build.txt
 	$(LOCK) pyproject.toml --extra dev -c requirements/build.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml requirements/kvm.in -c requirements/dev.txt -o requirements/kvm.txt
 
 clean:
 	rm -rf .venv build dist agent/build src/attest/guest/bin

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import pytest
+from leftovers import Host
 
 _TINY = '[nodes.one]\nimage = "tiny"\nmemory = 96\n[nodes.two]\nimage = "tiny"\nmemory = 96\n'
 
@@ -127,53 +127,20 @@ def test_verbose_shows_consoles_and_outputs(tmp_path: Path) -> None:
     assert "one: | spoken-42" in result.stderr
 
 
-class Host:
-    """What a run could leave on the host."""
-
-    def __init__(self, mark: str, scratch: Path) -> None:
-        self._mark = mark.encode()
-        self._scratch = scratch
-        self._before = self._shared()
-
-    def left(self) -> list[str]:
-        """Processes of the run, and what differs from before."""
-        processes = [f"process {entry}" for entry in self._processes()]
-        files = [f"file {path}" for path in self._scratch.glob("*/*")]
-        return processes + files + sorted(self._shared() ^ self._before)
-
-    def _processes(self) -> list[str]:
-        found = []
-        for environ in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if self._mark in environ.read_bytes():
-                    found.append((environ.parent / "comm").read_text().strip())
-            except OSError:
-                continue
-        return found
-
-    @staticmethod
-    def _shared() -> set[str]:
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-        links = [link.name for link in Path("/sys/class/net").iterdir()]
-        return {*mounts, *links}
-
-
 @pytest.mark.timeout(600)
 def test_a_driver_killed_at_any_moment_leaves_nothing(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    mark = f"ATTEST_TEST_MARK={uuid.uuid4().hex}"
-    environment = {**os.environ, "TMPDIR": str(scratch), **dict([mark.split("=")])}
+    host = Host(scratch)
     manifest = _write(tmp_path, "wait_all(machines, lambda m: m.succeed('true'))")
     begun = time.monotonic()
-    subprocess.run(_command(manifest), env=environment, capture_output=True, check=True)
+    subprocess.run(_command(manifest), env=host.environment, capture_output=True, check=True)
     duration = time.monotonic() - begun
-    host = Host(mark, scratch)
     assert host.left() == []
     moments = random.Random(1).choices(range(100), k=20)
     for moment in moments:
-        _kill_after(duration * moment / 100, manifest, environment)
-        _await_nothing_left(host, f"after a kill at {moment} %")
+        _kill_after(duration * moment / 100, manifest, host.environment)
+        host.await_nothing_left(f"after a kill at {moment} %")
 
 
 def _kill_after(seconds: float, manifest: Path, environment: dict[str, str]) -> None:
@@ -185,11 +152,3 @@ def _kill_after(seconds: float, manifest: Path, environment: dict[str, str]) -> 
     except subprocess.TimeoutExpired:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-
-
-def _await_nothing_left(host: Host, when: str) -> None:
-    """The kernel ends a namespace in its own time, some milliseconds after the driver."""
-    deadline = time.monotonic() + 30
-    while left := host.left():
-        assert time.monotonic() < deadline, f"left {when}: {left}"
-        time.sleep(0.01)

@@ -194,6 +194,16 @@ def test_an_unchanged_recipe_builds_nothing(stocked: ImageStore, tmp_path: Path)
     assert said == []
 
 
+def test_a_store_that_was_given_an_images_parts_builds_it_at_once(
+    store: ImageStore, tiny: Image
+) -> None:
+    ImageStore().give(load_recipe("tiny"), store)
+    lines: list[str] = []
+    image = store.build(load_recipe("tiny"), progress=lines.append)
+    assert image.digest == tiny.digest
+    assert lines == [f"built tiny {tiny.digest[:12]}"]  # without any other stage
+
+
 def test_another_command_line_is_another_image_of_the_same_layer(stocked: ImageStore) -> None:
     a, b = stocked.find("a"), stocked.find("b")
     assert (a.cmdline, b.cmdline) == (("audit=0",), ("audit=1",))

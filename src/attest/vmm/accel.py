@@ -3,6 +3,8 @@
 `/dev/kvm` can open and create a virtual machine and still not run one: QEMU aborts on a register
 that the outer hypervisor refuses, or the guest stalls. So the probe boots a kernel to its init.
 The answer holds until the host reboots.
+
+A guest is stuck when it says nothing for long, not when it takes long: in a nested machine it may.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import msgspec
 
 from attest.cache import cache_dir
 from attest.errors import HostError
+from attest.guest.console import plain_text
 from attest.image.store import Image
 from attest.net.cell import Cell
 from attest.scratch import Scratch
@@ -30,8 +33,11 @@ from attest.vmm.qemu import Qemu, find_qemu
 __all__ = ["KvmProbe", "choose", "probe_kvm"]
 
 _DEVICE: Final = Path("/dev/kvm")
-_LIMIT: Final = 5.0
-"""Seconds for a guest to reach its init; with a working KVM it takes about one."""
+_QUIET: Final = 5.0
+"""Seconds without a word, after which a guest is stuck; mostly it is at its init after one."""
+
+_LIMIT: Final = 60.0
+"""Seconds for a guest that has much to say and never reaches its init."""
 
 _PROOF: Final = b"attest-stage: init"
 
@@ -74,10 +80,8 @@ def probe_kvm(*, image: Image | None = None) -> KvmProbe:
     Args:
         image: What to boot; without one, only what can be seen without booting is told.
     """
-    if not _DEVICE.exists():
-        return KvmProbe(False, f"{_DEVICE} does not exist")
-    if not os.access(_DEVICE, os.R_OK | os.W_OK):
-        return KvmProbe(False, f"{_DEVICE} may not be opened by this user; join the group `kvm`")
+    if refusal := _refusal():
+        return KvmProbe(False, refusal)
     if image is None:
         return KvmProbe(False, f"{_DEVICE} opens; no image to boot with it was given")
     record = cache_dir() / "kvm-probe" / _key(image)
@@ -89,6 +93,19 @@ def probe_kvm(*, image: Image | None = None) -> KvmProbe:
     beside.write_bytes(msgspec.json.encode(probe))
     beside.rename(record)
     return probe
+
+
+def _refusal() -> str:
+    """Why the device cannot be opened; a container may forbid that to root too."""
+    try:
+        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return f"{_DEVICE} does not exist"
+    except PermissionError:
+        return f"{_DEVICE} may not be opened by this user; join the group `kvm`"
+    except OSError as error:
+        return f"{_DEVICE} cannot be opened: {error.strerror}"
+    return ""
 
 
 def _key(image: Image) -> str:
@@ -110,20 +127,27 @@ def _boot(image: Image) -> KvmProbe:
         vmm = Qemu(spec, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
         for end in (vmm.console.close, vmm.kill):
             undo.callback(end)
-        if _reads_proof(vmm.console.output):
+        seen = _read_until_proof(vmm.console.output)
+        if _PROOF in seen:
             return KvmProbe(True, "a guest booted with it")
         if exit := vmm.wait(0.2):
             return KvmProbe(False, f"{_DEVICE} opens, but QEMU ended with {exit}")
-        return KvmProbe(False, f"{_DEVICE} opens, but a guest did not boot in {_LIMIT:g} s")
+        return KvmProbe(False, f"{_DEVICE} opens, but a guest got stuck {_place(seen)}")
 
 
-def _reads_proof(console: FileIO) -> bool:
+def _read_until_proof(console: FileIO) -> bytes:
+    """The console up to the proof, or to the point at which the guest, or QEMU, gave up."""
     deadline = time.monotonic() + _LIMIT
     seen = b""
     while _PROOF not in seen and (left := deadline - time.monotonic()) > 0:
-        readable, _, _ = select.select([console], [], [], left)
+        readable, _, _ = select.select([console], [], [], min(left, _QUIET))
         data = console.read(65536) if readable else b""
         if not data:
             break
-        seen = seen[-len(_PROOF) :] + data
-    return _PROOF in seen
+        seen += data
+    return seen
+
+
+def _place(seen: bytes) -> str:
+    lines = plain_text(seen.decode(errors="replace")).splitlines()
+    return f"after saying: {lines[-1]}" if lines else "without a word"

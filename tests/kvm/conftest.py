@@ -1,0 +1,50 @@
+"""Machines with KVM, of each VMM that there is: QEMU, and those that the environment names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from attest.cluster import Cluster
+from attest.machine import Machine
+
+_GIVEN = {"firecracker": "ATTEST_FIRECRACKER", "cloud-hypervisor": "ATTEST_CLOUD_HYPERVISOR"}
+_THERE = ["qemu", *(name for name, variable in _GIVEN.items() if os.environ.get(variable))]
+
+
+@dataclass(frozen=True)
+class Vmm:
+    """The VMM under test, and how a test asks for it."""
+
+    name: str
+
+    def nodes(self, *names: str, **more: Any) -> dict[str, dict[str, Any]]:
+        """A manifest's ``nodes``: tiny machines with these names."""
+        chosen = {} if self.name == "qemu" else {"vmm": self.name}
+        return {name: {"image": "tiny", "memory": 128, **chosen, **more} for name in names}
+
+    @property
+    def options(self) -> list[str]:
+        """Of `attest run`."""
+        return ["--accel", "kvm"]
+
+    def cluster(self, *names: str, cold: bool = False) -> Cluster:
+        """Tiny machines with these names."""
+        return Cluster({"nodes": self.nodes(*names)}, accelerator="kvm", cold=cold)
+
+
+@pytest.fixture(scope="session", params=_THERE)
+def vmm(request: pytest.FixtureRequest) -> Vmm:
+    """Each VMM in turn."""
+    return Vmm(request.param)
+
+
+@pytest.fixture(scope="module")
+def machine(vmm: Vmm) -> Iterator[Machine]:
+    """A machine that the tests of a module share, and spoil for no other."""
+    with vmm.cluster("machine") as cluster:
+        yield cluster["machine"]

@@ -1,0 +1,161 @@
+"""The KVM probe where KVM does not work; `tests/kvm` has where it does.
+
+The traps are a device that opens, and stand-ins for QEMU that do with it what QEMU did where such a
+device was met.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from attest.errors import HostError
+from attest.image.store import Image
+from attest.vmm import accel
+from attest.vmm.accel import choose, probe_kvm
+from attest.vmm.qemu import find_qemu
+
+_STAND_IN = """#!/bin/sh
+if [ "$1" = --version ]; then
+    echo "QEMU emulator version 10.0.0"
+    exit
+fi
+echo started >> "$0.log"
+for argument; do
+    case $argument in fd=*,set=1) console=/proc/self/fd/${argument#fd=}; break ;; esac
+done
+console=${console%,set=1}
+"""
+
+IMAGE = Image(
+    digest="0" * 64, name="none", arch="x86_64", path=Path("/nonexistent"), root=None,
+    kernel=Path("/nonexistent"), vmlinux=Path("/nonexistent"), initrd=Path("/nonexistent"),
+    cmdline=(), init="agent",
+)  # fmt: skip
+
+Trap = Callable[[str], Path]
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is probed instead of `/dev/kvm`: nothing, so far."""
+    monkeypatch.setattr(accel, "_DEVICE", tmp_path / "kvm")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "kvm"
+
+
+@pytest.fixture
+def trap(device: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trap]:
+    """Make the device one that opens, and QEMU a shell script; its log has a line for each run."""
+    qemu = device.with_name("qemu")
+
+    def make(script: str) -> Path:
+        device.touch()
+        qemu.write_text(_STAND_IN + script)
+        qemu.chmod(0o755)
+        return device.with_name("qemu.log")
+
+    monkeypatch.setenv("ATTEST_QEMU", str(qemu))
+    find_qemu.cache_clear()
+    yield make
+    find_qemu.cache_clear()
+
+
+def test_without_a_device_there_is_no_kvm(device: Path) -> None:
+    probe = probe_kvm(image=IMAGE)
+    assert (probe.usable, probe.reason) == (False, f"{device} does not exist")
+
+
+def test_a_device_that_this_user_may_not_open(device: Path) -> None:
+    device.touch(mode=0o000)
+    with _ordinary_user():
+        probe = probe_kvm(image=IMAGE)
+    assert not probe.usable
+    assert probe.reason == f"{device} may not be opened by this user; join the group `kvm`"
+
+
+@contextmanager
+def _ordinary_user() -> Iterator[None]:
+    """Root ignores modes."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_device_without_a_driver(device: Path) -> None:
+    device.symlink_to(device)  # as good as any reason beside those two
+    assert "cannot be opened: Too many levels" in probe_kvm(image=IMAGE).reason
+
+
+def test_without_an_image_nothing_is_tried(trap: Trap) -> None:
+    log = trap("exit 1")
+    probe = probe_kvm()
+    assert not probe.usable
+    assert "no image to boot with it" in probe.reason
+    assert not log.exists()
+
+
+def test_a_register_that_the_outer_hypervisor_refuses(trap: Trap) -> None:
+    trap('echo "error: failed to set MSR 0x10a to 0x0" >&2; kill -ABRT $$')
+    probe = probe_kvm(image=IMAGE)
+    assert not probe.usable
+    assert "QEMU ended with signal 6: error: failed to set MSR 0x10a" in probe.reason
+
+
+def test_a_guest_that_never_runs(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accel, "_QUIET", 0.5)
+    trap("sleep 1000")
+    probe = probe_kvm(image=IMAGE)
+    assert not probe.usable
+    assert "a guest got stuck without a word" in probe.reason
+
+
+def test_a_guest_that_stops_in_the_middle(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accel, "_QUIET", 2.0)
+    trap("printf '[ 0.1] one\\r\\n\\033[31m[ 0.2] two\\r\\n' > $console; sleep 1000")
+    probe = probe_kvm(image=IMAGE)
+    assert not probe.usable
+    assert probe.reason.endswith("a guest got stuck after saying: [ 0.2] two")
+
+
+def test_a_guest_that_talks_for_ever(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accel, "_LIMIT", 1.0)
+    trap("while sleep 0.01; do echo again > $console; done")
+    assert not probe_kvm(image=IMAGE).usable
+
+
+def test_a_guest_that_is_slow_is_not_stuck(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accel, "_QUIET", 3.0)
+    trap(
+        "for i in 1 2 3 4 5 6 7 8; do echo $i > $console; sleep 0.5; done\n"
+        "echo 'attest-stage: init' > $console; sleep 1000"
+    )
+    assert probe_kvm(image=IMAGE).usable
+
+
+def test_the_answer_is_remembered(trap: Trap) -> None:
+    log = trap("kill -ABRT $$")
+    assert probe_kvm(image=IMAGE) == probe_kvm(image=IMAGE)
+    assert log.read_text() == "started\n"
+
+
+def test_emulation_is_taken_where_kvm_does_not_work(trap: Trap) -> None:
+    trap("kill -ABRT $$")
+    assert choose("auto", IMAGE) == "tcg"
+    with pytest.raises(HostError, match="KVM does not work here") as caught:
+        choose("kvm", IMAGE)
+    assert caught.value.hint == "use --accel tcg"
+
+
+def test_emulation_asks_no_probe(trap: Trap) -> None:
+    log = trap("kill -ABRT $$")
+    assert choose("tcg", IMAGE) == "tcg"
+    assert not log.exists()
