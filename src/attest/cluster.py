@@ -280,7 +280,7 @@ class Cluster:
             spoilt=lambda reason: starts.spoilt(seat, reason),
             identity=seat.identity,
             snapshot=lambda name: self._take([machine], name, nullcontext())[seat.name],
-            nics=len(seat.node.vlans),
+            set_links=seat.set_links,
             ready_unit=seat.node.ready_unit,
             start_timeout=seat.node.start_timeout,
             out_dir=self.out_dir,

@@ -101,7 +101,7 @@ class MachineContext:
         spoilt: Told why what ``origin`` gave did not restore; returns whether to boot instead.
         identity: Who it is to become.
         snapshot: Saves it as it is, under a name.
-        nics: How many network cards it has.
+        set_links: Plugs or unplugs its network cards.
         ready_unit: The systemd unit that must be active before it is ready.
         start_timeout: Seconds from start to ready.
         out_dir: Where its logs and the test's artefacts go.
@@ -115,7 +115,7 @@ class MachineContext:
     spoilt: Callable[[str], bool]
     identity: Callable[[], Identity]
     snapshot: Callable[[str], Snapshot]
-    nics: int
+    set_links: Callable[[Vmm, bool], None]
     ready_unit: str
     start_timeout: float
     out_dir: Path

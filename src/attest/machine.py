@@ -561,9 +561,7 @@ class Machine:
 
     def _set_links(self, up: bool, what: str) -> None:
         with self._events.span(Kind.ACTION, what, machine=self.name):
-            life = self._alive()
-            for index in range(self._context.nics):
-                life.vmm.set_link(index, up)
+            self._context.set_links(self._alive().vmm, up)
 
     # Logging
 

@@ -18,7 +18,7 @@ from attest.errors import AttestError, HostError, MachineError, ManifestError
 from attest.guest.identity import Identity, Interface
 from attest.image.store import Image
 from attest.manifest import Node
-from attest.net.bridge import Attachment, make_taps
+from attest.net.bridge import Attachment, make_taps, set_cable
 from attest.net.cell import Cell
 from attest.snapshot.shape import Shape, host_cpu
 from attest.vmm.backends import BACKENDS, Backend, Lack, choose, lacks
@@ -189,6 +189,14 @@ class Seat:
             hugepages=self.node.hugepages, prefault=self.node.prefault, nested=self.node.nested,
             balloon=self.node.balloon, jail=self.node.jail,
         )  # fmt: skip
+
+    def set_links(self, vmm: Vmm, up: bool) -> None:
+        """Plug or unplug its network cards, or where the VMM cannot, the other ends' cables."""
+        for index, each in enumerate(self.attachments):
+            if self.backend.capabilities.set_link:
+                set_cable(self.cell, each, up)
+            else:
+                vmm.set_link(index, up)
 
     def start(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:
         """Start a VMM in the cell."""

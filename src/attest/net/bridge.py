@@ -11,7 +11,15 @@ from typing import Final
 from attest.errors import HostError
 from attest.net.cell import Cell
 
-__all__ = ["Attachment", "address", "hold_bridges", "join_bridges", "make_bridges", "make_taps"]
+__all__ = [
+    "Attachment",
+    "address",
+    "hold_bridges",
+    "join_bridges",
+    "make_bridges",
+    "make_taps",
+    "set_cable",
+]
 
 # Learning is immediate: a machine's first packet must not wait for a forwarding delay.
 _BRIDGE: Final = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
@@ -82,6 +90,12 @@ def make_taps(cell: Cell, names: Iterable[str]) -> None:
     for name in names:
         lines += [f"tuntap add dev {name} mode tap", f"link set {name} up"]
     _batch(cell, lines)
+
+
+def set_cable(cell: Cell, attachment: Attachment, plugged: bool) -> None:
+    """Put a tap on its bridge, or on none: the machine sees no change of its link."""
+    bridge = f"master vlan{attachment.vlan}" if plugged else "nomaster"
+    _batch(cell, [f"link set {attachment.tap} {bridge}"])
 
 
 @contextmanager

@@ -55,7 +55,10 @@ __all__ = [
 
 CAPABILITIES: Final = Capabilities(
     tcg="Cloud Hypervisor runs guests with KVM only",
-    set_link="Cloud Hypervisor cannot unplug a network card and plug the same one in again",
+    set_link=(
+        "Cloud Hypervisor cannot unplug a network card and plug the same one in again: the packets "
+        "are dropped instead"
+    ),
     q35="Cloud Hypervisor has a machine of its own",
     nested="attest runs machines that host machines with QEMU only",
     serial="Cloud Hypervisor has no serial port for the agent",
