@@ -187,7 +187,7 @@ class Seat:
             machine=self.node.machine, accelerator=self.accelerator, directory=self.directory,
             nics=tuple(Nic(each.tap, each.mac) for each in self.attachments),
             hugepages=self.node.hugepages, prefault=self.node.prefault, nested=self.node.nested,
-            balloon=self.node.balloon, jail=self.node.jail,
+            channel=self.node.channel, balloon=self.node.balloon, jail=self.node.jail,
         )  # fmt: skip
 
     def set_links(self, vmm: Vmm, up: bool) -> None:

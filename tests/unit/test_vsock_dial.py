@@ -1,5 +1,6 @@
 """Dialling a guest through hybrid vsock: what each failure is called, with real sockets."""
 
+import errno
 import itertools
 import os
 import re
@@ -13,9 +14,9 @@ import pytest
 from attest.errors import ChannelError
 from attest.processes import thread_time
 from attest.vmm.base import DialError, Greet
-from attest.vmm.dial import dial
+from attest.vmm.dial import FailedError, Reason, dial
 from attest.vmm.process import WatchedProcess
-from attest.vmm.vsock import HybridVsock
+from attest.vmm.vsock import HostVsock, HybridVsock
 
 PORT = 1024
 OK = b"OK 1073741824\n"
@@ -260,7 +261,7 @@ def test_what_the_guest_says_stays_in_the_connection(path: Path, vmm: Vmm, liste
 def test_a_vmm_that_ends_during_a_silent_attempt(
     path: Path, vmm: Vmm, listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attest.vmm.dial._ATTEMPT", LONG)
+    monkeypatch.setattr("attest.vmm.dial._FIRST_ATTEMPT", LONG)
     listen(path, lambda _: vmm.end())
     error = failure(path, vmm, LONG)
     assert str(error).endswith("in the guest: the VMM ended (exit code 3: out of luck)")
@@ -363,3 +364,42 @@ def test_the_time_of_threads() -> None:
     while thread_time(pid, name[:3]) == before:
         pass
     assert thread_time(pid, "no such name") == 0
+
+
+def test_attempts_have_more_and_more_time(path: Path, vmm: Vmm) -> None:
+    def connect(limit: float, end: int) -> socket.socket:
+        limits.append(limit)
+        if len(limits) < 6:
+            raise FailedError(Reason("nothing", "wait"))
+        return socket.socket()
+
+    limits: list[float] = []
+    sockets: list[socket.socket] = []
+    dial(connect, lambda sock, _: sockets.append(sock), LONG, vmm=vmm.process, vcpus="", dead=str)
+    assert limits == [0.25, 0.5, 1, 2, 2.5, 2.5]
+    sockets[0].close()
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (errno.ENODEV, "no guest has that number"),
+        (errno.ECONNRESET, "reset by the guest"),
+        (errno.ETIMEDOUT, "accepted, and no answer"),
+        (errno.EACCES, "not connected: Permission denied"),
+    ],
+)
+def test_the_hosts_vsock(monkeypatch: pytest.MonkeyPatch, error: int, seen: str) -> None:
+    """What its errors are called; that it works is for tests/kvm, as few hosts have it."""
+
+    class Refusing(socket.socket):
+        def __init__(self, *_: int) -> None:
+            super().__init__(socket.AF_UNIX)
+
+        def connect_ex(self, address: object) -> int:
+            assert address == (77, PORT)
+            return error
+
+    monkeypatch.setattr("attest.vmm.vsock.socket.socket", Refusing)
+    with pytest.raises(FailedError, match=seen):
+        HostVsock(77, PORT)(1, -1)

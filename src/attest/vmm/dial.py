@@ -22,8 +22,10 @@ from attest.vmm.unix import readable
 
 __all__ = ["Connect", "FailedError", "Reason", "VmmEndedError", "dial"]
 
-_ATTEMPT: Final = 2.5
-"""Seconds for one attempt: VMMs themselves give up on a guest that does not answer after 2 s."""
+_FIRST_ATTEMPT: Final = 0.25
+_LONGEST_ATTEMPT: Final = 2.5
+"""Seconds to connect: the first attempt may be lost in a guest that was just restored, and each
+further one has twice as long; VMMs themselves give up on a guest after 2 s."""
 
 _GREETING: Final = 5.0
 """Seconds for an agent to answer its first greeting; each further one has twice as long."""
@@ -141,6 +143,7 @@ class _Dialling:
         self._processors = processors
         self._dead = dead
         self._started = time.monotonic()
+        self._connecting = _FIRST_ATTEMPT
         self._greeting = _GREETING
         self._tallies: list[_Tally] = []
 
@@ -175,7 +178,9 @@ class _Dialling:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _attempt(self, end: int) -> None:
-        sock = self._connect(max(min(_ATTEMPT, self._left()), 0.001), end)
+        limit = max(min(self._connecting, self._left()), 0.001)
+        self._connecting = min(2 * self._connecting, _LONGEST_ATTEMPT)
+        sock = self._connect(limit, end)
         limit = max(min(self._greeting, self._left()), 0.001)
         self._greeting *= 2
         try:

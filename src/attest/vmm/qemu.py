@@ -11,6 +11,7 @@ import functools
 import os
 import platform
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -33,8 +34,10 @@ from attest.vmm.base import (
     VmmExit,
     identity,
 )
+from attest.vmm.dial import dial
 from attest.vmm.process import WatchedProcess
 from attest.vmm.tsc import tsc_khz
+from attest.vmm.vsock import HostVsock, check_vhost_vsock
 
 if TYPE_CHECKING:
     from attest.vmm.qmp import Qmp
@@ -45,12 +48,15 @@ AGENT_PORT: Final = "org.attest.agent"
 """Name of the virtio-serial port on which the guest's agent listens."""
 
 CAPABILITIES: Final = Capabilities(
-    vsock="the agent in a QEMU machine listens on a serial port",
     balloon="QEMU would punch the freed pages out of the snapshot that the machine maps",
     jail="the jailer locks up Firecracker only; QEMU runs in its own sandbox",
 )
 
 OLDEST: Final = (7, 2)
+
+_FIRST_CID: Final = 3
+_CIDS: Final = 2**31
+"""Guests' numbers on the host's vsock: so many that two of them hardly ever meet."""
 
 _PIPES: Final = (8, 1)
 """The first QEMU whose console can have its input in another descriptor than its output."""
@@ -135,9 +141,7 @@ def command_line(spec: MachineSpec, ends: _Inherited) -> list[str]:
         *_machine(spec), *_memory(spec), "-smp", str(spec.vcpus), *_boot(spec),
         "-chardev", f"socket,id=qmp,fd={ends.qmp}", "-mon", "chardev=qmp,mode=control",
         *_console(ends),
-        "-device", f"virtio-serial-{bus}",
-        "-chardev", f"socket,id=agent,fd={ends.agent}",
-        "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
+        *_agent(ends, bus),
         "-device", f"virtio-rng-{bus}",
     ]  # fmt: skip
     if image.root is not None:
@@ -156,6 +160,15 @@ def command_line(spec: MachineSpec, ends: _Inherited) -> list[str]:
     if not spec.allow_reboot:
         arguments.append("-no-reboot")
     return arguments
+
+
+def _agent(ends: _Inherited, bus: str) -> list[str]:
+    if ends.agent is None:
+        return ["-device", f"vhost-vsock-{bus},guest-cid={ends.cid}"]
+    return [
+        "-device", f"virtio-serial-{bus}", "-chardev", f"socket,id=agent,fd={ends.agent}",
+        "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
+    ]  # fmt: skip
 
 
 def _machine(spec: MachineSpec) -> list[str]:
@@ -217,20 +230,39 @@ def _kernel_arguments(spec: MachineSpec) -> str:
 
 
 class _Inherited(NamedTuple):
-    """Descriptors that QEMU inherits: of two sockets, and of the console's output and input."""
+    """What QEMU's ends are.
+
+    Attributes:
+        qmp: The descriptor of its QMP socket.
+        output: The descriptor to which the console goes.
+        keyboard: The descriptor from which it reads what is typed.
+        agent: The descriptor of the agent's socket, where that is on a serial port.
+        cid: The guest's number on the host's vsock, where the agent is there.
+    """
 
     qmp: int
-    agent: int
     output: int
     keyboard: int
+    agent: int | None
+    cid: int
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Those that it inherits."""
+        agent = [] if self.agent is None else [self.agent]
+        return [self.qmp, self.output, self.keyboard, *agent]
 
 
 class _Ends:
     """Both ends of everything that connects the driver with a QEMU."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: Literal["serial", "vsock"]) -> None:
         self.qmp, qmp = socket.socketpair()
-        self.agent, agent = socket.socketpair()
+        self.agent: socket.socket | None = None
+        agent = None
+        if channel == "serial":
+            self.agent, theirs = socket.socketpair()
+            agent = theirs.detach()
         if find_qemu().version >= _PIPES:
             output_read, output_write = os.pipe()
             keyboard_read, keyboard_write = os.pipe()
@@ -239,11 +271,12 @@ class _Ends:
             output_read, output_write = ours.detach(), theirs.detach()
             keyboard_read, keyboard_write = os.dup(output_write), os.dup(output_read)
         self.console = ConsolePipes(FileIO(output_read), FileIO(keyboard_write, "w"))
-        self.inherited = _Inherited(qmp.detach(), agent.detach(), output_write, keyboard_read)
+        cid = _FIRST_CID + secrets.randbelow(_CIDS)
+        self.inherited = _Inherited(qmp.detach(), output_write, keyboard_read, agent, cid)
 
     def hand_over(self) -> None:
         """Close QEMU's ends here, now that it has them."""
-        for end in self.inherited:
+        for end in self.inherited.descriptors:
             os.close(end)
 
 
@@ -263,6 +296,9 @@ class Qemu:
 
     Whoever reads ``console`` and ``agent`` closes them.
 
+    Raises:
+        HostError: It is to use vsock, which this host does not let it.
+
     Args:
         spec: What to run.
         binary: Not used: there is one QEMU, see `find_qemu`.
@@ -281,17 +317,20 @@ class Qemu:
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> None:
         self.name = spec.name
-        self.channel: Literal["serial", "vsock"] = "serial"
+        self.channel = spec.channel or "serial"
         self._spec = spec
         self._on_exit = on_exit
         self._on_event = on_event
         self._qmp_lock = threading.Lock()
         self._session: Qmp | None = None
-        ends = _Ends()
+        if self.channel == "vsock":
+            check_vhost_vsock()
+        ends = _Ends(self.channel)
         self._qmp, self._agent, self.console = ends.qmp, ends.agent, ends.console
+        self._cid = ends.inherited.cid
         self._process = WatchedProcess(
             enter(command_line(spec, ends.inherited)),
-            pass_fds=ends.inherited,
+            pass_fds=ends.inherited.descriptors,
             stderr=spec.directory / "qemu.log",
             on_exit=self._ended,
         )
@@ -330,7 +369,8 @@ class Qemu:
         # Without waiting: who is told of the end may itself wait for the constructor.
         self._process.kill(wait=False)
         for end in (self._qmp, self.console, self._agent):
-            end.close()
+            if end is not None:
+                end.close()
 
     def _ended(self, exit: VmmExit) -> None:
         if self._session is not None:
@@ -368,8 +408,11 @@ class Qemu:
             return self._session
 
     def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
-        """Greet the agent on its one connection, which is there from the start."""
-        greet(self._agent, timeout)
+        """Greet the agent, see `attest.vmm.base.Vmm.dial`; over serial nothing is tried twice."""
+        if self._agent is not None:
+            greet(self._agent, timeout)
+        else:
+            dial(HostVsock(self._cid), greet, timeout, vmm=self._process, vcpus="CPU ", dead=dead)
 
     def drain(self) -> None:
         """Return when its network cards have read what had come for them before."""
@@ -440,4 +483,5 @@ class Qemu:
         """End it at once; nothing happens when it has ended."""
         self._process.kill()
         self._qmp.close()
-        self._agent.close()
+        if self._agent is not None:
+            self._agent.close()

@@ -7,16 +7,20 @@ can use, the host's kernel connects to a guest by its number.
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from attest.errors import HostError
 from attest.vmm.dial import FailedError, Reason, VmmEndedError
 from attest.vmm.unix import connect, readable
 
-__all__ = ["AGENT_PORT", "HybridVsock"]
+__all__ = ["AGENT_PORT", "HostVsock", "HybridVsock", "check_vhost_vsock"]
 
 AGENT_PORT: Final = 1024
 """The vsock port on which the guest's agent listens."""
@@ -42,6 +46,26 @@ _SILENT: Final = Reason(
     "the guest's vsock driver has not started, or is stuck: look at its console, and whether its "
     "initrd has the modules vsock and vmw_vsock_virtio_transport",
 )
+
+_NO_GUEST: Final = Reason(
+    "no guest has that number",
+    "QEMU takes the number when it starts: look for why it did not",
+)
+_RESET: Final = Reason(
+    "reset by the guest",
+    "usual while a guest boots; else nobody listens on that port in the guest: look in its console "
+    "for why the agent does not run",
+)
+_HOST_REASONS: Final = {
+    errno.ECONNRESET: _RESET,
+    errno.ECONNREFUSED: _RESET,
+    errno.ETIMEDOUT: _SILENT,
+    errno.ENODEV: _NO_GUEST,
+    errno.EHOSTUNREACH: _NO_GUEST,
+}
+"""What the kernel's errors mean when a connection to a guest fails."""
+
+_DEVICE: Final = Path("/dev/vhost-vsock")
 
 
 @dataclass(frozen=True)
@@ -72,7 +96,7 @@ class HybridVsock:
         except (TimeoutError, BlockingIOError):  # the listener's queue is full: it accepts none
             raise FailedError(_SILENT) from None
         except OSError as error:
-            raise FailedError(_impossible(error)) from None
+            raise FailedError(_impossible(error.errno or 0)) from None
         try:
             # In one write: Firecracker drops a connection whose first read brings but a part.
             sock.sendall(b"CONNECT %d\n" % self.port)
@@ -85,6 +109,65 @@ class HybridVsock:
             raise
         sock.settimeout(None)
         return sock
+
+
+@dataclass(frozen=True)
+class HostVsock:
+    """Attempts to connect to a port in a guest through the host kernel's vsock, see vsock(7).
+
+    Attributes:
+        cid: The guest's number.
+        port: The guest's port.
+    """
+
+    cid: int
+    port: int = AGENT_PORT
+
+    def __call__(self, limit: float, end: int) -> socket.socket:
+        """One attempt, see `attest.vmm.dial.Connect`."""
+        sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            error = sock.connect_ex((self.cid, self.port))
+            if error == errno.EINPROGRESS:
+                error = _connected(sock, limit, end)
+            if error:
+                raise FailedError(_HOST_REASONS.get(error) or _impossible(error))
+        except BaseException:
+            sock.close()
+            raise
+        sock.setblocking(True)
+        return sock
+
+
+def _connected(sock: socket.socket, limit: float, end: int) -> int:
+    """Wait for the connection; returns the error's number, or 0."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    poll.register(end, select.POLLIN)
+    ready = {descriptor for descriptor, _ in poll.poll(limit * 1000)}
+    if sock.fileno() not in ready:
+        raise VmmEndedError if ready else FailedError(_SILENT)
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def check_vhost_vsock() -> None:
+    """Require what QEMU needs for vsock.
+
+    Raises:
+        HostError: This host does not let the user have it.
+    """
+    try:
+        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise HostError(
+            f'`channel = "vsock"`: {_DEVICE} does not exist', hint="as root: modprobe vhost_vsock"
+        ) from None
+    except OSError as error:
+        raise HostError(
+            f'`channel = "vsock"`: {_DEVICE}: {error.strerror}',
+            hint="this user must be in the group that has it, mostly kvm",
+        ) from None
 
 
 def _read_ok(sock: socket.socket, until: float, end: int) -> None:
@@ -107,5 +190,7 @@ def _answered(line: bytes) -> Reason:
     return Reason(f"answered {said!r} instead of OK", "what listens there is no hybrid vsock")
 
 
-def _impossible(error: OSError) -> Reason:
-    return Reason(f"not connected: {error.strerror}", "this user must be able to use the socket")
+def _impossible(error: int) -> Reason:
+    return Reason(
+        f"not connected: {os.strerror(error)}", "this user must be able to use the socket"
+    )
