@@ -559,7 +559,8 @@ class Life:
             return  # it could not be started, which `_launch` tells
         self._console.join()
         self._rebooted.set()  # it never will: nobody needs to wait for it
-        self._events.emit(Kind.EXIT, f"the VMM ended ({exit})", machine=self._name)
+        metrics = {"metrics": dict(exit.metrics)} if exit.metrics else {}
+        self._events.emit(Kind.EXIT, f"the VMM ended ({exit})", machine=self._name, **metrics)
         if self.ending:
             return
         error = self._death(exit)

@@ -24,6 +24,7 @@ DESCRIPTIONS = "firecracker"
 
 NICS = (Nic("tap1", "52:54:00:12:01:01"), Nic("tap2", "52:54:00:12:02:01"))
 BOOT = [
+    "PUT /metrics",
     "PUT /machine-config",
     "PUT /boot-source",
     "PUT /drives/root",
@@ -171,7 +172,7 @@ def test_the_end(start: Starter) -> None:
     assert Path(start.spec.directory, directory, "vsock").is_socket()
     run.vmm.kill()
     assert start.left() == []
-    assert start.ends[0].told == [run.vmm.exit]
+    assert [replace(each, metrics={}) for each in start.ends[0].told] == [run.vmm.exit]
     assert run.vmm.exit is not None
     assert run.vmm.exit.expected
     run.vmm.kill()
@@ -211,7 +212,7 @@ def test_a_clone(start: Starter, bench: Bench, saved: Saved) -> None:
     before = len(bench.requests)
     nics = (Nic("tap1s", NICS[0].mac), Nic("tap2s", NICS[1].mac))
     run = start(saved=saved, nics=nics)
-    assert sent(bench)[before:] == ["PUT /snapshot/load"]
+    assert sent(bench)[before:] == ["PUT /metrics", "PUT /snapshot/load"]
     assert bench.requests[-1].body == {
         "snapshot_path": "state",
         "mem_backend": {"backend_type": "File", "backend_path": "memory"},
@@ -222,7 +223,7 @@ def test_a_clone(start: Starter, bench: Bench, saved: Saved) -> None:
         "resume_vm": True,
     }
     run.vmm.resume()  # it runs
-    assert len(bench.requests) == before + 1
+    assert len(bench.requests) == before + 2
     assert answers(run)
 
 
@@ -232,7 +233,7 @@ def test_a_clone_that_waits(start: Starter, bench: Bench, saved: Saved) -> None:
     assert bench.requests[-1].body["resume_vm"] is False
     run.vmm.pause()
     run.vmm.resume()
-    assert sent(bench)[before:] == ["PUT /snapshot/load", "PATCH /vm"]
+    assert sent(bench)[before:] == ["PUT /metrics", "PUT /snapshot/load", "PATCH /vm"]
     assert bench.requests[-1].body == {"state": "Resumed"}
     assert answers(run)
 
@@ -248,6 +249,23 @@ def test_a_directory_with_a_long_name(start: Starter, tmp_path: Path) -> None:
     directory = tmp_path / ("d" * 120)
     directory.mkdir()
     assert answers(start(directory=directory))
+
+
+def test_transparent_huge_pages(
+    start: Starter, bench: Bench, description: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = "Transparent" in description.read_text()
+    monkeypatch.setenv("ATTEST_STANDIN_VERSION", "1.17.0" if known else "1.16.1")
+    start()
+    sent = body(bench, "PUT /machine-config").get("huge_pages")
+    assert sent == ("Transparent" if known else None)
+
+
+def test_its_metrics(start: Starter) -> None:
+    start().vmm.kill()
+    (end,) = start.ends
+    end.wait()
+    assert end.told[0].metrics == {"vcpu.exit_io_in": 7}
 
 
 def test_huge_pages(start: Starter, bench: Bench, tmp_path: Path) -> None:

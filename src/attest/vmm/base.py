@@ -8,8 +8,8 @@ waits for a socket to appear.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -177,11 +177,13 @@ class VmmExit:
         status: Exit code, or minus the signal's number.
         expected: Somebody asked for it: the guest powered off, or the driver killed it.
         stderr: What the VMM printed.
+        metrics: What it counted, by the VMM's own names; only what is not zero.
     """
 
     status: int
     expected: bool
     stderr: str
+    metrics: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         how = f"signal {-self.status}" if self.status < 0 else f"exit code {self.status}"

@@ -62,7 +62,7 @@ CAPABILITIES: Final = Capabilities(
     q35="Cloud Hypervisor has a machine of its own",
     nested="attest runs machines that host machines with QEMU only",
     serial="Cloud Hypervisor has no serial port for the agent",
-    balloon="Cloud Hypervisor's balloon is not used yet",
+    balloon="Cloud Hypervisor would punch freed pages out of the snapshot that the machine maps",
     jail="the jailer locks up Firecracker only; Cloud Hypervisor runs in its own sandbox",
 )
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from string import ascii_lowercase
@@ -58,6 +59,9 @@ OLDEST: Final = (1, 15)
 
 _RELEASES: Final = "https://github.com/firecracker-microvm/firecracker/releases"
 
+_TRANSPARENT: Final = (1, 17)
+"""The first Firecracker that asks the kernel for huge pages where it has some."""
+
 _MODERN_GUESTS: Final = (1, 16, 1)
 """The first Firecracker whose restores guest kernel 6.18 survives."""
 
@@ -70,7 +74,7 @@ _CID: Final = 3
 _API, _VSOCK, _LOG, _KERNEL_FILE, _INITRD, _ROOT = (
     "api", "vsock", "log", "vmlinux", "initrd", "root",
 )  # fmt: skip
-_STATE, _MEMORY = "state", "memory"
+_STATE, _MEMORY, _METRICS = "state", "memory", "metrics"
 """Names in the process's directory."""
 
 _ARGUMENTS: Final = ("--api-sock", _API, "--log-path", _LOG, "--level", "Error")
@@ -194,6 +198,7 @@ class Firecracker:
         self.name = spec.name
         self.channel: Literal["serial", "vsock"] = "vsock"
         self._spec = spec
+        self._binary = binary
         self._on_exit = on_exit
         self._paused = False
         self._workdir = _workdir(spec, binary.path)
@@ -218,6 +223,7 @@ class Firecracker:
             os.close(keyboard)
         try:
             self._api.await_server(self._process.wait, _API_LIMIT)
+            self._put("/metrics", {"metrics_path": _METRICS})
             if spec.saved is None:
                 self._boot()
             else:
@@ -229,7 +235,7 @@ class Firecracker:
             raise
 
     def _boot(self) -> None:
-        self._put("/machine-config", _machine(self._spec))
+        self._put("/machine-config", _machine(self._spec, self._binary))
         self._put(
             "/boot-source",
             {
@@ -292,8 +298,9 @@ class Firecracker:
 
     def _ended(self, exit: VmmExit) -> None:
         self._api.close()
+        metrics = _read_metrics(self._workdir.path / _METRICS)
         self._workdir.remove()
-        self._on_exit(exit)
+        self._on_exit(replace(exit, metrics=metrics))
 
     @property
     def pid(self) -> int:
@@ -418,9 +425,28 @@ def _workdir(spec: MachineSpec, firecracker: Path) -> Workdir:
     return workdir
 
 
-def _machine(spec: MachineSpec) -> dict[str, Any]:
-    machine = {"vcpu_count": spec.vcpus, "mem_size_mib": spec.memory}
-    return machine | ({"huge_pages": "2M"} if spec.hugepages else {})
+def _machine(spec: MachineSpec, binary: FirecrackerBinary) -> dict[str, Any]:
+    machine: dict[str, Any] = {"vcpu_count": spec.vcpus, "mem_size_mib": spec.memory}
+    if spec.hugepages:
+        machine["huge_pages"] = "2M"
+    elif binary.version >= _TRANSPARENT:
+        machine["huge_pages"] = "Transparent"
+    return machine
+
+
+def _read_metrics(file: Path) -> dict[str, int]:
+    """What a Firecracker has counted until its end; nothing when it was killed."""
+    try:
+        last = json.loads(file.read_text().splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return {}
+    groups = ((name, each) for name, each in last.items() if isinstance(each, dict))
+    return {
+        f"{group}.{name}": value
+        for group, values in groups
+        for name, value in values.items()
+        if isinstance(value, int) and value
+    }
 
 
 def _kernel_arguments(spec: MachineSpec) -> str:
