@@ -106,6 +106,7 @@ class Lab:
             return self._run(payload, command, sink, results, limit)
         except Frozen as frozen:
             self._machine.crash()
+            sink(b"\n")  # a line that was being printed
             self._say(f"{frozen}; it is started again from its snapshot")
             return self._run(payload, command, sink, results, limit)
 

@@ -72,7 +72,7 @@ def test_a_lab_that_stops_is_started_again(
     command = "echo here; sleep 3; echo so > ../results/how; exit 7"
     assert lab.run(payload, command, sink, tmp_path / "results") == 7
     assert (tmp_path / "results/how").read_text() == "so\n"
-    assert printed == [b"here\n", b"here\n"]
+    assert printed == [b"here\n", b"\n", b"here\n"]
     assert lines == [f"{said}; it is started again from its snapshot"]
 
 
@@ -81,8 +81,13 @@ def test_a_lab_that_stops_again_gives_no_result(
 ) -> None:
     lines: list[str] = []
     lab = Lab(tiny, lines.append)
+
+    def sink(data: bytes) -> None:
+        if data == b"here\n":
+            _kill(tiny)
+
     with pytest.raises(LabError, match="the VMM ended"):
-        lab.run(payload, "echo here; sleep 1000", lambda _: _kill(tiny), tmp_path / "results")
+        lab.run(payload, "echo here; sleep 1000", sink, tmp_path / "results")
     assert len(lines) == 1
 
 

@@ -7,7 +7,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from attest.errors import HostError
 from attest.net.bridge import Attachment, make_bridges
 from attest.net.cell import Cell
+from attest.processes import children
 from attest.scratch import Scratch
 from attest.vmm.base import VmmExit
 from attest.vmm.process import WatchedProcess
@@ -117,3 +119,23 @@ def test_ending_a_watched_process_ends_the_one_inside(cell: Cell, tmp_path: Path
     process.kill()
     assert [end.status for end in ends] == [-signal.SIGKILL]
     assert "1234" not in cell.run(["sh", "-c", "cat /proc/[0-9]*/cmdline"])
+
+
+def test_a_watched_process_that_was_stopped_can_be_ended(cell: Cell, tmp_path: Path) -> None:
+    process = WatchedProcess(
+        cell.enter(["sh", "-c", "echo up >&2; exec sleep 1234"]),
+        pass_fds=(), stderr=tmp_path / "log", on_exit=lambda _: None,
+    )  # fmt: skip
+    _await(lambda: (tmp_path / "log").read_text() == "up\n")
+    (inside,) = children(process.pid)
+    os.kill(inside, signal.SIGSTOP)
+    _await(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T")
+    process.kill(wait=False)
+    assert process.wait(30) is not None
+
+
+def _await(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -84,5 +84,8 @@ class WatchedProcess:
         for pid in children(self.pid) or [self.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        # When somebody stops its child, `nsenter` stops itself too, and would stay so.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
         if wait and threading.current_thread() is not self._watcher:
             self._watcher.join()
