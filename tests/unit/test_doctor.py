@@ -6,16 +6,28 @@ A lack is made in a private user and mount namespace, in which the doctor then r
 import os
 import subprocess
 import sys
+from dataclasses import astuple, fields
 from pathlib import Path
 
 import pytest
+
+from attest.vmm.backends import BACKENDS
+from attest.vmm.base import Capabilities
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("ATTEST_QEMU", raising=False)
+    for variable in ("QEMU", "FIRECRACKER", "CLOUD_HYPERVISOR", "JAILER"):
+        monkeypatch.delenv(f"ATTEST_{variable}", raising=False)
     return tmp_path
+
+
+def program(path: Path, *says: str) -> Path:
+    """Make an executable that prints these lines, whatever it is asked."""
+    path.write_text("#!/bin/sh\n" + "".join(f"echo {line}\n" for line in says))
+    path.chmod(0o755)
+    return path
 
 
 def doctor(lack: str = "") -> tuple[int, dict[str, list[str]]]:
@@ -32,7 +44,7 @@ def doctor(lack: str = "") -> tuple[int, dict[str, list[str]]]:
     )  # fmt: skip
     assert result.stderr == ""
     subject, findings = "", dict[str, list[str]]()
-    for line in result.stdout.splitlines():
+    for line in result.stdout.partition("\n\n")[0].splitlines():
         level, (head, _, text) = line[:9].strip(), line[9:].partition(": ")
         if level:
             subject = head
@@ -47,8 +59,8 @@ def test_a_host_that_was_set_up_has_no_problem(cache: Path) -> None:
     assert [name for name, finding in findings.items() if finding[0] == "problem"] == []
     assert status == 0
     assert list(findings) == [
-        "QEMU", "qemu-img", "KVM", "nested machines", "namespaces", "networks", "images", "disk",
-        "huge pages",
+        "QEMU", "qemu-img", "KVM", "Firecracker", "Cloud Hypervisor", "vhost-vsock",
+        "nested machines", "namespaces", "networks", "images", "disk", "huge pages",
     ]  # fmt: skip
 
 
@@ -79,10 +91,8 @@ def test_missing_qemu(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_qemu_version(
     cache: Path, monkeypatch: pytest.MonkeyPatch, version: str, level: str, words: str
 ) -> None:
-    program = cache / "qemu"
-    program.write_text(f"#!/bin/sh\necho QEMU emulator version {version}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("ATTEST_QEMU", str(program))
+    qemu = program(cache / "qemu", f"QEMU emulator version {version}")
+    monkeypatch.setenv("ATTEST_QEMU", str(qemu))
     finding = doctor()[1]["QEMU"]
     assert finding[0] == level
     assert words in finding[1]
@@ -90,10 +100,8 @@ def test_qemu_version(
 
 
 def test_missing_qemu_img(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = cache / "qemu"
-    program.write_text("#!/bin/sh\necho QEMU emulator version 10.0.2\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("ATTEST_QEMU", str(program))
+    qemu = program(cache / "qemu", "QEMU emulator version 10.0.2")
+    monkeypatch.setenv("ATTEST_QEMU", str(qemu))
     monkeypatch.setenv("PATH", "/nonexistent")
     findings = doctor()[1]
     assert findings["QEMU"][0] == "ok"
@@ -109,6 +117,105 @@ def test_without_kvm_it_says_how_to_get_it(cache: Path) -> None:
     assert text.endswith("machines run in software emulation")
     named = {"modprobe", "usermod", "attest image build tiny"}
     assert sum(words in fix for words in named) == 1
+
+
+def test_other_vmms_are_not_needed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    findings = doctor()[1]
+    for name, project in (
+        ("Firecracker", "firecracker-microvm/firecracker"),
+        ("Cloud Hypervisor", "cloud-hypervisor/cloud-hypervisor"),
+    ):
+        (level, text) = findings[name]
+        assert level == "ok"
+        assert text.startswith("not installed, and not needed")
+        assert f"https://github.com/{project}/releases" in text
+
+
+def test_vmms_that_lack_kvm(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    firecracker = program(cache / "firecracker", "Firecracker v1.16.1", "v10.0.0")
+    cloud_hypervisor = program(cache / "cloud-hypervisor", "cloud-hypervisor v53.0")
+    monkeypatch.setenv("PATH", f"{cache}:{os.environ['PATH']}")
+    findings = doctor("mount -t tmpfs none /dev; touch /dev/null")[1]
+    assert findings["KVM"][0] == "warning"
+    level, text, fix = findings["Firecracker"]
+    assert (level, fix) == ("warning", "see KVM")
+    assert text.startswith(f"1.16.1 ({firecracker}); `jail = true`: ")
+    assert text.endswith("root of a user namespace only; it needs KVM")
+    text = f"53.0 ({cloud_hypervisor}); it needs KVM"
+    assert findings["Cloud Hypervisor"] == ["warning", text, "see KVM"]
+
+
+def test_a_vmm_that_has_not_been_tested(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = program(cache / "other", "Firecracker v1.17.0", "v11.0.0")
+    monkeypatch.setenv("ATTEST_FIRECRACKER", str(path))
+    level, text, _ = doctor()[1]["Firecracker"]
+    assert level == "warning"
+    assert text.startswith(f"1.17.0 ({path}) has not been tested with attest: 1.15 and 1.16 have;")
+
+
+@pytest.mark.parametrize(
+    ("says", "words", "step"),
+    [
+        ("Firecracker v1.9.0", "1.15 is the oldest that works", "get a newer one from https://"),
+        ("nothing", "--version failed: nothing", "it has to be the VMM"),
+        (None, "was not found", "get it from https://"),
+    ],
+)
+def test_a_vmm_that_cannot_be_used(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, says: str | None, words: str, step: str
+) -> None:
+    path = cache / "given"
+    if says:
+        program(path, says, "v10.0.0")
+    monkeypatch.setenv("ATTEST_FIRECRACKER", str(path))
+    level, text, fix = doctor()[1]["Firecracker"]
+    assert level == "warning"
+    assert str(path) in text
+    assert words in text
+    assert fix.startswith(step)
+
+
+def test_a_vmm_for_another_architecture(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cache / "foreign"
+    path.write_bytes(b"\x7fELF")
+    path.chmod(0o755)
+    monkeypatch.setenv("ATTEST_CLOUD_HYPERVISOR", str(path))
+    level, text, _ = doctor()[1]["Cloud Hypervisor"]
+    assert (level, text) == ("warning", f"{path} --version failed: Exec format error")
+
+
+@pytest.mark.parametrize(
+    ("lack", "said"),
+    [
+        ("mount -t tmpfs none /dev; touch /dev/null", "does not exist"),
+        ("mount -t tmpfs none /dev; touch /dev/null /dev/vhost-vsock", "QEMU can have it"),
+    ],
+)
+def test_vhost_vsock(cache: Path, lack: str, said: str) -> None:
+    level, text = doctor(lack)[1]["vhost-vsock"]
+    assert level == "ok"
+    assert said in text
+
+
+def test_what_each_vmm_can_do() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "attest", "doctor", "--vmms"], capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    grid, _, reasons = result.stdout.partition("\n\n")
+    head, *rows = grid.splitlines()
+    assert head.split() == list(BACKENDS)
+    assert len(rows) == len(fields(Capabilities))
+    lacks = [
+        reason
+        for backend in BACKENDS.values()
+        for reason in astuple(backend.capabilities) if reason
+    ]  # fmt: skip
+    cells = " ".join(row[len(head) - len(head.lstrip()) :] for row in rows).split()
+    assert cells.count("no") == len(lacks)
+    assert cells.count("yes") == len(rows) * len(BACKENDS) - len(lacks)
+    assert [reason for reason in lacks if f": {reason}\n" not in reasons] == []
 
 
 def test_no_tun_device(cache: Path) -> None:

@@ -37,6 +37,12 @@ def test_nodes_are_numbered_by_name() -> None:
         ({"nodes": {"web": {"vlans": [1, 999]}}}, ["nodes.web.vlans.1", "<= 254", "found 999"]),
         ({"nodes": {"web": {"vlans": [1, 1]}}}, ["nodes.web.vlans", "once"]),
         ({"nodes": {"web": {"machine": "pc"}}}, ["nodes.web.machine", '"pc"']),
+        ({"nodes": {"web": {"vmm": "xen"}}}, ["nodes.web.vmm", '"xen"']),
+        ({"nodes": {"web": {"channel": "usb"}}}, ["nodes.web.channel", '"usb"']),
+        ({"nodes": {"web": {"balloon": 64}}}, ["nodes.web.balloon", "expected `bool`", "found 64"]),
+        ({"nodes": {"web": {"jail": "yes"}}}, ["nodes.web.jail", "expected `bool`", '"yes"']),
+        ({"nodes": {"web": {}}, "firecracker": 1}, ["firecracker", "expected `str`", "found 1"]),
+        ({"nodes": {"web": {}}, "vmm": "qemu"}, ["vmm", "unknown key"]),
         ({"nodes": {"web-": {}}}, ["nodes.web-", "host name"]),
         ({"nodes": {"web": 3}}, ["nodes.web", "expected a table", "a number"]),
         ({"nodes": {}}, ["nodes", "an empty table"]),
@@ -52,6 +58,24 @@ def test_a_mistake_is_named_with_its_path(raw: Any, words: list[str]) -> None:
     message = str(caught.value)
     assert message.startswith("test.toml: ")
     assert [word for word in words if word not in message] == [], message
+
+
+def test_a_node_is_run_by_the_runs_vmm_unless_it_names_one() -> None:
+    nodes = {"a": {}, "b": {"vmm": "auto", "channel": "vsock", "balloon": True, "jail": True}}
+    parsed = parse_manifest({"nodes": nodes}).nodes
+    assert (parsed["a"].vmm, parsed["a"].channel) == (None, None)
+    assert (parsed["a"].balloon, parsed["a"].jail) == (False, False)
+    assert (parsed["b"].vmm, parsed["b"].channel) == ("auto", "vsock")
+    assert (parsed["b"].balloon, parsed["b"].jail) == (True, True)
+
+
+def test_programs_of_vmms_are_relative_to_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "test.toml").write_text(
+        'firecracker = "bin/fc"\ncloud_hypervisor = "/opt/ch"\n[nodes.web]\n'
+    )
+    programs = load_manifest(tmp_path / "test.toml").programs()
+    assert programs == {"firecracker": f"{tmp_path}/bin/fc", "cloud-hypervisor": "/opt/ch"}
+    assert parse_manifest({"nodes": {"web": {}}}).programs() == {}
 
 
 def test_a_file_that_is_no_toml_is_named_with_its_line(tmp_path: Path) -> None:
@@ -83,7 +107,7 @@ def test_a_script_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_the_schema_knows_every_key_of_a_node() -> None:
     node = json_schema()["$defs"]["Node"]["properties"]
-    assert {"image", "memory", "vcpus", "vlans", "machine"} <= set(node)
+    assert {"image", "memory", "vcpus", "vlans", "machine", "vmm", "channel"} <= set(node)
 
 
 def test_a_script_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -8,13 +8,15 @@ from typing import Final
 import click
 
 from attest.errors import HostError
+from attest.host.abilities import table
 from attest.host.checks import CHECKS, Finding, Level
 
 _COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 
 
 @click.command()
-def doctor() -> None:
+@click.option("--vmms", is_flag=True, help="Say instead what each VMM can do, and why not.")
+def doctor(vmms: bool) -> None:
     """Check whether this host can run tests, and say what to do.
 
     Exit code 0: machines run here. 3: they do not.
@@ -22,7 +24,12 @@ def doctor() -> None:
     \b
     Example: attest doctor
     """
+    if vmms:
+        for line in table():
+            click.echo(line)
+        return
     levels = [_report(check()) for check in CHECKS]
+    click.echo("\nattest doctor --vmms says what each VMM can do.")
     if Level.PROBLEM in levels:
         sys.exit(HostError.exit_code)
 

@@ -24,9 +24,14 @@ from attest.image.namespace import BuildSpace, require_tools
 from attest.image.store import Image, ImageStore
 from attest.net.bridge import Attachment, make_bridges
 from attest.net.cell import Cell
+from attest.vmm.base import Binary
+from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
 from attest.vmm.disk import find_qemu_img
+from attest.vmm.firecracker import find_firecracker
+from attest.vmm.jailer import check_root, find_jailer
 from attest.vmm.nested import STEADY_QEMU, host_support
 from attest.vmm.qemu import find_qemu
+from attest.vmm.vsock import check_vhost_vsock
 
 if TYPE_CHECKING:
     from attest.vmm.accel import KvmProbe
@@ -137,11 +142,70 @@ def _kvm_fix(*, tried: bool) -> str:
     return "the hypervisor that this host runs under has to support nested virtualisation fully"
 
 
+def check_firecracker() -> Finding:
+    """Firecracker, with its jailer: whether machines can have it."""
+    return _check_vmm("Firecracker", find_firecracker, _jailer)
+
+
+def check_cloud_hypervisor() -> Finding:
+    """Cloud Hypervisor: whether machines can have it."""
+    return _check_vmm("Cloud Hypervisor", find_cloud_hypervisor)
+
+
+def _check_vmm(
+    subject: str, find: Callable[[], Binary], more: Callable[[], str] | None = None
+) -> Finding:
+    """A VMM beside QEMU, which nobody needs; one that is there is to work."""
+    name = subject.lower().replace(" ", "-")
+    variable = f"ATTEST_{name.upper().replace('-', '_')}"
+    try:
+        binary = find()
+    except HostError as error:
+        if os.environ.get(variable) or shutil.which(name):
+            return Finding(subject, Level.WARNING, error.message, error.hint)
+        text = f"not installed, and not needed; to have it, {error.hint}"
+        return Finding(subject, Level.OK, text)
+    doubt = binary.doubt("")
+    text = (doubt or str(binary)).removeprefix(f"{subject} ")
+    if more:
+        text += f"; {more()}"
+    if not _kvm_works():
+        return Finding(subject, Level.WARNING, f"{text}; it needs KVM", "see KVM")
+    if doubt:
+        return Finding(subject, Level.WARNING, text, "use a version that has been")
+    return Finding(subject, Level.OK, text)
+
+
+def _kvm_works() -> bool:
+    try:
+        return _probe(_any_image()).usable
+    except HostError:
+        return False
+
+
+def _jailer() -> str:
+    try:
+        check_root()
+        return f"jailer: {find_jailer(find_firecracker().path)}"
+    except HostError as error:
+        return error.message
+
+
+def check_host_vsock() -> Finding:
+    """The host kernel's vsock, for information: only few machines use it."""
+    try:
+        check_vhost_vsock()
+    except HostError as error:
+        text = f"only QEMU needs it, for {error.message}; {error.hint}"
+        return Finding("vhost-vsock", Level.OK, text)
+    return Finding("vhost-vsock", Level.OK, "QEMU can have it")
+
+
 def check_nested() -> Finding:
     """Machines in which KVM works, ``nested = true``: whether there can be any, and how."""
     try:
         qemu = find_qemu()
-        accelerator = "kvm" if _probe(_any_image()).usable else "tcg"
+        accelerator = "kvm" if _kvm_works() else "tcg"
         how = host_support(accelerator)
     except HostError as error:
         return Finding("nested machines", Level.WARNING, error.message, error.hint)
@@ -235,6 +299,9 @@ CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
     check_qemu,
     check_qemu_img,
     check_kvm,
+    check_firecracker,
+    check_cloud_hypervisor,
+    check_host_vsock,
     check_nested,
     check_namespaces,
     check_networks,

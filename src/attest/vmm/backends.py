@@ -90,7 +90,10 @@ _PREFERRED: Final = (FIRECRACKER, CLOUD_HYPERVISOR)
 
 
 def lacks(backend: Backend, wants: Mapping[str, bool]) -> Iterator[Lack]:
-    """What a machine wants and the VMM cannot do, by the names of `Capabilities`."""
+    """What a machine wants and the VMM cannot do, by the names of `Capabilities`.
+
+    What is so on every host comes first.
+    """
     for field in fields(Capabilities):
         reason: str = getattr(backend.capabilities, field.name)
         if reason and wants.get(field.name):

@@ -198,7 +198,11 @@ class Binary(Protocol):
         """Text that is another one where this is a program that makes other snapshots."""
 
     def doubt(self, kernel: str) -> str:
-        """What its user should know of it with this guest kernel's version; mostly nothing."""
+        """What its user should know of it with this guest kernel's version; mostly nothing.
+
+        Args:
+            kernel: The version; empty: whichever it is.
+        """
 
     def unfit(self, kernel: str) -> str:
         """Why guests with this kernel's version do not survive a snapshot; empty: they do."""
@@ -215,7 +219,6 @@ class Capabilities:
     """What a VMM can do, each with the reason where it cannot; empty where it can.
 
     Attributes:
-        tcg: Run without KVM.
         q35: Be a PC with PCI and firmware.
         reboot: Let a guest reboot and go on.
         set_link: Unplug a network card.
@@ -228,9 +231,9 @@ class Capabilities:
         vsock: An agent on vsock.
         balloon: Give memory that the guest frees back to the host.
         jail: Lock the VMM up.
+        tcg: Run without KVM.
     """
 
-    tcg: str = ""
     q35: str = ""
     reboot: str = ""
     set_link: str = ""
@@ -243,6 +246,7 @@ class Capabilities:
     vsock: str = ""
     balloon: str = ""
     jail: str = ""
+    tcg: str = ""
 
 
 class Vmm(Protocol):

@@ -41,8 +41,17 @@ def ask(path: Path, option: str, pattern: str) -> re.Match[str]:
     Raises:
         HostError: It does not print what the pattern finds.
     """
-    result = subprocess.run([path, option], capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run([path, option], capture_output=True, text=True, check=False)
+    except OSError as error:  # such as that of a file for another architecture
+        raise _failed(path, option, error.strerror) from None
     match = re.search(pattern, result.stdout)
     if match is None:
-        raise HostError(f"{path} {option} failed: {(result.stderr or result.stdout).strip()}")
+        raise _failed(path, option, (result.stderr or result.stdout).strip())
     return match
+
+
+def _failed(path: Path, option: str, why: str | None) -> HostError:
+    return HostError(
+        f"{path} {option} failed: {why}", hint="it has to be the VMM, for this architecture"
+    )

@@ -124,7 +124,10 @@ def find_cloud_hypervisor(program: str = "") -> CloudHypervisorBinary:
     match = ask(path, "--version", r"cloud-hypervisor v(\d+)\.(\d+)")
     binary = CloudHypervisorBinary(path, (int(match[1]), int(match[2])))
     if binary.version < OLDEST:
-        raise HostError(f"{binary} is too old: 50 is the oldest that works")
+        raise HostError(
+            f"{binary} is too old: 50 is the oldest that works",
+            hint=f"get a newer one from {_RELEASES}",
+        )
     return binary
 
 

@@ -118,12 +118,12 @@ class FirecrackerBinary:
         return f"{identity(self, self.path)} snapshots {self.snapshots}"
 
     def doubt(self, kernel: str) -> str:
-        """What its user should know of it with this guest kernel; mostly nothing."""
+        """What its user should know of it with this guest kernel, or with any; mostly nothing."""
         guests = _GUESTS.get(self.version[:2])
         if guests is None:
             tested = " and ".join(f"{major}.{minor}" for major, minor in _GUESTS)
             return f"{self} has not been tested with attest: {tested} have"
-        if _series(kernel) not in guests and not self.unfit(kernel):
+        if kernel and _series(kernel) not in guests and not self.unfit(kernel):
             known = ", ".join(guests)
             return f"guest kernel {kernel} is not known to survive snapshots of {self}: {known} are"
         return ""
@@ -152,7 +152,10 @@ def find_firecracker(program: str = "") -> FirecrackerBinary:
     snapshots = ask(path, "--snapshot-version", r"v(\d\S*)")[1]
     binary = FirecrackerBinary(path, version, snapshots)
     if version < OLDEST:
-        raise HostError(f"{binary} is too old: 1.15 is the oldest that works")
+        raise HostError(
+            f"{binary} is too old: 1.15 is the oldest that works",
+            hint=f"get a newer one from {_RELEASES}",
+        )
     return binary
 
 

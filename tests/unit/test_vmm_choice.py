@@ -1,0 +1,120 @@
+"""Which VMM runs a machine, by what is on this host: programs that only know their versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from attest.errors import HostError
+from attest.vmm.backends import BACKENDS, choose, lacks
+from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
+from attest.vmm.firecracker import find_firecracker
+from attest.vmm.qemu import find_qemu
+
+_SAYS = {
+    "qemu": ["QEMU emulator version 10.0.2"],
+    "firecracker": ["Firecracker v1.16.1", "v10.0.0"],
+    "cloud-hypervisor": ["cloud-hypervisor v53.0"],
+}
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Put the program of a VMM on PATH, where there is none but QEMU so far."""
+    finders = (find_qemu, find_firecracker, find_cloud_hypervisor)
+
+    def make(vmm: str, *says: str, path: Path | None = None) -> Path:
+        path = path or tmp_path / vmm
+        lines = "".join(f"echo {line}\n" for line in says or _SAYS[vmm])
+        path.write_text(f"#!/bin/sh\n{lines}")
+        path.chmod(0o755)
+        return path
+
+    for variable in ("ATTEST_FIRECRACKER", "ATTEST_CLOUD_HYPERVISOR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ATTEST_QEMU", str(make("qemu")))
+    for each in finders:
+        each.cache_clear()
+    yield make
+    for each in finders:
+        each.cache_clear()
+
+
+def chosen(wanted: str, *wants: str, **programs: str) -> str:
+    """The program that was chosen for a machine with these wants."""
+    paths = {name.replace("_", "-"): path for name, path in programs.items()}
+    return str(choose(wanted, dict.fromkeys(wants, True), paths)[1])
+
+
+def test_auto_takes_the_first_that_is_here(install: Install) -> None:
+    assert chosen("auto").startswith("QEMU 10.0.2")
+    path = install("cloud-hypervisor")
+    find_cloud_hypervisor.cache_clear()
+    assert chosen("auto") == f"Cloud Hypervisor 53.0 ({path})"
+    path = install("firecracker")
+    find_firecracker.cache_clear()
+    assert chosen("auto") == f"Firecracker 1.16.1 ({path})"
+
+
+@pytest.mark.parametrize(
+    ("want", "vmm"),
+    [
+        ("balloon", "Firecracker"),
+        ("disks", "Firecracker"),
+        ("prefault", "Cloud Hypervisor"),
+        ("q35", "QEMU"),
+        ("nested", "QEMU"),
+        ("tcg", "QEMU"),
+    ],
+)
+def test_auto_takes_the_first_that_can(install: Install, want: str, vmm: str) -> None:
+    install("firecracker")
+    install("cloud-hypervisor")
+    assert chosen("auto", want).startswith(f"{vmm} ")
+
+
+def test_auto_passes_over_what_is_too_old(install: Install) -> None:
+    install("firecracker", "Firecracker v1.9.0", "v4.0.0")
+    install("cloud-hypervisor")
+    assert chosen("auto").startswith("Cloud Hypervisor ")
+
+
+def test_auto_takes_a_program_that_is_only_given_by_its_path(
+    install: Install, tmp_path: Path
+) -> None:
+    path = install("firecracker", path=tmp_path / "mine")
+    assert chosen("auto", firecracker=str(path)) == f"Firecracker 1.16.1 ({path})"
+
+
+def test_a_path_comes_before_the_variable_and_that_before_the_search_path(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = install("firecracker")
+    assert chosen("firecracker") == f"Firecracker 1.16.1 ({found})"
+    named = install("firecracker", "Firecracker v1.15.0", "v9.0.0", path=tmp_path / "named")
+    monkeypatch.setenv("ATTEST_FIRECRACKER", str(named))
+    find_firecracker.cache_clear()
+    assert chosen("firecracker") == f"Firecracker 1.15.0 ({named})"
+    given = install("firecracker", "Firecracker v1.15.1", "v9.0.0", path=tmp_path / "given")
+    assert chosen("firecracker", firecracker=str(given)) == f"Firecracker 1.15.1 ({given})"
+
+
+@pytest.mark.parametrize("vmm", ["firecracker", "cloud-hypervisor"])
+def test_one_that_was_asked_for_and_is_missing(install: Install, vmm: str) -> None:
+    with pytest.raises(HostError) as caught:
+        chosen(vmm)
+    assert caught.value.message == f"`{vmm}` was not found"
+    assert "https://github.com/" in caught.value.hint
+    assert f"ATTEST_{vmm.upper().replace('-', '_')}" in caught.value.hint
+
+
+def test_what_is_so_on_every_host_is_told_first() -> None:
+    wants = {"tcg": True, "prefault": True, "disks": True, "nested": False}
+    found = [lack.wanted for lack in lacks(BACKENDS["firecracker"], wants)]
+    assert found == ["prefault", "tcg"]
+    assert list(lacks(BACKENDS["qemu"], wants)) == []
