@@ -6,31 +6,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from agents import Agent, Peer
 
 from attest.errors import HostError
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.binary import agent_binary
-
-
-@dataclass(frozen=True)
-class Agent:
-    """An agent under way on this host."""
-
-    path: Path
-    process: subprocess.Popen[bytes]
-
-    def connection(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX)
-        try:
-            sock.connect(str(self.path))
-        except OSError:
-            sock.close()
-            raise
-        return sock
 
 
 @pytest.fixture(scope="session")
@@ -75,21 +58,6 @@ def channel(agent: Agent) -> Iterator[AgentChannel]:
     channel.close()
     left = [thread.name for thread in threading.enumerate() if thread.name.endswith(" alice")]
     assert left == []
-
-
-@dataclass
-class Peer:
-    """What plays the agent where a test must make it misbehave."""
-
-    sock: socket.socket
-    received: bytearray
-
-    def read(self, size: int) -> bytes:
-        while len(self.received) < size:
-            self.received += self.sock.recv(65_536)
-        data = bytes(self.received[:size])
-        del self.received[:size]
-        return data
 
 
 @pytest.fixture

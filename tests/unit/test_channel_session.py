@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from conftest import Agent, Peer
+from agents import Agent, Peer
 
 from attest.errors import ChannelError
 from attest.guest.agent_channel import AgentChannel

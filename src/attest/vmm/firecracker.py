@@ -65,8 +65,9 @@ _TRANSPARENT: Final = (1, 17)
 _MODERN_GUESTS: Final = (1, 16, 1)
 """The first Firecracker whose restores guest kernel 6.18 survives."""
 
-_GUESTS: Final = {(1, 15): ("5.10", "6.1"), (1, 16): ("5.10", "6.1", "6.18")}
-"""The tested versions, each with the guest kernels that it restores (its docs/kernel-policy.md)."""
+_GUESTS: Final = {(1, 15): ("5.10", "6.1", "6.12"), (1, 16): ("5.10", "6.1", "6.12", "6.18")}
+"""The tested versions, each with the guest kernels that it restores: those of its
+docs/kernel-policy.md, and Debian 13's 6.12, of which 20 of 20 restores lived."""
 
 _CID: Final = 3
 """The guest's address on its own vsock, to which no other machine has a connection."""
