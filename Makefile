@@ -12,7 +12,7 @@ setup:
 	@$(PYTHON) tools/setup.py test
 
 agent: setup
-	@.venv/bin/python tools/build_agent.py
+	@.venv/bin/python tools/build_programs.py
 
 test: lint setup
 	@.venv/bin/python -m pytest $(TESTS)
@@ -41,4 +41,4 @@ lock:
 	$(LOCK) pyproject.toml --extra dev -c requirements/build.txt -o requirements/dev.txt
 
 clean:
-	rm -rf .venv build dist agent/build src/attest/guest/bin
+	rm -rf .venv build dist agent/build uffd/build src/attest/guest/bin src/attest/vmm/bin
