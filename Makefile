@@ -12,7 +12,7 @@ setup:
 	@$(PYTHON) tools/setup.py test
 
 agent: setup
-	@.venv/bin/python tools/build_agent.py
+	@.venv/bin/python tools/build_programs.py
 
 test: lint setup
 	@.venv/bin/python -m pytest $(TESTS)
@@ -46,4 +46,4 @@ lock:
 	$(LOCK) pyproject.toml requirements/kvm.in -c requirements/dev.txt -o requirements/kvm.txt
 
 clean:
-	rm -rf .venv build dist agent/build src/attest/guest/bin
+	rm -rf .venv build dist agent/build uffd/build src/attest/guest/bin src/attest/vmm/bin

@@ -1,4 +1,4 @@
-"""The wheel's build hook: it carries the guest agent for every guest architecture."""
+"""The wheel's build hook: it carries the programs that are in C, for every architecture."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent / "tools"))
-from build_agent import ARCHITECTURES, build_agents
+from build_programs import ARCHITECTURES, PROGRAMS, build_programs
 
-# One version, so that the same sources make the same agent; the lock files have it too.
+# One version, so that the same sources make the same binaries; the lock files have it too.
 COMPILER = "ziglang==0.17.1"
 
 
-class AgentHook(BuildHookInterface[Any]):
-    """Compile the agent before the wheel, or the editable installation, is made."""
+class ProgramsHook(BuildHookInterface[Any]):
+    """Compile the programs before the wheel, or the editable installation, is made."""
 
     def dependencies(self) -> list[str]:
-        """The compiler, unless the agent was compiled elsewhere."""
+        """The compiler, unless the programs were compiled elsewhere."""
         return [] if "ATTEST_AGENT_DIR" in os.environ else [COMPILER]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
@@ -29,5 +29,5 @@ class AgentHook(BuildHookInterface[Any]):
         # The first compilation for an architecture compiles a C library too, which takes a minute:
         # a checkout, which runs machines of this host's architecture, need not spend it twice.
         mine = [platform.machine()] if version == "editable" else ARCHITECTURES
-        build_agents(Path(self.root), mine)
-        build_data["artifacts"].append("/src/attest/guest/bin/attest-agent-*")
+        build_programs(Path(self.root), mine)
+        build_data["artifacts"] += [f"/{each.target}/{each.name}-*" for each in PROGRAMS]

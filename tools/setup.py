@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Set this checkout up: Debian packages, Python environment, guest agent.
+"""Set this checkout up: Debian packages, Python environment, programs in C.
 
 What is there already is left alone.
 
@@ -80,8 +80,8 @@ _RUN: Final = [
     Need("kmod", "modprobe", "finds the kernel modules a guest needs"),
 ]
 _TEST: Final = [
-    Need("gcc", "gcc", "compiles the guest agent with sanitizers"),
-    Need("libc6-dev", "/usr/include/stdlib.h", "compiles the guest agent with sanitizers"),
+    Need("gcc", "gcc", "compiles the programs in C with sanitizers"),
+    Need("libc6-dev", "/usr/include/stdlib.h", "compiles the programs in C with sanitizers"),
     Need("cpio", "cpio", "lets the tests read initrds"),
     Need("openssh-client", "ssh-keygen", "makes SSH host keys for the tests"),
 ]
@@ -106,7 +106,7 @@ def main(purpose: str) -> None:
     with ThreadPoolExecutor() as pool:
         packages = pool.submit(_packages, apt, needs, qemu, second=purpose == "test")
         python_env.bring(_ROOT, locks)
-        agent = [_ROOT / ".venv/bin/python", _ROOT / "tools/build_agent.py"]
+        agent = [_ROOT / ".venv/bin/python", _ROOT / "tools/build_programs.py"]
         if status := subprocess.call(agent):
             raise SystemExit(status)
         packages.result()

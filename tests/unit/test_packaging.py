@@ -1,5 +1,6 @@
 """What users install: the wheel, built from the source distribution, works by itself."""
 
+import itertools
 import os
 import re
 import stat
@@ -10,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from build_agent import ARCHITECTURES, build_agents
+from build_programs import ARCHITECTURES, PROGRAMS, Program, build_programs
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,14 +57,27 @@ def test_the_wheel_runs_outside_the_checkout(python: Path, tmp_path: Path) -> No
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_wheel_carries_the_agent(python: Path, tmp_path: Path, architecture: str) -> None:
-    code = f"from attest.guest.binary import agent_binary; print(agent_binary('{architecture}'))"
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_the_wheel_carries_the_programs(
+    python: Path, tmp_path: Path, program: Program, architecture: str
+) -> None:
+    package = Path(run(python, "-c", "import attest; print(attest.__file__)", cwd=tmp_path)).parent
+    directory = package.parent / Path(program.target).relative_to("src")
+    binary = directory / f"{program.name}-{architecture}"
+    assert binary.stat().st_mode & stat.S_IXUSR
+    assert int.from_bytes(binary.read_bytes()[18:20], "little") == ELF_MACHINE[architecture]
+
+
+@pytest.mark.timeout(600)
+def test_the_wheel_finds_the_programs(python: Path, tmp_path: Path) -> None:
+    code = (
+        f"from attest.guest.binary import agent_binary; print(agent_binary('{os.uname().machine}'))"
+    )
     agent = Path(run(python, "-c", code, cwd=tmp_path).strip())
     assert agent.is_relative_to(python.parents[1])
-    assert agent.stat().st_mode & stat.S_IXUSR
-    assert int.from_bytes(agent.read_bytes()[18:20], "little") == ELF_MACHINE[architecture]
-    if architecture == os.uname().machine:
-        assert run(agent, "--version", cwd=tmp_path).startswith("attest-agent ")
+    assert run(agent, "--version", cwd=tmp_path).startswith("attest-agent ")
+    code = "from attest.vmm.uffd import uffd_binary; print(uffd_binary())"
+    assert Path(run(python, "-c", code, cwd=tmp_path).strip()).is_relative_to(python.parents[1])
 
 
 @pytest.mark.timeout(600)
@@ -71,47 +85,54 @@ def test_the_source_distribution_holds_sources_only(dist: Path) -> None:
     (archive,) = dist.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
-    assert {"pyproject.toml", "LICENSE", "README.md", "agent/src/main.c"} <= names
-    assert not [name for name in names if "attest-agent" in name]
+    assert {"pyproject.toml", "LICENSE", "README.md"} <= names
+    assert {f"{program.source}/src/main.c" for program in PROGRAMS} <= names
+    assert not [name for name in names if "/bin/" in name or "/build/" in name]
 
 
-def test_an_agent_compiled_elsewhere_is_taken(
+def test_programs_compiled_elsewhere_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = tmp_path / "ready"
     ready.mkdir()
-    for architecture in ARCHITECTURES:
-        (ready / f"attest-agent-{architecture}").write_text(architecture)
+    for program, architecture in itertools.product(PROGRAMS, ARCHITECTURES):
+        name = f"{program.name}-{architecture}"
+        (ready / name).write_text(name)
     monkeypatch.setenv("ATTEST_AGENT_DIR", str(ready))
-    build_agents(tmp_path)
-    for architecture in ARCHITECTURES:
-        agent = tmp_path / f"src/attest/guest/bin/attest-agent-{architecture}"
-        assert agent.read_text() == architecture
-        assert os.access(agent, os.X_OK)
+    build_programs(tmp_path)
+    for program, architecture in itertools.product(PROGRAMS, ARCHITECTURES):
+        binary = tmp_path / program.target / f"{program.name}-{architecture}"
+        assert binary.read_text() == binary.name
+        assert os.access(binary, os.X_OK)
 
 
-def test_the_agent_is_compiled_again_only_when_its_sources_have_changed(tmp_path: Path) -> None:
-    source = tmp_path / "agent/src/main.c"
-    source.parent.mkdir(parents=True)
-    source.write_text("int main(void) { return 7; }\n")
+def sources(root: Path, text: str) -> list[Path]:
+    """Give each program a source, and return where its binary for this host will be."""
+    for program in PROGRAMS:
+        source = root / program.source / "src/main.c"
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text(text)
     mine = os.uname().machine
-    agent = tmp_path / f"src/attest/guest/bin/attest-agent-{mine}"
-    build_agents(tmp_path, [mine])
-    first = agent.stat().st_ino
-    build_agents(tmp_path, [mine])
-    assert agent.stat().st_ino == first
-    source.write_text("int main(void) { return 8; }\n")
-    build_agents(tmp_path, [mine])
-    assert subprocess.call([agent]) == 8
+    return [root / program.target / f"{program.name}-{mine}" for program in PROGRAMS]
 
 
-def test_an_agent_that_does_not_compile_ends_the_build(tmp_path: Path) -> None:
-    source = tmp_path / "agent/src/main.c"
-    source.parent.mkdir(parents=True)
-    source.write_text("int main(void) { int unused; return 0; }\n")
+def test_programs_are_compiled_again_only_when_their_sources_have_changed(tmp_path: Path) -> None:
+    binaries = sources(tmp_path, "int main(void) { return 7; }\n")
+    mine = os.uname().machine
+    build_programs(tmp_path, [mine])
+    first = [binary.stat().st_ino for binary in binaries]
+    build_programs(tmp_path, [mine])
+    assert [binary.stat().st_ino for binary in binaries] == first
+    sources(tmp_path, "int main(void) { return 8; }\n")
+    build_programs(tmp_path, [mine])
+    assert [subprocess.call([binary]) for binary in binaries] == [8] * len(binaries)
+
+
+def test_a_program_that_does_not_compile_ends_the_build(tmp_path: Path) -> None:
+    binaries = sources(tmp_path, "int main(void) { int unused; return 0; }\n")
     with pytest.raises(SystemExit, match="does not compile"):
-        build_agents(tmp_path, [os.uname().machine])
-    assert os.listdir(tmp_path / "src/attest/guest/bin") == []
+        build_programs(tmp_path, [os.uname().machine])
+    assert os.listdir(binaries[0].parent) == []
 
 
 def test_every_dependency_is_locked_with_hashes_and_without_a_host() -> None:

@@ -25,4 +25,4 @@ def agent_binary(arch: str) -> Path:
     for directory in (_PACKAGED, _CHECKOUT):
         if (path := directory / f"attest-agent-{arch}").is_file():
             return path
-    raise HostError(f"attest has no agent for {arch}", hint="in a checkout: tools/build_agent.py")
+    raise HostError(f"attest has no agent for {arch}", hint="in a checkout: make agent")

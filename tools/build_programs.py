@@ -1,0 +1,99 @@
+"""Compile the programs that are in C, static ones for each architecture.
+
+The compiler is the `ziglang` package's, which brings a C library for every target, so that the
+host needs no cross compiler. A distribution that compiles them itself names their directory in
+`ATTEST_AGENT_DIR`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["ARCHITECTURES", "PROGRAMS", "Program", "build_programs"]
+
+ARCHITECTURES: Final = ("x86_64", "aarch64")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program in C.
+
+    Attributes:
+        name: Its name; its binaries have the architecture's behind it.
+        source: Its directory in the source tree.
+        target: The directory in the source tree that its binaries go to.
+    """
+
+    name: str
+    source: str
+    target: str
+
+
+PROGRAMS: Final = (
+    Program("attest-agent", "agent", "src/attest/guest/bin"),
+    Program("attest-uffd", "uffd", "src/attest/vmm/bin"),
+)
+
+_FLAGS: Final = [
+    "-static", "-std=c11", "-D_GNU_SOURCE", "-O2", "-s", "-Wall", "-Wextra", "-Werror",
+]  # fmt: skip
+
+
+def build_programs(root: Path, architectures: Sequence[str] = ARCHITECTURES) -> None:
+    """Bring the binaries in a source tree up to date.
+
+    Args:
+        root: The source tree.
+        architectures: As ``uname -m`` has them.
+
+    Raises:
+        SystemExit: A program cannot be compiled here; the message says why.
+    """
+    for program in PROGRAMS:
+        (root / program.target).mkdir(parents=True, exist_ok=True)
+        for architecture in architectures:
+            output = root / program.target / f"{program.name}-{architecture}"
+            if ready := os.environ.get("ATTEST_AGENT_DIR"):
+                shutil.copyfile(Path(ready, output.name), output)
+                output.chmod(0o755)
+            else:
+                _compile(root / program.source, architecture, output)
+
+
+def _compile(directory: Path, architecture: str, output: Path) -> None:
+    sources = sorted((directory / "src").glob("*.c"))
+    if not sources:
+        raise SystemExit(f"{directory / 'src'} holds no C files: this source tree is incomplete")
+    digest = _digest(directory / "src", architecture)
+    stamp = directory / "build" / f"{output.name}.digest"
+    if output.exists() and stamp.exists() and stamp.read_text() == digest:
+        return
+    print(f"compiling {output.name}", flush=True)
+    fresh = output.with_suffix(f".{os.getpid()}")
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-musl"]
+    status = subprocess.call([*compiler, *_FLAGS, *map(str, sources), "-o", str(fresh)])
+    if status != 0:
+        raise SystemExit(f"{output.name} does not compile: {' '.join(compiler)} failed")
+    fresh.rename(output)  # a machine that is just starting must never see half an agent
+    stamp.parent.mkdir(exist_ok=True)
+    stamp.write_text(digest)
+
+
+def _digest(source: Path, architecture: str) -> str:
+    digest = hashlib.sha256(" ".join([architecture, *_FLAGS]).encode())
+    for file in sorted(source.glob("*.[ch]")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    build_programs(Path(__file__).parents[1], [platform.machine()])
