@@ -103,8 +103,8 @@ class MachineSpec:
         disks: The files that it writes, in order, of the VMM's own format; they exist. The guest
             sees each as a virtio block device, ``/dev/disk/by-id/virtio-disk0`` and so on. For a
             machine with ``saved`` they begin as its disks.
-        hugepages: Its memory is of reserved 2 MiB pages. It can neither have a memory file nor map
-            one, so what it continues is a whole stream. ``memory`` is an even number then.
+        hugepages: Its memory is of reserved 2 MiB pages. It has no memory file, and what it
+            continues is read, not mapped. ``memory`` is an even number then.
         prefault: All of its memory is allocated before it starts.
         paused: It is loaded from ``saved`` and waits for `Vmm.resume`.
         nested: KVM works in it; it is a ``"q35"``.
@@ -140,8 +140,8 @@ class MachineSpec:
         mapped = self.saved.memory if self.saved else None
         if mapped and self.memory_file:
             raise ValueError(f"{self.name}: what maps a saved memory has no memory file of its own")
-        if self.hugepages and (file := mapped or self.memory_file):
-            raise ValueError(f"{self.name}: memory of huge pages cannot be in the file {file}")
+        if self.hugepages and self.memory_file:
+            raise ValueError(f"{self.name}: memory of huge pages is in no file of its own")
         if self.hugepages and self.memory % 2:
             raise ValueError(f"{self.name}: {self.memory} MiB are no whole number of 2 MiB pages")
         if self.paused and not self.saved:

@@ -40,6 +40,7 @@ from attest.vmm.binary import ask, locate
 from attest.vmm.dial import dial
 from attest.vmm.jailer import Jail
 from attest.vmm.process import WatchedProcess
+from attest.vmm.uffd import UffdHandler
 from attest.vmm.vsock import HybridVsock
 from attest.vmm.workdir import OpenWorkdir, Workdir
 
@@ -75,7 +76,7 @@ _CID: Final = 3
 _API, _VSOCK, _LOG, _KERNEL_FILE, _INITRD, _ROOT = (
     "api", "vsock", "log", "vmlinux", "initrd", "root",
 )  # fmt: skip
-_STATE, _MEMORY, _METRICS = "state", "memory", "metrics"
+_STATE, _MEMORY, _METRICS, _UFFD = "state", "memory", "metrics", "uffd"
 """Names in the process's directory."""
 
 _ARGUMENTS: Final = ("--api-sock", _API, "--log-path", _LOG, "--level", "Error")
@@ -205,6 +206,7 @@ class Firecracker:
         self._binary = binary
         self._on_exit = on_exit
         self._paused = False
+        self._handler: UffdHandler | None = None
         self._workdir = _workdir(spec, binary.path)
         self._api = Api(self._workdir.path / _API)
         self.console, output, keyboard = _console()
@@ -221,6 +223,7 @@ class Firecracker:
                 stdin=keyboard,
                 stdout=output,
                 on_exit=self._ended,
+                complete=self._complete,
             )
         finally:
             os.close(output)
@@ -231,12 +234,33 @@ class Firecracker:
             if spec.saved is None:
                 self._boot()
             else:
+                if spec.hugepages:
+                    self._handler = self._start_handler(spec.saved, enter)
                 self._load()
         except BaseException:
             # Without waiting: who is told of the end may itself wait for the constructor.
             self._process.kill(wait=False)
             self.console.close()
             raise
+
+    def _start_handler(
+        self, saved: Saved, enter: Callable[[Sequence[str]], list[str]]
+    ) -> UffdHandler:
+        """What brings the guest its memory, which Firecracker cannot map as huge pages."""
+        assert saved.memory is not None, "Firecracker saves it into a file of its own"
+        path = self._workdir.path / _UFFD
+        try:
+            handler = UffdHandler(
+                saved.memory,
+                path,
+                enter=enter,
+                log=self._spec.directory / "uffd.log",
+                on_failure=lambda: self._process.kill(wait=False),
+            )
+            path.chmod(0o666)  # Firecracker may be another user, who alone enters the directory
+        except OSError as error:  # the end of the process takes its directory away
+            raise SaveError(f"its memory cannot be brought: {error}") from error
+        return handler
 
     def _boot(self) -> None:
         self._put("/machine-config", _machine(self._spec, self._binary))
@@ -274,9 +298,13 @@ class Firecracker:
         self._put(f"/drives/{name}", drive)
 
     def _load(self) -> None:
+        if self._handler is None:
+            memory = {"backend_type": "File", "backend_path": _MEMORY}
+        else:
+            memory = {"backend_type": "Uffd", "backend_path": _UFFD}
         request = {
             "snapshot_path": _STATE,
-            "mem_backend": {"backend_type": "File", "backend_path": _MEMORY},
+            "mem_backend": memory,
             "network_overrides": [
                 {"iface_id": f"nic{index}", "host_dev_name": nic.tap}
                 for index, nic in enumerate(self._spec.nics)
@@ -302,9 +330,13 @@ class Firecracker:
 
     def _ended(self, exit: VmmExit) -> None:
         self._api.close()
+        self._on_exit(exit)
+
+    def _complete(self, exit: VmmExit) -> VmmExit:
         metrics = _read_metrics(self._workdir.path / _METRICS)
         self._workdir.remove()
-        self._on_exit(replace(exit, metrics=metrics))
+        failure = self._handler.end() if self._handler else ""
+        return replace(exit, stderr=f"{exit.stderr}{failure}", metrics=metrics)
 
     @property
     def pid(self) -> int:
@@ -373,10 +405,6 @@ class Firecracker:
         Raises:
             SaveError: It could not be saved.
         """
-        if self._spec.hugepages:
-            raise SaveError(
-                "Firecracker cannot load a memory of huge pages from a file, so it is not saved"
-            )
         self.pause()
         with self._workdir.receive(directory) as name:
             request = {
@@ -419,9 +447,9 @@ def _workdir(spec: MachineSpec, firecracker: Path) -> Workdir:
         workdir.show(_KERNEL_FILE, spec.image.vmlinux)
         workdir.show(_INITRD, spec.image.initrd)
     else:
-        assert spec.saved.memory is not None, "Firecracker saves it into a file of its own"
         workdir.show(_STATE, spec.saved.state)
-        workdir.show(_MEMORY, spec.saved.memory)
+        if spec.saved.memory is not None and not spec.hugepages:
+            workdir.show(_MEMORY, spec.saved.memory)
     if spec.image.root is not None:
         workdir.show(_ROOT, spec.image.root)
     for index, disk in enumerate(spec.disks):

@@ -133,7 +133,7 @@ class Jail:
                 file.chmod(0o644)  # other clones' users read it
                 shutil.move(file, directory / file.name)
         finally:
-            shutil.rmtree(inside)
+            shutil.rmtree(inside, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove it, with all that is left in it."""

@@ -28,6 +28,7 @@ class WatchedProcess:
         pass_fds: Descriptors it inherits under the same numbers.
         stderr: The file for its standard error.
         on_exit: Called once, in the watching thread, when it has ended.
+        complete: Called before, to add what else is known of its end.
         stdin: The descriptor of its standard input; default: empty.
         stdout: The descriptor of its standard output; default: the file.
     """
@@ -39,10 +40,12 @@ class WatchedProcess:
         pass_fds: Sequence[int],
         stderr: Path,
         on_exit: Callable[[VmmExit], None],
+        complete: Callable[[VmmExit], VmmExit] = lambda exit: exit,
         stdin: int = subprocess.DEVNULL,
         stdout: int | None = None,
     ) -> None:
         self._on_exit = on_exit
+        self._complete = complete
         self._killed = False
         self._ended = threading.Event()
         self.exit: VmmExit | None = None
@@ -63,7 +66,7 @@ class WatchedProcess:
         status = self._process.wait()
         with self._stderr as stderr:
             last_words = stderr.read()[-_LAST_WORDS:].decode(errors="replace")
-        self.exit = VmmExit(status, self._killed or status == 0, last_words)
+        self.exit = self._complete(VmmExit(status, self._killed or status == 0, last_words))
         self._ended.set()
         self._on_exit(self.exit)
 
@@ -79,13 +82,12 @@ class WatchedProcess:
         also that of the VMM's hold on taps and files.
         """
         self._killed = True
-        if self.exit is not None:
-            return
-        for pid in children(self.pid) or [self.pid]:
+        if self._process.returncode is None:  # else its number may be another's
+            for pid in children(self.pid) or [self.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            # When somebody stops its child, `nsenter` stops itself too, and would stay so.
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        # When somebody stops its child, `nsenter` stops itself too, and would stay so.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGCONT)
+                os.kill(self.pid, signal.SIGCONT)
         if wait and threading.current_thread() is not self._watcher:
             self._watcher.join()

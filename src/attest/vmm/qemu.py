@@ -189,6 +189,8 @@ def _memory(spec: MachineSpec) -> list[str]:
 
 def _memory_backend(spec: MachineSpec) -> str:
     if spec.hugepages:
+        if spec.saved and spec.saved.memory:
+            raise ValueError(f"{spec.name}: huge pages cannot map the file {spec.saved.memory}")
         return "memory-backend-memfd,hugetlb=on,hugetlbsize=2M"
     if spec.saved and spec.saved.memory:
         # A private mapping: what the clone writes is its own, and the file stays as it was.

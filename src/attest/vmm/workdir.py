@@ -69,7 +69,7 @@ class OpenWorkdir:
         try:
             yield link.name
         finally:
-            link.unlink()
+            link.unlink(missing_ok=True)  # the end of the VMM takes the directory away
 
     def remove(self) -> None:
         """Remove it, with all that is left in it."""
