@@ -13,10 +13,15 @@ from conftest import Vmm
 from attest.errors import MachineError
 from attest.machine import Machine
 from attest.parallel import wait_all
+from attest.processes import children
 
 
-def test_it_runs_with_kvm(machine: Machine) -> None:
+def test_it_runs_with_kvm_and_the_vmm_that_was_asked_for(vmm: Vmm, machine: Machine) -> None:
     assert "Hypervisor detected: KVM" in machine.succeed("dmesg")
+    assert machine.pid is not None
+    (process,) = children(machine.pid)
+    program = Path(f"/proc/{process}/cmdline").read_text().partition("\0")[0]
+    assert vmm.name in Path(program).name
 
 
 def test_200_commands(machine: Machine) -> None:

@@ -141,6 +141,7 @@ def test_every_dependency_is_locked_with_hashes_and_without_a_host() -> None:
         "run": project["dependencies"],
         "dev": project["dependencies"] + project["optional-dependencies"]["dev"],
         "build": (ROOT / "requirements/build.in").read_text().split(),
+        "kvm": project["dependencies"] + (ROOT / "requirements/kvm.in").read_text().split(),
     }.items():
         text = (ROOT / f"requirements/{lock}.txt").read_text()
         entries = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
