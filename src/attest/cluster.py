@@ -26,11 +26,10 @@ from attest.net.bridge import Attachment, address, hold_bridges, join_bridges, m
 from attest.net.cell import Cell
 from attest.parallel import wait_all
 from attest.scratch import Scratch
-from attest.seat import Seat
+from attest.seat import Seat, find_vmm
 from attest.snapshot.cache import SnapshotCache
 from attest.starts import ColdStarts, SnapshotStarts, Starts
 from attest.vmm import accel
-from attest.vmm.backends import AUTO, BACKENDS
 from attest.vmm.base import Saved
 from attest.vmm.qemu import find_qemu
 from attest.warm import WarmStarts
@@ -97,8 +96,8 @@ class Cluster:
             undo.callback(self._scratch.close)
             # Before the images: a host that cannot run the test is to say so in the first second.
             find_qemu()
-            for name in {node.vmm or vmm for node in manifest.nodes.values()} - {AUTO}:
-                BACKENDS[name].find(self._programs.get(name, ""))
+            for name, node in manifest.nodes.items():
+                find_vmm(name, node, vmm, self._programs, "tcg" if accelerator == "tcg" else "kvm")
             check_hugepages(sum(node.memory for node in manifest.nodes.values() if node.hugepages))
             self._cell = Cell(self._scratch.path)
             undo.callback(self._cell.close)

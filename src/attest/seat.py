@@ -26,7 +26,7 @@ from attest.vmm.base import Binary, MachineSpec, Nic, Saved, Vmm, VmmExit
 from attest.vmm.nested import check_machine, cpu_model
 from attest.vmm.qemu import find_qemu
 
-__all__ = ["Seat"]
+__all__ = ["Seat", "find_vmm"]
 
 _SEED: Final = 64
 """Bytes of the host's randomness for each machine."""
@@ -75,10 +75,9 @@ class Seat:
     binary: Binary = field(init=False)
 
     def __post_init__(self) -> None:
-        wants = _wants(self.node, self.accelerator)
-        self.backend, self.binary = choose(self.node.vmm or self.vmm, wants, self.programs)
-        for lack in lacks(self.backend, wants):
-            raise _refusal(self.name, lack)
+        self.backend, self.binary = find_vmm(
+            self.name, self.node, self.vmm, self.programs, self.accelerator
+        )
         if self.node.nested:
             check_machine(
                 self.name, self.image, self.node.vcpus, self.accelerator, find_qemu().version
@@ -143,7 +142,7 @@ class Seat:
         """
         if allow_reboot and (reason := self.backend.capabilities.reboot):
             raise MachineError(
-                self.name, f"start(allow_reboot=True): {reason}", hint='`vmm = "qemu"` can'
+                self.name, f"start(allow_reboot=True): {reason}", hint=_able("reboot")
             )
         disks = self.disks.begin() if saved is None else self.disks.overlay(saved.disks)
         spec = replace(
@@ -206,6 +205,29 @@ class Seat:
         )
 
 
+def find_vmm(
+    name: str, node: Node, vmm: str, programs: Mapping[str, str], accelerator: str
+) -> tuple[Backend, Binary]:
+    """The VMM that runs a node, and its program.
+
+    Args:
+        name: The node's name.
+        node: The node.
+        vmm: The VMM's name, unless the node names one.
+        programs: Paths of VMMs' programs by the VMM's name; those that miss are the host's.
+        accelerator: ``"kvm"`` or ``"tcg"``.
+
+    Raises:
+        ManifestError: It cannot do what the node asks for.
+        HostError: It cannot run here.
+    """
+    wants = _wants(node, accelerator)
+    backend, binary = choose(node.vmm or vmm, wants, programs)
+    for lack in lacks(backend, wants):
+        raise _refusal(name, lack)
+    return backend, binary
+
+
 def _wants(node: Node, accelerator: str) -> dict[str, bool]:
     """What a node asks for, by the names of `attest.vmm.base.Capabilities`."""
     return {
@@ -229,6 +251,10 @@ def _refusal(name: str, lack: Lack) -> AttestError:
             hint="`attest doctor` says whether KVM works here; QEMU runs without: --vmm qemu",
         )
     key = {"q35": "machine", "serial": "channel", "vsock": "channel"}.get(lack.wanted, lack.wanted)
-    able = [each.name for each in BACKENDS.values() if not getattr(each.capabilities, lack.wanted)]
-    hint = " or ".join(f'`vmm = "{each}"`' for each in able)
-    return ManifestError(f"nodes.{name}.{key}: {lack.reason}", hint=f"{hint} can" if hint else "")
+    return ManifestError(f"nodes.{name}.{key}: {lack.reason}", hint=_able(lack.wanted))
+
+
+def _able(wanted: str) -> str:
+    """Who can, as a hint."""
+    able = [each.name for each in BACKENDS.values() if not getattr(each.capabilities, wanted)]
+    return " or ".join(f'`vmm = "{each}"`' for each in able) + " can"
