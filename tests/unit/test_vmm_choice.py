@@ -10,7 +10,7 @@ import pytest
 from attest.errors import HostError
 from attest.vmm.backends import BACKENDS, choose, lacks
 from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
-from attest.vmm.firecracker import find_firecracker
+from attest.vmm.firecracker_binary import find_firecracker
 from attest.vmm.qemu import find_qemu
 
 _SAYS = {

@@ -27,7 +27,7 @@ from attest.net.cell import Cell
 from attest.vmm.base import Binary
 from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
 from attest.vmm.disk import find_qemu_img
-from attest.vmm.firecracker import find_firecracker
+from attest.vmm.firecracker_binary import find_firecracker
 from attest.vmm.jailer import check_root, find_jailer
 from attest.vmm.nested import STEADY_QEMU, host_support
 from attest.vmm.qemu import find_qemu

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Protocol
 from attest.errors import HostError
 from attest.vmm import cloud_hypervisor, firecracker, qemu
 from attest.vmm.base import Binary, Capabilities, MachineSpec, Vmm, VmmExit
+from attest.vmm.firecracker_binary import find_firecracker
 
 __all__ = ["AUTO", "BACKENDS", "Backend", "Lack", "Start", "choose", "lacks"]
 
@@ -68,7 +69,7 @@ QEMU: Final = Backend("qemu", qemu.CAPABILITIES, lambda _: qemu.find_qemu(), qem
 FIRECRACKER: Final = Backend(
     "firecracker",
     firecracker.CAPABILITIES,
-    firecracker.find_firecracker,
+    find_firecracker,
     firecracker.Firecracker,
     "raw",
 )

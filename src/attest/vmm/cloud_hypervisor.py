@@ -41,7 +41,7 @@ from attest.vmm.binary import ask, locate
 from attest.vmm.cloud_hypervisor_config import VSOCK, vm_config
 from attest.vmm.dial import dial
 from attest.vmm.event_monitor import GuestEvent, read_events
-from attest.vmm.process import WatchedProcess
+from attest.vmm.process import VmmProcess, WatchedProcess
 from attest.vmm.unix import listen
 from attest.vmm.vsock import HybridVsock
 from attest.vmm.whole_state import read_devices, write_whole
@@ -131,7 +131,7 @@ def find_cloud_hypervisor(program: str = "") -> CloudHypervisorBinary:
     return binary
 
 
-class CloudHypervisor:
+class CloudHypervisor(VmmProcess):
     """One Cloud Hypervisor process, running from construction.
 
     Args:
@@ -274,20 +274,6 @@ class CloudHypervisor:
 
     # What a machine asks of its VMM
 
-    @property
-    def pid(self) -> int:
-        """Process id of what was started, on the host."""
-        return self._process.pid
-
-    @property
-    def exit(self) -> VmmExit | None:
-        """How it ended, or None while it runs."""
-        return self._process.exit
-
-    def wait(self, timeout: float | None = None) -> VmmExit | None:
-        """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
-        return self._process.wait(timeout)
-
     def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
         """Connect to the guest's agent and greet it, see `attest.vmm.base.Vmm.dial`."""
         connect = HybridVsock(self._directory / VSOCK)
@@ -355,26 +341,6 @@ class CloudHypervisor:
             self._put("/vm.snapshot", {"destination_url": f"file://{made}"})
             write_whole(saved.state, made / "memory-ranges", made / "state.json")
         return saved
-
-    def fork_disks(self, fresh: Sequence[Path]) -> None:
-        """It cannot: raw disks have no overlays.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError("Cloud Hypervisor has raw disks, which are copied")
-
-    def set_link(self, index: int, up: bool) -> None:
-        """It cannot.
-
-        Raises:
-            HostError: Always.
-        """
-        raise HostError(CAPABILITIES.set_link, hint="run the machine with QEMU")
-
-    def kill(self) -> None:
-        """End it at once; nothing happens when it has ended."""
-        self._process.kill()
 
 
 def _command_line(

@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import json
 import os
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Final, Literal
 
-from attest.errors import HostError
 from attest.vmm.api import Api, ApiError, explained
 from attest.vmm.base import (
     Capabilities,
@@ -34,17 +31,16 @@ from attest.vmm.base import (
     Saved,
     SaveError,
     VmmExit,
-    identity,
 )
-from attest.vmm.binary import ask, locate
 from attest.vmm.dial import dial
+from attest.vmm.firecracker_binary import FirecrackerBinary
 from attest.vmm.jailer import Jail
-from attest.vmm.process import WatchedProcess
+from attest.vmm.process import VmmProcess, WatchedProcess
 from attest.vmm.uffd import UffdHandler
 from attest.vmm.vsock import HybridVsock
 from attest.vmm.workdir import OpenWorkdir, Workdir
 
-__all__ = ["CAPABILITIES", "Firecracker", "FirecrackerBinary", "find_firecracker"]
+__all__ = ["CAPABILITIES", "Firecracker"]
 
 CAPABILITIES: Final = Capabilities(
     tcg="Firecracker runs guests with KVM only",
@@ -56,19 +52,8 @@ CAPABILITIES: Final = Capabilities(
     serial="Firecracker has no serial port for the agent",
 )
 
-OLDEST: Final = (1, 15)
-
-_RELEASES: Final = "https://github.com/firecracker-microvm/firecracker/releases"
-
 _TRANSPARENT: Final = (1, 17)
 """The first Firecracker that asks the kernel for huge pages where it has some."""
-
-_MODERN_GUESTS: Final = (1, 16, 1)
-"""The first Firecracker whose restores guest kernel 6.18 survives."""
-
-_GUESTS: Final = {(1, 15): ("5.10", "6.1", "6.12"), (1, 16): ("5.10", "6.1", "6.12", "6.18")}
-"""The tested versions, each with the guest kernels that it restores: those of its
-docs/kernel-policy.md, and Debian 13's 6.12, of which 20 of 20 restores lived."""
 
 _CID: Final = 3
 """The guest's address on its own vsock, to which no other machine has a connection."""
@@ -97,80 +82,7 @@ _KERNEL: Final = (
 )
 
 
-@dataclass(frozen=True)
-class FirecrackerBinary:
-    """A Firecracker that was found.
-
-    Attributes:
-        path: The executable.
-        version: Major, minor and patch number.
-        snapshots: The version of its snapshots, as it prints it.
-    """
-
-    path: Path
-    version: tuple[int, int, int]
-    snapshots: str
-
-    def __str__(self) -> str:
-        return f"Firecracker {'.'.join(map(str, self.version))} ({self.path})"
-
-    @property
-    def identity(self) -> str:
-        """Text that is another one where this is a program that makes other snapshots."""
-        return f"{identity(self, self.path)} snapshots {self.snapshots}"
-
-    def doubt(self, kernel: str) -> str:
-        """What its user should know of it with this guest kernel, or with any; mostly nothing."""
-        guests = _GUESTS.get(self.version[:2])
-        if guests is None:
-            tested = " and ".join(f"{major}.{minor}" for major, minor in _GUESTS)
-            return f"{self} has not been tested with attest: {tested} have"
-        if kernel and _series(kernel) not in guests and not self.unfit(kernel):
-            known = ", ".join(guests)
-            return f"guest kernel {kernel} is not known to survive snapshots of {self}: {known} are"
-        return ""
-
-    def unfit(self, kernel: str) -> str:
-        """Why guests with this kernel do not survive a snapshot; empty: they do."""
-        if self.version < _MODERN_GUESTS and _number(_series(kernel)) >= (6, 18):
-            needed = ".".join(map(str, _MODERN_GUESTS))
-            return f"guest kernel {kernel} crashes after a restore by {self}: it needs {needed}"
-        return ""
-
-
-@functools.cache
-def find_firecracker(program: str = "") -> FirecrackerBinary:
-    """A Firecracker.
-
-    Args:
-        program: Its path or name; default: ``$ATTEST_FIRECRACKER``, else the one on PATH.
-
-    Raises:
-        HostError: There is none, it does not run, or it is older than 1.15.
-    """
-    path = locate(program, "ATTEST_FIRECRACKER", "firecracker", _RELEASES)
-    match = ask(path, "--version", r"Firecracker v(\d+)\.(\d+)\.(\d+)")
-    version = (int(match[1]), int(match[2]), int(match[3]))
-    snapshots = ask(path, "--snapshot-version", r"v(\d\S*)")[1]
-    binary = FirecrackerBinary(path, version, snapshots)
-    if version < OLDEST:
-        raise HostError(
-            f"{binary} is too old: 1.15 is the oldest that works",
-            hint=f"get a newer one from {_RELEASES}",
-        )
-    return binary
-
-
-def _series(kernel: str) -> str:
-    """The first two numbers of a kernel's version, such as ``6.1``."""
-    return ".".join(re.split(r"[.-]", kernel)[:2])
-
-
-def _number(series: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in series.split(".") if part.isdigit())
-
-
-class Firecracker:
+class Firecracker(VmmProcess):
     """One Firecracker process, running from construction.
 
     Args:
@@ -338,20 +250,6 @@ class Firecracker:
         failure = self._handler.end() if self._handler else ""
         return replace(exit, stderr=f"{exit.stderr}{failure}", metrics=metrics)
 
-    @property
-    def pid(self) -> int:
-        """Process id of what was started, on the host."""
-        return self._process.pid
-
-    @property
-    def exit(self) -> VmmExit | None:
-        """How it ended, or None while it runs."""
-        return self._process.exit
-
-    def wait(self, timeout: float | None = None) -> VmmExit | None:
-        """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
-        return self._process.wait(timeout)
-
     def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
         """Connect to the guest's agent and greet it, see `attest.vmm.base.Vmm.dial`."""
         connect = HybridVsock(self._workdir.path / _VSOCK)
@@ -414,26 +312,6 @@ class Firecracker:
             }
             self._put_memory("/snapshot/create", request)
         return Saved(directory / _MEMORY, directory / _STATE)
-
-    def fork_disks(self, fresh: Sequence[Path]) -> None:
-        """It cannot: raw disks have no overlays.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError("Firecracker has raw disks, which are copied")
-
-    def set_link(self, index: int, up: bool) -> None:
-        """It cannot.
-
-        Raises:
-            HostError: Always.
-        """
-        raise HostError(CAPABILITIES.set_link, hint="run the machine with QEMU")
-
-    def kill(self) -> None:
-        """End it at once; nothing happens when it has ended."""
-        self._process.kill()
 
 
 def _workdir(spec: MachineSpec, firecracker: Path) -> Workdir:

@@ -14,7 +14,7 @@ from typing import Final
 from attest.processes import children
 from attest.vmm.base import VmmExit
 
-__all__ = ["WatchedProcess"]
+__all__ = ["VmmProcess", "WatchedProcess"]
 
 _LAST_WORDS: Final = 4096
 """Bytes of standard error that are kept for the error message."""
@@ -91,3 +91,43 @@ class WatchedProcess:
                 os.kill(self.pid, signal.SIGCONT)
         if wait and threading.current_thread() is not self._watcher:
             self._watcher.join()
+
+
+class VmmProcess:
+    """What VMMs have in common: each is a process, see `attest.vmm.base.Vmm`."""
+
+    _process: WatchedProcess
+
+    @property
+    def pid(self) -> int:
+        """Process id of what was started, on the host."""
+        return self._process.pid
+
+    @property
+    def exit(self) -> VmmExit | None:
+        """How it ended, or None while it runs."""
+        return self._process.exit
+
+    def wait(self, timeout: float | None = None) -> VmmExit | None:
+        """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
+        return self._process.wait(timeout)
+
+    def kill(self) -> None:
+        """End it at once; nothing happens when it has ended."""
+        self._process.kill()
+
+    def fork_disks(self, fresh: Sequence[Path]) -> None:
+        """It cannot, if it has raw disks: those have no overlays, and are copied.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("raw disks have no overlays")
+
+    def set_link(self, index: int, up: bool) -> None:
+        """It cannot, if that is not among its capabilities.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("its network cards cannot be unplugged")

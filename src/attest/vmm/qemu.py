@@ -35,7 +35,7 @@ from attest.vmm.base import (
     identity,
 )
 from attest.vmm.dial import dial
-from attest.vmm.process import WatchedProcess
+from attest.vmm.process import VmmProcess, WatchedProcess
 from attest.vmm.tsc import tsc_khz
 from attest.vmm.vsock import HostVsock, check_vhost_vsock
 
@@ -293,7 +293,7 @@ def _console(ends: _Inherited) -> list[str]:
     return [*chardev, "-serial", "chardev:console"]
 
 
-class Qemu:
+class Qemu(VmmProcess):
     """One QEMU process, running from construction.
 
     Whoever reads ``console`` and ``agent`` closes them.
@@ -378,20 +378,6 @@ class Qemu:
         if self._session is not None:
             self._session.close()
         self._on_exit(exit)
-
-    @property
-    def pid(self) -> int:
-        """Process id of what was started, on the host."""
-        return self._process.pid
-
-    @property
-    def exit(self) -> VmmExit | None:
-        """How it ended, or None while it runs."""
-        return self._process.exit
-
-    def wait(self, timeout: float | None = None) -> VmmExit | None:
-        """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
-        return self._process.wait(timeout)
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """Run a QMP command and return its result; underscores stand for hyphens.
@@ -483,7 +469,7 @@ class Qemu:
 
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
-        self._process.kill()
+        super().kill()
         self._qmp.close()
         if self._agent is not None:
             self._agent.close()

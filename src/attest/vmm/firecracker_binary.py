@@ -1,0 +1,99 @@
+"""The Firecracker of a host: which it is, and which guests it gets along with."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from attest.errors import HostError
+from attest.vmm.base import identity
+from attest.vmm.binary import ask, locate
+
+__all__ = ["FirecrackerBinary", "find_firecracker"]
+
+OLDEST: Final = (1, 15)
+
+_RELEASES: Final = "https://github.com/firecracker-microvm/firecracker/releases"
+
+_MODERN_GUESTS: Final = (1, 16, 1)
+"""The first Firecracker whose restores guest kernel 6.18 survives."""
+
+_GUESTS: Final = {(1, 15): ("5.10", "6.1", "6.12"), (1, 16): ("5.10", "6.1", "6.12", "6.18")}
+"""The tested versions, each with the guest kernels that it restores: those of its
+docs/kernel-policy.md, and Debian 13's 6.12, of which 20 of 20 restores lived."""
+
+
+@dataclass(frozen=True)
+class FirecrackerBinary:
+    """A Firecracker that was found.
+
+    Attributes:
+        path: The executable.
+        version: Major, minor and patch number.
+        snapshots: The version of its snapshots, as it prints it.
+    """
+
+    path: Path
+    version: tuple[int, int, int]
+    snapshots: str
+
+    def __str__(self) -> str:
+        return f"Firecracker {'.'.join(map(str, self.version))} ({self.path})"
+
+    @property
+    def identity(self) -> str:
+        """Text that is another one where this is a program that makes other snapshots."""
+        return f"{identity(self, self.path)} snapshots {self.snapshots}"
+
+    def doubt(self, kernel: str) -> str:
+        """What its user should know of it with this guest kernel, or with any; mostly nothing."""
+        guests = _GUESTS.get(self.version[:2])
+        if guests is None:
+            tested = " and ".join(f"{major}.{minor}" for major, minor in _GUESTS)
+            return f"{self} has not been tested with attest: {tested} have"
+        if kernel and _series(kernel) not in guests and not self.unfit(kernel):
+            known = ", ".join(guests)
+            return f"guest kernel {kernel} is not known to survive snapshots of {self}: {known} are"
+        return ""
+
+    def unfit(self, kernel: str) -> str:
+        """Why guests with this kernel do not survive a snapshot; empty: they do."""
+        if self.version < _MODERN_GUESTS and _number(_series(kernel)) >= (6, 18):
+            needed = ".".join(map(str, _MODERN_GUESTS))
+            return f"guest kernel {kernel} crashes after a restore by {self}: it needs {needed}"
+        return ""
+
+
+@functools.cache
+def find_firecracker(program: str = "") -> FirecrackerBinary:
+    """A Firecracker.
+
+    Args:
+        program: Its path or name; default: ``$ATTEST_FIRECRACKER``, else the one on PATH.
+
+    Raises:
+        HostError: There is none, it does not run, or it is older than 1.15.
+    """
+    path = locate(program, "ATTEST_FIRECRACKER", "firecracker", _RELEASES)
+    match = ask(path, "--version", r"Firecracker v(\d+)\.(\d+)\.(\d+)")
+    version = (int(match[1]), int(match[2]), int(match[3]))
+    snapshots = ask(path, "--snapshot-version", r"v(\d\S*)")[1]
+    binary = FirecrackerBinary(path, version, snapshots)
+    if version < OLDEST:
+        raise HostError(
+            f"{binary} is too old: 1.15 is the oldest that works",
+            hint=f"get a newer one from {_RELEASES}",
+        )
+    return binary
+
+
+def _series(kernel: str) -> str:
+    """The first two numbers of a kernel's version, such as ``6.1``."""
+    return ".".join(re.split(r"[.-]", kernel)[:2])
+
+
+def _number(series: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in series.split(".") if part.isdigit())
