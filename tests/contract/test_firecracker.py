@@ -298,6 +298,7 @@ def test_a_clone_whose_memory_was_cut(start: Starter, tmp_path: Path) -> None:
     start.ends[1].wait()
     (end,) = start.ends[1].told
     assert "the page-fault handler ended with exit code 1: attest-uffd: " in end.stderr
+    assert not end.expected
 
 
 # Failures

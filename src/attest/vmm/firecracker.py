@@ -248,7 +248,8 @@ class Firecracker(VmmProcess):
         metrics = _read_metrics(self._workdir.path / _METRICS)
         self._workdir.remove()
         failure = self._handler.end() if self._handler else ""
-        return replace(exit, stderr=f"{exit.stderr}{failure}", metrics=metrics)
+        expected = exit.expected and not failure
+        return replace(exit, expected=expected, stderr=f"{exit.stderr}{failure}", metrics=metrics)
 
     def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
         """Connect to the guest's agent and greet it, see `attest.vmm.base.Vmm.dial`."""
