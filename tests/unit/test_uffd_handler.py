@@ -140,6 +140,19 @@ def test_a_page_that_cannot_be_brought_ends_the_guest(
     assert f"at byte {PAGES * page_size}: it has been cut" in line
 
 
+@pytest.mark.parametrize("page_size", [HUGE], indirect=True, ids=["2MiB"])
+def test_too_few_huge_pages_end_the_guest(
+    peer: Peer, tmp_path: Path, memory: Path, page_size: int
+) -> None:
+    more = tmp_path / "more"
+    with memory.open("rb") as source, more.open("wb") as target:
+        shutil.copyfileobj(source, target)
+        target.truncate((int(FREE.read_text()) + 2) * page_size)
+    line = failure(peer, tmp_path, more, uffd_peer.reads, file=str(more), page_size=page_size)
+    assert "page of 2048 KiB" in line
+    assert line.endswith(": no page of that size is free\n")
+
+
 def failure(
     peer: Peer, directory: Path, memory: Path, act: Callable[..., None], **arguments: Any
 ) -> str:
