@@ -13,7 +13,7 @@ from attest.cluster import Cluster
 from attest.machine import Machine
 
 _GIVEN = {"firecracker": "ATTEST_FIRECRACKER", "cloud-hypervisor": "ATTEST_CLOUD_HYPERVISOR"}
-_THERE = ["qemu", *(name for name, variable in _GIVEN.items() if os.environ.get(variable))]
+THERE = ["qemu", *(name for name, variable in _GIVEN.items() if os.environ.get(variable))]
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Vmm:
         """Of `attest run`."""
         return ["--accel", "kvm"]
 
-    def cluster(self, *names: str, cold: bool = False) -> Cluster:
-        """Tiny machines with these names."""
-        return Cluster({"nodes": self.nodes(*names)}, accelerator="kvm", cold=cold)
+    def cluster(self, *names: str, cold: bool = False, **more: Any) -> Cluster:
+        """Tiny machines with these names, and with more keys of nodes."""
+        return Cluster({"nodes": self.nodes(*names, **more)}, accelerator="kvm", cold=cold)
 
 
-@pytest.fixture(scope="session", params=_THERE)
+@pytest.fixture(scope="session", params=THERE)
 def vmm(request: pytest.FixtureRequest) -> Vmm:
     """Each VMM in turn."""
     return Vmm(request.param)
