@@ -13,6 +13,7 @@ from conftest import THERE, Vmm
 
 from attest.cluster import Cluster
 from attest.machine import Machine
+from attest.parallel import wait_all
 from attest.processes import children
 from attest.vmm.backends import BACKENDS
 
@@ -58,6 +59,7 @@ def test_disks_are_saved_with_their_machine(vmm: str) -> None:
 def test_a_machine_is_taken_off_its_network(vmm: str) -> None:
     with cluster(vmm, "one", "two") as machines:
         one, two = machines["one"], machines["two"]
+        wait_all([one, two], Machine.connect)
         two.succeed("ping -c 1 -W 20 one")
         one.block()
         two.fail("ping -c 1 -W 2 one")
@@ -68,7 +70,7 @@ def test_a_machine_is_taken_off_its_network(vmm: str) -> None:
 def test_machines_on_different_vmms_share_a_network() -> None:
     nodes = {f"on-{name}": Vmm(name).nodes("it")["it"] for name in THERE}
     with Cluster({"nodes": nodes}, accelerator="kvm") as machines:
-        machines.start_all()
+        wait_all(machines.machines.values(), Machine.connect)
         for name, machine in machines.machines.items():
             for other in nodes:
                 machine.succeed(f"ping -c 1 -W 20 {other}")
