@@ -60,11 +60,11 @@ def test_a_machine_is_taken_off_its_network(vmm: str) -> None:
     with cluster(vmm, "one", "two") as machines:
         one, two = machines["one"], machines["two"]
         wait_all([one, two], Machine.connect)
-        two.succeed("ping -c 1 -W 20 one")
+        two.succeed("ping -c 3 -W 20 one")
         one.block()
         two.fail("ping -c 1 -W 2 one")
         one.unblock()
-        two.succeed("ping -c 1 -W 20 one")
+        two.succeed("ping -c 3 -W 20 one")
 
 
 def test_machines_on_different_vmms_share_a_network() -> None:
@@ -73,7 +73,7 @@ def test_machines_on_different_vmms_share_a_network() -> None:
         wait_all(machines.machines.values(), Machine.connect)
         for name, machine in machines.machines.items():
             for other in nodes:
-                machine.succeed(f"ping -c 1 -W 20 {other}")
+                machine.succeed(f"ping -c 3 -W 20 {other}")
             assert machine.succeed("hostname").strip() == name
 
 

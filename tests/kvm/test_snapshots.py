@@ -50,8 +50,8 @@ def test_two_clones_are_themselves_and_reach_each_other(original: Machine) -> No
     assert addresses == tuple(f"192.168.1.{number}/24" for number in (1, 2, 3))
     assert [len(set(each)) for each in random] == [3, 3]
     assert one.succeed("cat /tmp/note") == "kept\n"
-    one.succeed("ping -c 1 -W 20 two", "ping -c 1 -W 20 original")
-    two.succeed("ping -c 1 -W 20 one")
+    one.succeed("ping -c 3 -W 20 two", "ping -c 1 -W 20 original")
+    two.succeed("ping -c 3 -W 20 one")
 
 
 @pytest.mark.short
@@ -79,6 +79,6 @@ def test_machines_start_from_the_cache(vmm: Vmm) -> None:
     for _ in range(2):
         with vmm.cluster("a", "b") as cluster:
             assert cluster["a"].succeed("hostname") == "a\n"
-            cluster["b"].succeed("ping -c 1 -W 20 a")
+            cluster["b"].succeed("ping -c 3 -W 20 a")
             boots.add(cluster["a"].succeed("cat /proc/sys/kernel/random/boot_id"))
     assert len(boots) == 1
