@@ -229,7 +229,7 @@ def find_vmm(
 
 
 def _wants(node: Node, accelerator: str) -> dict[str, bool]:
-    """What a node asks for, by the names of `attest.vmm.base.Capabilities`."""
+    """What a node asks for, by the names of `attest.vmm.capabilities.Capabilities`."""
     return {
         "tcg": accelerator == "tcg",
         "q35": node.machine == "q35",

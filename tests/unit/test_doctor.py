@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from attest.vmm.backends import BACKENDS
-from attest.vmm.base import Capabilities
+from attest.vmm.capabilities import Capabilities
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ WORDS: Final[Mapping[str, str]] = {
     "serial": 'channel = "serial"',
     "vsock": 'channel = "vsock"',
 }
-"""What users call each of `attest.vmm.base.Capabilities`: mostly a node's key."""
+"""What users call each of `attest.vmm.capabilities.Capabilities`: mostly a node's key."""
 
 _FIRST: Final = max(map(len, WORDS.values())) + 2
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Protocol
 
 from attest.errors import HostError
-from attest.vmm import cloud_hypervisor, firecracker, qemu
-from attest.vmm.base import Binary, Capabilities, MachineSpec, Vmm, VmmExit
-from attest.vmm.firecracker_binary import find_firecracker
+from attest.vmm import capabilities
+from attest.vmm.base import Binary, MachineSpec, Vmm, VmmExit
+from attest.vmm.capabilities import Capabilities
 
 __all__ = ["AUTO", "BACKENDS", "Backend", "Lack", "Start", "choose", "lacks"]
 
@@ -65,20 +65,54 @@ class Lack:
     reason: str
 
 
-QEMU: Final = Backend("qemu", qemu.CAPABILITIES, lambda _: qemu.find_qemu(), qemu.Qemu, "qcow2")
-FIRECRACKER: Final = Backend(
-    "firecracker",
-    firecracker.CAPABILITIES,
-    find_firecracker,
-    firecracker.Firecracker,
-    "raw",
-)
+# What one VMM needs is imported when a machine runs on it: that takes a while.
 
+
+def _find_qemu(_program: str) -> Binary:
+    from attest.vmm.qemu import find_qemu
+
+    return find_qemu()
+
+
+def _start_qemu(*machine: Any, **callbacks: Any) -> Vmm:
+    from attest.vmm.qemu import Qemu
+
+    return Qemu(*machine, **callbacks)
+
+
+def _find_firecracker(program: str) -> Binary:
+    from attest.vmm.firecracker_binary import find_firecracker
+
+    return find_firecracker(program)
+
+
+def _start_firecracker(*machine: Any, **callbacks: Any) -> Vmm:
+    from attest.vmm.firecracker import Firecracker
+
+    return Firecracker(*machine, **callbacks)
+
+
+def _find_cloud_hypervisor(program: str) -> Binary:
+    from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
+
+    return find_cloud_hypervisor(program)
+
+
+def _start_cloud_hypervisor(*machine: Any, **callbacks: Any) -> Vmm:
+    from attest.vmm.cloud_hypervisor import CloudHypervisor
+
+    return CloudHypervisor(*machine, **callbacks)
+
+
+QEMU: Final = Backend("qemu", capabilities.QEMU, _find_qemu, _start_qemu, "qcow2")
+FIRECRACKER: Final = Backend(
+    "firecracker", capabilities.FIRECRACKER, _find_firecracker, _start_firecracker, "raw"
+)
 CLOUD_HYPERVISOR: Final = Backend(
     "cloud-hypervisor",
-    cloud_hypervisor.CAPABILITIES,
-    cloud_hypervisor.find_cloud_hypervisor,
-    cloud_hypervisor.CloudHypervisor,
+    capabilities.CLOUD_HYPERVISOR,
+    _find_cloud_hypervisor,
+    _start_cloud_hypervisor,
     "raw",
 )
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Binary",
-    "Capabilities",
     "ConsolePipes",
     "DialError",
     "Greet",
@@ -212,41 +211,6 @@ def identity(binary: object, path: Path) -> str:
     """A program's text with what changes when its file does."""
     status = path.stat()
     return f"{binary} {status.st_size} {status.st_mtime_ns}"
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a VMM can do, each with the reason where it cannot; empty where it can.
-
-    Attributes:
-        q35: Be a PC with PCI and firmware.
-        reboot: Let a guest reboot and go on.
-        set_link: Unplug a network card.
-        keyboard: Type into the console.
-        disks: Declared disks.
-        hugepages: Memory of 2 MiB pages.
-        prefault: All memory allocated before the start.
-        nested: Run machines that can host machines.
-        serial: An agent on a serial port.
-        vsock: An agent on vsock.
-        balloon: Give memory that the guest frees back to the host.
-        jail: Lock the VMM up.
-        tcg: Run without KVM.
-    """
-
-    q35: str = ""
-    reboot: str = ""
-    set_link: str = ""
-    keyboard: str = ""
-    disks: str = ""
-    hugepages: str = ""
-    prefault: str = ""
-    nested: str = ""
-    serial: str = ""
-    vsock: str = ""
-    balloon: str = ""
-    jail: str = ""
-    tcg: str = ""
 
 
 class Vmm(Protocol):

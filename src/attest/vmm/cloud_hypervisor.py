@@ -28,7 +28,6 @@ from typing import Any, Final, Literal
 from attest.errors import HostError
 from attest.vmm.api import Api, ApiError, explained
 from attest.vmm.base import (
-    Capabilities,
     ConsolePipes,
     Greet,
     MachineSpec,
@@ -47,24 +46,10 @@ from attest.vmm.vsock import HybridVsock
 from attest.vmm.whole_state import read_devices, write_whole
 
 __all__ = [
-    "CAPABILITIES",
     "CloudHypervisor",
     "CloudHypervisorBinary",
     "find_cloud_hypervisor",
 ]
-
-CAPABILITIES: Final = Capabilities(
-    tcg="Cloud Hypervisor runs guests with KVM only",
-    set_link=(
-        "Cloud Hypervisor cannot unplug a network card and plug the same one in again: the packets "
-        "are dropped instead"
-    ),
-    q35="Cloud Hypervisor has a machine of its own",
-    nested="attest runs machines that host machines with QEMU only",
-    serial="Cloud Hypervisor has no serial port for the agent",
-    balloon="Cloud Hypervisor would punch freed pages out of the snapshot that the machine maps",
-    jail="the jailer locks up Firecracker only; Cloud Hypervisor runs in its own sandbox",
-)
 
 OLDEST: Final = (50, 0)
 _TESTED: Final = ((53, 0),)

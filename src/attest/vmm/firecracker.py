@@ -24,7 +24,6 @@ from typing import Any, Final, Literal
 
 from attest.vmm.api import Api, ApiError, explained
 from attest.vmm.base import (
-    Capabilities,
     ConsolePipes,
     Greet,
     MachineSpec,
@@ -40,17 +39,7 @@ from attest.vmm.uffd import UffdHandler
 from attest.vmm.vsock import HybridVsock
 from attest.vmm.workdir import OpenWorkdir, Workdir
 
-__all__ = ["CAPABILITIES", "Firecracker"]
-
-CAPABILITIES: Final = Capabilities(
-    tcg="Firecracker runs guests with KVM only",
-    reboot="a guest that reboots ends Firecracker",
-    set_link=("Firecracker cannot unplug a network card: its packets are dropped instead"),
-    q35="Firecracker has a machine of its own",
-    prefault="Firecracker allocates memory when the guest uses it",
-    nested="Firecracker does not let its guests run machines",
-    serial="Firecracker has no serial port for the agent",
-)
+__all__ = ["Firecracker"]
 
 _TRANSPARENT: Final = (1, 17)
 """The first Firecracker that asks the kernel for huge pages where it has some."""

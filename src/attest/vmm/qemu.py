@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from attest.errors import HostError
 from attest.vmm import nested
 from attest.vmm.base import (
-    Capabilities,
     ConsolePipes,
     Greet,
     MachineSpec,
@@ -42,15 +41,10 @@ from attest.vmm.vsock import HostVsock, check_vhost_vsock
 if TYPE_CHECKING:
     from attest.vmm.qmp import Qmp
 
-__all__ = ["AGENT_PORT", "CAPABILITIES", "Qemu", "QemuBinary", "command_line", "find_qemu"]
+__all__ = ["AGENT_PORT", "Qemu", "QemuBinary", "command_line", "find_qemu"]
 
 AGENT_PORT: Final = "org.attest.agent"
 """Name of the virtio-serial port on which the guest's agent listens."""
-
-CAPABILITIES: Final = Capabilities(
-    balloon="QEMU would punch the freed pages out of the snapshot that the machine maps",
-    jail="the jailer locks up Firecracker only; QEMU runs in its own sandbox",
-)
 
 OLDEST: Final = (7, 2)
 

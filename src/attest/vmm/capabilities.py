@@ -1,0 +1,72 @@
+"""What each VMM can do, as data: for choosing one, for errors, and for who asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["CLOUD_HYPERVISOR", "FIRECRACKER", "QEMU", "Capabilities"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a VMM can do, each with the reason where it cannot; empty where it can.
+
+    Attributes:
+        q35: Be a PC with PCI and firmware.
+        reboot: Let a guest reboot and go on.
+        set_link: Unplug a network card.
+        keyboard: Type into the console.
+        disks: Declared disks.
+        hugepages: Memory of 2 MiB pages.
+        prefault: All memory allocated before the start.
+        nested: Run machines that can host machines.
+        serial: An agent on a serial port.
+        vsock: An agent on vsock.
+        balloon: Give memory that the guest frees back to the host.
+        jail: Lock the VMM up.
+        tcg: Run without KVM.
+    """
+
+    q35: str = ""
+    reboot: str = ""
+    set_link: str = ""
+    keyboard: str = ""
+    disks: str = ""
+    hugepages: str = ""
+    prefault: str = ""
+    nested: str = ""
+    serial: str = ""
+    vsock: str = ""
+    balloon: str = ""
+    jail: str = ""
+    tcg: str = ""
+
+
+QEMU: Final = Capabilities(
+    balloon="QEMU would punch the freed pages out of the snapshot that the machine maps",
+    jail="the jailer locks up Firecracker only; QEMU runs in its own sandbox",
+)
+
+FIRECRACKER: Final = Capabilities(
+    tcg="Firecracker runs guests with KVM only",
+    reboot="a guest that reboots ends Firecracker",
+    set_link=("Firecracker cannot unplug a network card: its packets are dropped instead"),
+    q35="Firecracker has a machine of its own",
+    prefault="Firecracker allocates memory when the guest uses it",
+    nested="Firecracker does not let its guests run machines",
+    serial="Firecracker has no serial port for the agent",
+)
+
+CLOUD_HYPERVISOR: Final = Capabilities(
+    tcg="Cloud Hypervisor runs guests with KVM only",
+    set_link=(
+        "Cloud Hypervisor cannot unplug a network card and plug the same one in again: the packets "
+        "are dropped instead"
+    ),
+    q35="Cloud Hypervisor has a machine of its own",
+    nested="attest runs machines that host machines with QEMU only",
+    serial="Cloud Hypervisor has no serial port for the agent",
+    balloon="Cloud Hypervisor would punch freed pages out of the snapshot that the machine maps",
+    jail="the jailer locks up Firecracker only; Cloud Hypervisor runs in its own sandbox",
+)
