@@ -95,6 +95,16 @@ def test_a_search_goes_on_from_its_last_match(guest: Guest) -> None:
     assert guest.console.search(re.compile("first"), 10)
 
 
+def test_what_was_found_in_an_unfinished_line_is_not_found_again(guest: Guest) -> None:
+    guest.screen.write(b"once ")
+    assert guest.console.search(re.compile("once"), 10)
+    guest.screen.write(b"more\nlast\n")
+    guest.screen.close()
+    assert not guest.console.search(re.compile("once"), None)
+    assert guest.console.search(re.compile("more\nlast"), None)
+    assert guest.lines == ["once more", "last"]
+
+
 def test_a_search_ends_with_the_console(guest: Guest) -> None:
     guest.screen.close()
     assert not guest.console.search(re.compile("never"), None)

@@ -89,6 +89,7 @@ class Console:
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._unsearched: deque[str] = deque(maxlen=_KEPT_LINES)
         self._partial = ""
+        self._searched = 0  # characters of it in which something was found
         self._ended = False
         self._thread = threading.Thread(target=self._read, name=f"console {name}", daemon=True)
         self._thread.start()
@@ -111,7 +112,7 @@ class Console:
         """
 
         def found() -> bool:
-            text = "\n".join([*self._unsearched, plain_text(self._partial)])
+            text = "\n".join([*self._unsearched, plain_text(self._partial[self._searched :])])
             return pattern.search(text) is not None
 
         with self._changed:
@@ -119,6 +120,7 @@ class Console:
             if not found():
                 return False
             self._unsearched.clear()
+            self._searched = len(self._partial)
             return True
 
     def join(self) -> None:
@@ -152,13 +154,15 @@ class Console:
             self._changed.notify_all()
 
     def _finish_line(self, line: str) -> None:
-        line = plain_text(line[:_MAX_LINE]).rstrip()
-        if not line:
-            return
         with self._changed:
+            unsearched = plain_text(line[self._searched : _MAX_LINE]).rstrip()
+            line = plain_text(line[:_MAX_LINE]).rstrip()
             self._partial = ""
+            self._searched = 0
+            if not line:
+                return
             self._lines.append(line)
-            self._unsearched.append(line)
+            self._unsearched.append(unsearched)
         self._on_line(line)
         if alarm := _alarm(line):
             self._on_alarm(alarm, line)
