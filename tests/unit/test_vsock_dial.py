@@ -346,15 +346,30 @@ def test_a_wrong_greeting_is_final(path: Path, vmm: Vmm, listen: Listen) -> None
     assert len(listener.connects) == 1
 
 
-@pytest.mark.parametrize("moves", [True, False])
+@pytest.mark.parametrize(
+    ("used", "told"),
+    [(itertools.count(1), False), (itertools.repeat(7), True), (itertools.repeat(0), False)],
+    ids=["they run", "they stand still", "there are none"],
+)
 def test_processors_that_stand_still(
-    path: Path, vmm: Vmm, monkeypatch: pytest.MonkeyPatch, moves: bool
+    path: Path, vmm: Vmm, monkeypatch: pytest.MonkeyPatch, used: Iterator[int], told: bool
 ) -> None:
-    used = itertools.count()
     monkeypatch.setattr("attest.vmm.dial._STANDSTILL", 0.05)
-    monkeypatch.setattr("attest.vmm.dial.thread_time", lambda *_: next(used) if moves else 7)
+    monkeypatch.setattr("attest.vmm.dial.thread_time", lambda *_: next(used))
     message = str(failure(path, vmm, 0.3))
-    assert ("the guest has halted, or the VMM holds it" in message) is not moves
+    assert ("the guest has halted, or the VMM holds it" in message) is told
+
+
+def test_processors_that_stand_still_for_long_are_not_waited_for(
+    path: Path, vmm: Vmm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attest.vmm.dial._HALTED", 0.1)
+    monkeypatch.setattr("attest.vmm.dial.thread_time", lambda *_: 7)
+    assert re.fullmatch(
+        r"cannot reach the agent in the guest: its processors have not run for \d\.\d s: the guest "
+        "has halted, or the VMM holds it",
+        str(failure(path, vmm, LONG)),
+    )
 
 
 def test_the_time_of_threads() -> None:

@@ -36,6 +36,9 @@ _LONGEST_PAUSE: Final = 0.25
 _STANDSTILL: Final = 1.0
 """Seconds in which a guest that lives uses its processors: an idle kernel's clock ticks do."""
 
+_HALTED: Final = 30.0
+"""Seconds of standing still that end the attempts, as each of them wakes a guest that can run."""
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -172,7 +175,8 @@ class _Dialling:
                 raise self._error(f"the guest is dead: {said}")
             if readable([end], min(pause, self._left())):  # the pause
                 raise self._ended()
-            self._processors.look()
+            if still := self._processors.standstill(_HALTED):
+                raise self._error(still)
             if self._left() <= 0:
                 raise self._late()
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -206,9 +210,9 @@ class _Dialling:
 
     def _late(self) -> DialError:
         why = self._tallies[-1].reason.seen
-        if still := self._processors.standstill():
+        if still := self._processors.standstill(_STANDSTILL):
             why = f"{still}; {why}"
-        return self._error(f"not reached in {self._timeout:g} s: {why}")
+        return self._error(f"not reached in {round(self._timeout, 2):g} s: {why}")
 
     def _ended(self) -> DialError:
         return self._error(f"the VMM ended ({self._vmm.wait()})")
@@ -227,16 +231,13 @@ class _Processors:
         self._used = 0
         self._since = time.monotonic()
 
-    def look(self) -> None:
+    def standstill(self, least: float) -> str:
+        """What there is to say when they have not run for so many seconds; else empty."""
         used = sum(thread_time(pid, self._names) for pid in self._pids())
         if used != self._used:
             self._used, self._since = used, time.monotonic()
-
-    def standstill(self) -> str:
-        """What there is to say of their standing still; empty when they run."""
-        self.look()
         seconds = time.monotonic() - self._since
-        if seconds < _STANDSTILL:
+        if seconds < least or not used:  # of none that is known there is nothing to say
             return ""
         return (
             f"its processors have not run for {seconds:.1f} s: the guest has halted, or the VMM "

@@ -129,7 +129,8 @@ def command_line(spec: MachineSpec, ends: _Inherited) -> list[str]:
     bus = "device" if spec.machine == "microvm" else "pci"
     image = spec.image
     arguments = [
-        str(find_qemu().path), "-name", spec.name,
+        # Named threads are how `attest.vmm.dial` knows the guest's processors.
+        str(find_qemu().path), "-name", f"{spec.name},debug-threads=on",
         "-no-user-config", "-nodefaults", "-display", "none",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         *_machine(spec), *_memory(spec), "-smp", str(spec.vcpus), *_boot(spec),
