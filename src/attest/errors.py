@@ -150,6 +150,9 @@ class MachineError(TestFailure):
         console: The machine's last console lines.
         log: Path of its full console log, or an empty string.
         attempts: What was tried, each with its reason for failing.
+
+    Attributes:
+        reason: What happened, without the machine's name before it.
     """
 
     def __init__(
@@ -164,6 +167,7 @@ class MachineError(TestFailure):
     ) -> None:
         super().__init__(f"{machine}: {message}", hint=hint)
         self.machine = machine
+        self.reason = message
         self.console = console or []
         self.log = log
         self.attempts = attempts or []

@@ -51,6 +51,9 @@ _MEETING: Final = 300.0
 _PANIC_LINES: Final = 100
 """Console lines in which a panic is looked for: its report can be that long."""
 
+_BEFORE_PANIC: Final = 5
+"""Console lines before a panic that are shown with it: what died may have said why."""
+
 
 class Stage(StrEnum):
     """How far a machine has come."""
@@ -291,7 +294,12 @@ class Life:
             try:
                 self._greet(_TRIAL, reason)
             except ChannelError as error:
-                raise self._explain_start(error) from None
+                explained = self.explain(error)
+                if explained is error:
+                    explained = self._error(
+                        f"{reason}, and does not answer since: {error.reason}", error.attempts
+                    )
+                raise explained from None
 
     def explain(self, error: MachineError) -> MachineError:
         """What became of the machine in which something failed with ``error``."""
@@ -398,10 +406,12 @@ class Life:
         except Exception as error:  # the VMM's refusals are many
             if self._back is not None:
                 self._back.together.abort()
+            if isinstance(error, ChannelError):
+                error = self.explain(error)
             self._end_trial()
-            why = error.message if isinstance(error, AttestError) else str(error) or repr(error)
             if self.ending:
                 raise
+            why = _reason(error)
             if self._back or not self._context.spoilt(why):
                 message = f"did not come back from its snapshot: {why}"
                 raise MachineError(self._name, message) from error
@@ -465,11 +475,11 @@ class Life:
         if explained is not error:
             return explained
         if time.monotonic() < self._deadline:
-            return self._error(f"did not come up: {error.message}", attempts=error.attempts)
+            return self._error(f"did not come up: {error.reason}", error.attempts)
         return self._error(
             f"did not come up in {self._context.start_timeout:g} s; the last stage that it reached "
             f"is: {self.stage}",
-            attempts=[*error.attempts, error.message],
+            attempts=[*error.attempts, error.reason],
         )
 
     def _not_started(self, error: Exception) -> MachineError:
@@ -495,8 +505,8 @@ class Life:
 
     def _error(self, message: str, attempts: list[str] | None = None) -> MachineError:
         console = self._console.last_lines(_PANIC_LINES if self._panic else 20)
-        if self._panic in console:  # what comes before is the tail of something else
-            console = console[console.index(self._panic) :]
+        if self._panic in console:  # what comes long before is the tail of something else
+            console = console[max(console.index(self._panic) - _BEFORE_PANIC, 0) :]
         return MachineError(
             self._name,
             f"{message} [stage: {self.stage}]",
@@ -507,7 +517,7 @@ class Life:
 
     def _ended_error(self, exit: VmmExit) -> MachineError:
         error = self._error(f"the VMM ended ({exit})")
-        if self.stage is Stage.VMM and exit.status == 0:
+        if self.stage is Stage.VMM and exit.status == 0 and not exit.stderr:
             error.hint = "a kernel that ends without a word mostly has too little memory"
         return error
 
@@ -582,7 +592,7 @@ class Life:
         assert trial.since is not None
         seconds = time.monotonic() - trial.since
         boots = self._context.spoilt(
-            f"it died {seconds:.1f} s after its first answer: {error.message}"
+            f"it died {seconds:.1f} s after its first answer: {error.reason}"
         )
         with self._trial_lock:
             boots = boots and not self._used and not self.ending
@@ -596,3 +606,10 @@ class Life:
                 "kernel may not survive; the snapshot was removed"
             )
             self._context.on_fatal(error)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without the name of the machine."""
+    if isinstance(error, MachineError):
+        return error.reason
+    return error.message if isinstance(error, AttestError) else str(error) or repr(error)

@@ -377,7 +377,7 @@ def test_a_clone_that_dies_a_moment_after_its_first_answer(
         assert told.wait(60)
         (warning,) = warnings
         assert warning.startswith(f"{REMOVED}it died ")
-        assert " s after its first answer: one: kernel panic: " in warning
+        assert " s after its first answer: kernel panic: " in warning
         assert home.entries() == []
         if used:
             assert failed.wait(60)

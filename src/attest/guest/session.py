@@ -279,7 +279,7 @@ class Session:
         seen = f"{other} bytes of something else came" if other else "nothing came"
         if other:
             seen += f", the last: {plain_text(self._parser.remains.decode(errors='replace'))!r}"
-        return f"the agent did not answer in {timeout:g} s ({tried}; {seen})"
+        return f"the agent did not answer in {round(timeout, 2):g} s ({tried}; {seen})"
 
 
 class _Writer:
