@@ -1,0 +1,122 @@
+"""Cached snapshots that do not restore: the machine boots, and the reason is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import Vmm
+
+from attest.cache import cache_dir
+from attest.cluster import Cluster
+from attest.errors import AttestError
+from attest.events import Event, EventLog, Kind
+from attest.snapshot.cache import Entry, SnapshotCache
+
+REMOVED = "its snapshot does not restore and was removed, so it boots: "
+
+DIES = (
+    "(read before < /proc/sys/kernel/hostname; now=$before;"
+    ' while [ "$now" = "$before" ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
+    " sleep 0.2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
+)
+"""A warm step after which a clone dies, a moment after it was told its name."""
+
+
+@pytest.fixture
+def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of snapshots for the test alone; all else is where it was."""
+    home = tmp_path / "cache/attest"
+    home.mkdir(parents=True)
+    for name in ("images", "kvm-probe"):
+        (cache_dir() / name).mkdir(parents=True, exist_ok=True)
+        (home / name).symlink_to(cache_dir() / name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home.parent))
+    return home / "snapshots"
+
+
+class Told:
+    """What a cluster tells."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.fatal: list[AttestError] = []
+        self.events = EventLog()
+        self.events.subscribe(self._hear)
+        self.warned = threading.Event()
+
+    def _hear(self, event: Event) -> None:
+        if event.kind is Kind.WARNING:
+            self.warnings.append(event.text)
+            self.warned.set()
+
+    def cluster(self, vmm: Vmm, **node: object) -> Cluster:
+        return Cluster(
+            {"nodes": vmm.nodes("one", **node)}, accelerator="kvm", events=self.events,
+            on_fatal=self.fatal.append,
+        )  # fmt: skip
+
+
+def made(vmm: Vmm) -> Entry:
+    """The entry for a tiny machine, of the usual cache."""
+    with vmm.cluster("one") as cluster:
+        cluster["one"].connect()
+    return max(SnapshotCache().entries(), key=lambda entry: entry.last_used)
+
+
+@pytest.fixture
+def sound(vmm: Vmm) -> Entry:
+    return made(vmm)
+
+
+def put_without_memory(snapshots: Path, entry: Entry) -> None:
+    """Put an entry into a cache, and leave nothing of its memory: the kernel is not there."""
+
+    def make(into: Path) -> None:
+        for file in (entry.path / "memory", entry.path / "state"):
+            subprocess.run(["cp", "--sparse=always", file, into], check=True)
+        size = (into / "memory").stat().st_size
+        os.truncate(into / "memory", 0)
+        os.truncate(into / "memory", size)
+
+    cache = SnapshotCache(snapshots)
+    cache.obtain(entry.shape, make, stop=threading.Event(), waiting=pytest.fail, broken=pytest.fail)
+    cache.close()
+
+
+def test_a_clone_that_faults_as_soon_as_it_runs(vmm: Vmm, sound: Entry, snapshots: Path) -> None:
+    ends = {
+        "qemu": r"\(exit code 0: .*Guest index",
+        # Its vsock may be the first to miss the memory.
+        "firecracker": r"\((exit code 1|signal 6): .*(on vcpu run: Shutdown|panicked at .*vsock)",
+        "cloud-hypervisor": r"\(exit code 0: .* Guest likely triple-faulted",
+    }
+    put_without_memory(snapshots, sound)
+    told = Told()
+    with told.cluster(vmm) as cluster:
+        assert cluster["one"].succeed("hostname") == "one\n"
+    (warning,) = told.warnings
+    print(warning)
+    assert re.match(rf"{REMOVED}.*the VMM ended {ends[vmm.name]}", warning)
+    assert told.fatal == []
+    assert SnapshotCache(snapshots).entries() == []
+
+
+def test_a_clone_that_dies_a_moment_after_its_first_answer(
+    vmm: Vmm, snapshots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attest.life._WATCH", 60.0)  # however busy the host
+    told = Told()
+    with told.cluster(vmm, warm_steps=[DIES]) as cluster:
+        one = cluster["one"]
+        one.start()
+        assert told.warned.wait(120)
+        assert one.succeed("hostname") == "one\n"
+    (warning,) = told.warnings
+    assert re.match(rf"{REMOVED}it died [\d.]+ s after its first answer: kernel panic: \[", warning)
+    assert told.fatal == []
+    assert SnapshotCache(snapshots).entries() == []
