@@ -339,9 +339,9 @@ def test_a_machine_whose_snapshot_did_not_restore_ends_as_any_other(
 DIES = (
     "(read before < /proc/sys/kernel/hostname; now=$before;"
     ' while [ "$now" = "$before" ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
-    " sleep 0.2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
+    " sleep 2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
 )
-"""A warm step after which a clone dies, a moment after it was told its name."""
+"""A warm step after which a clone dies, a moment after it was told its name and has said so."""
 
 
 @pytest.mark.parametrize("used", [False, True])

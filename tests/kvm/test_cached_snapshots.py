@@ -22,9 +22,9 @@ REMOVED = "its snapshot does not restore and was removed, so it boots: "
 DIES = (
     "(read before < /proc/sys/kernel/hostname; now=$before;"
     ' while [ "$now" = "$before" ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
-    " sleep 0.2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
+    " sleep 2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
 )
-"""A warm step after which a clone dies, a moment after it was told its name."""
+"""A warm step after which a clone dies, a moment after it was told its name and has said so."""
 
 
 @pytest.fixture
