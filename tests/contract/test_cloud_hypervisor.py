@@ -528,9 +528,9 @@ def test_a_guest_without_an_agent(start: Starter, image: Image) -> None:
     run = start(image=replace(image, cmdline=("standin.deaf",)))
     with pytest.raises(DialError) as caught:
         greeted(run, 0.2)
-    assert str(caught.value) == (
-        "cannot reach the agent in the guest: not reached in 0.2 s: accepted, and closed before OK"
-    )
+    # The last attempt may have had no time left.
+    assert str(caught.value).startswith("cannot reach the agent in the guest: not reached in 0.2 s")
+    assert any(each.startswith("accepted, and closed before OK") for each in caught.value.attempts)
 
 
 def test_dialling_one_that_ended(start: Starter, image: Image) -> None:

@@ -410,11 +410,10 @@ def test_a_guest_without_an_agent(start: Starter, image: Image) -> None:
     run = start(image=replace(image, cmdline=("standin.deaf",)))
     with pytest.raises(DialError) as caught:
         greeted(run, 0.2)
-    assert str(caught.value) == (
-        "cannot reach the agent in the guest: not reached in 0.2 s: accepted, and closed before OK"
-    )
-    (attempt,) = caught.value.attempts
-    assert "the agent does not run" in attempt
+    # The last attempt may have had no time left.
+    assert str(caught.value).startswith("cannot reach the agent in the guest: not reached in 0.2 s")
+    closed = [each for each in caught.value.attempts if "closed before OK" in each]
+    assert "the agent does not run" in closed[0]
 
 
 def test_a_guest_that_stands_still(start: Starter, saved: Saved) -> None:
