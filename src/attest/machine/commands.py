@@ -1,0 +1,198 @@
+"""Commands in a machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from attest.errors import CommandFailed, MachineError, WaitFailed
+from attest.events import Kind
+from attest.guest.agent_channel import AgentChannel, Completed, Process
+from attest.guest.console import plain_text
+from attest.machine.lifecycle import Lifecycle
+from attest.machine.limits import DEFAULT_TIMEOUT, pauses
+from attest.scope import cancellable
+
+__all__ = ["Commands"]
+
+_SHOWN_OUTPUT: Final = 16_384
+"""Characters of a command's output that go into the events; the test itself gets all of it."""
+
+
+class Commands(Lifecycle):
+    """Commands, each run by bash."""
+
+    def execute(
+        self,
+        command: str,
+        check_return: bool = True,
+        check_output: bool = True,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> tuple[int, str]:
+        """Run a command with bash under ``set -euo pipefail``.
+
+        Returns:
+            Exit code and standard output. 124 when ``timeout`` seconds have passed; ``(-1,
+            output)`` without ``check_return``; ``(-2, "")`` at once, with the command still
+            running, without ``check_output``.
+        """
+        if not check_output:
+            channel = self.channel
+            self._events.emit(Kind.COMMAND, f"start: {command.strip()}", machine=self.name)
+            process = channel.start(
+                f"set -euo pipefail; {command}", timeout=timeout, stdout=_drop, stderr=_drop
+            )
+            threading.Thread(target=_drain, args=[process], daemon=True).start()
+            return -2, ""
+        completed = self._run(command, timeout)
+        output = _text(completed.stdout)
+        return (completed.status if check_return else -1), output
+
+    def succeed(self, *commands: str, timeout: float | None = None) -> str:
+        """Run commands, each of which must exit with 0.
+
+        Returns:
+            The standard outputs, joined.
+
+        Raises:
+            CommandFailed: One did not.
+        """
+        return self._require(commands, timeout, lambda status: status == 0, "to succeed")
+
+    def fail(self, *commands: str, timeout: float | None = None) -> str:
+        """Run commands, each of which must exit with another code than 0.
+
+        Returns:
+            The standard outputs, joined.
+
+        Raises:
+            CommandFailed: One succeeded.
+        """
+        return self._require(commands, timeout, lambda status: status != 0, "to fail")
+
+    def spawn(
+        self,
+        command: str,
+        *,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bool = False,
+        pty: tuple[int, int] | None = None,
+    ) -> Process:
+        """Start a command and return it running.
+
+        Args:
+            command: For bash, as with `execute`, but without ``set -euo pipefail``.
+            user: Who runs it; default root.
+            env: Added to its environment.
+            stdin: Its standard input is to be written.
+            pty: Rows and columns of a terminal for it.
+        """
+        channel = self.channel
+        self._events.emit(Kind.COMMAND, f"start: {command}", machine=self.name)
+        return channel.start(command, user=user, env=env, stdin=stdin, pty=pty)
+
+    def wait_until_succeeds(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
+        """Repeat a command until it exits with 0, and return its output.
+
+        Raises:
+            WaitFailed: It did not in ``timeout`` seconds.
+        """
+        return self._wait_until(command, timeout, lambda status: status == 0, "succeed")
+
+    def wait_until_fails(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
+        """Repeat a command until it exits with another code than 0, and return its output.
+
+        Raises:
+            WaitFailed: It did not in ``timeout`` seconds.
+        """
+        return self._wait_until(command, timeout, lambda status: status != 0, "fail")
+
+    def sleep(self, secs: float) -> None:
+        """Let ``secs`` seconds pass in the machine."""
+        self.succeed(f"sleep {secs}")
+
+    def _require(
+        self,
+        commands: tuple[str, ...],
+        timeout: float | None,
+        accept: Callable[[int], bool],
+        expected: str,
+    ) -> str:
+        outputs = []
+        for command in commands:
+            completed = self._run(command, timeout)
+            outputs.append(_text(completed.stdout))
+            if not accept(completed.status):
+                raise CommandFailed(
+                    self.name, command, completed.status, outputs[-1], _text(completed.stderr),
+                    expected=expected,
+                )  # fmt: skip
+        return "".join(outputs)
+
+    def _run(self, command: str, timeout: float | None) -> Completed:
+        channel = self.channel
+        with self._events.span(Kind.COMMAND, command.strip(), machine=self.name) as span:
+            completed = self._attempt(channel, command, timeout)
+            span.data |= {
+                "status": completed.status,
+                "stdout": _shown(completed.stdout),
+                "stderr": _shown(completed.stderr),
+            }
+        return completed
+
+    def _attempt(self, channel: AgentChannel, command: str, timeout: float | None) -> Completed:
+        with self._explained():
+            process = channel.start(f"set -euo pipefail; {command}", timeout=timeout)
+            try:
+                with cancellable(process.cancel):
+                    return process.wait()
+            except BaseException:
+                process.abandon()
+                raise
+
+    def _wait_until(
+        self, command: str, timeout: float, accept: Callable[[int], bool], verb: str
+    ) -> str:
+        channel = self.channel
+        deadline = time.monotonic() + timeout
+        with self._events.span(
+            Kind.WAIT, f"wait until `{command.strip()}` {verb}s", machine=self.name
+        ) as span:
+            for pause in pauses():
+                left = deadline - time.monotonic()
+                completed = self._attempt(channel, command, max(left, 0.001))
+                if accept(completed.status):
+                    span.data["stdout"] = _shown(completed.stdout)
+                    return _text(completed.stdout)
+                if time.monotonic() + pause >= deadline:
+                    last = f"{_text(completed.stdout)}{_text(completed.stderr)}".strip()
+                    raise WaitFailed(
+                        self.name,
+                        f"`{command}` did not {verb} in {timeout:g} s: exit code {completed.status}"
+                        + (f", last output:\n{last}" if last else ""),
+                    )
+                time.sleep(pause)
+        raise AssertionError("pauses never end")
+
+
+def _drop(piece: bytes) -> None:
+    """A sink that keeps nothing."""
+
+
+def _drain(process: Process) -> None:
+    """Take what nobody wants to see, so that the command never waits for its output to be read."""
+    with suppress(MachineError):
+        process.wait()
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="replace")
+
+
+def _shown(output: bytes) -> str:
+    text = plain_text(_text(output[: 4 * _SHOWN_OUTPUT]))
+    return text if len(text) <= _SHOWN_OUTPUT else f"{text[:_SHOWN_OUTPUT]}\n[…]"

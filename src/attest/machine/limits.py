@@ -1,0 +1,23 @@
+"""How long a machine's methods wait, and how often they look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+__all__ = ["DEFAULT_TIMEOUT", "pauses"]
+
+DEFAULT_TIMEOUT: Final = 900.0
+"""Seconds that NixOS's driver waits where a script names no limit."""
+
+_POLL_FIRST: Final = 0.01
+_POLL_LAST: Final = 0.25
+"""Seconds between the tries of a wait that must try: from the first to the last."""
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait between the tries of a wait that must try, without an end."""
+    pause = _POLL_FIRST
+    while True:
+        yield pause
+        pause = min(pause * 1.5, _POLL_LAST)

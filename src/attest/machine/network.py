@@ -1,0 +1,28 @@
+"""A machine's network, and its ports on this host."""
+
+from __future__ import annotations
+
+from attest.events import Kind
+from attest.machine.lifecycle import Lifecycle
+
+__all__ = ["Network"]
+
+
+class Network(Lifecycle):
+    """Ports and cables."""
+
+    def forward_port(self, host_port: int = 8080, guest_port: int = 80) -> None:
+        """Carry TCP connections to ``127.0.0.1:host_port`` into the machine; needs no network."""
+        self.channel.forward(host_port, guest_port)
+
+    def block(self) -> None:
+        """Take the machine's network away."""
+        self._set_links(False, "block network")
+
+    def unblock(self) -> None:
+        """Give the machine's network back."""
+        self._set_links(True, "unblock network")
+
+    def _set_links(self, up: bool, what: str) -> None:
+        with self._events.span(Kind.ACTION, what, machine=self.name):
+            self._context.set_links(self._alive().vmm, up)

@@ -1,0 +1,108 @@
+"""systemd in a machine."""
+
+from __future__ import annotations
+
+import shlex
+import time
+
+from attest.errors import WaitFailed
+from attest.events import Kind
+from attest.guest.console import plain_text
+from attest.guest.protocol import WaitKind
+from attest.machine.limits import DEFAULT_TIMEOUT, pauses
+from attest.machine.waits import Waits
+
+__all__ = ["Units"]
+
+
+class Units(Waits):
+    """Units and jobs of the machine's systemd, and of its users'."""
+
+    def wait_for_unit(
+        self, unit: str, user: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        """Wait until a systemd unit is active.
+
+        Raises:
+            WaitFailed: It failed, or is inactive with nothing pending, or ``timeout`` seconds
+            passed.
+        """
+        if user is not None:
+            self._wait_for_user_unit(unit, user, timeout)
+            return
+        try:
+            self._wait(f"unit {unit}", WaitKind.UNIT, unit, timeout=timeout)
+        except WaitFailed as error:
+            raise self._with_journal(unit, error) from None
+
+    def _wait_for_user_unit(self, unit: str, user: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        with self._events.span(Kind.WAIT, f"wait for unit {unit} of {user}", machine=self.name):
+            for pause in pauses():
+                state = self.get_unit_property(unit, "ActiveState", user)
+                if state == "active":
+                    return
+                if state == "failed":
+                    raise WaitFailed(self.name, f'unit "{unit}" of {user} has failed')
+                if state == "inactive" and "No jobs" in self.systemctl("list-jobs --full", user)[1]:
+                    raise WaitFailed(
+                        self.name,
+                        f'unit "{unit}" of {user} is inactive and there are no pending jobs',
+                    )
+                if time.monotonic() + pause >= deadline:
+                    raise WaitFailed(
+                        self.name, f'unit "{unit}" of {user} is {state} after {timeout:g} s'
+                    )
+                time.sleep(pause)
+
+    def _with_journal(self, unit: str, error: WaitFailed) -> WaitFailed:
+        completed = self._attempt(
+            self.channel, f"journalctl --no-pager --quiet -n 20 -u {shlex.quote(unit)}", 30
+        )
+        journal = completed.stdout.decode(errors="replace").splitlines()
+        lines = [plain_text(line) for line in journal]
+        if lines:
+            error.args = ("\n".join([str(error), f"  last journal lines of {unit}:",
+                                     *(f"  | {line}" for line in lines)]),)  # fmt: skip
+            error.message = error.args[0]
+        return error
+
+    def systemctl(self, q: str, user: str | None = None) -> tuple[int, str]:
+        """Run ``systemctl`` with the arguments ``q``, of a user's manager if ``user`` is given."""
+        if user is None:
+            return self.execute(f"systemctl {q}")
+        command = f"XDG_RUNTIME_DIR=/run/user/$(id -u) systemctl --user {q}"
+        return self.execute(f"su -l {shlex.quote(user)} --shell /bin/sh -c {shlex.quote(command)}")
+
+    def get_unit_info(self, unit: str, user: str | None = None) -> dict[str, str]:
+        """All properties of a unit, as ``systemctl show`` prints them."""
+        status, output = self.systemctl(f"--no-pager show {shlex.quote(unit)}", user)
+        if status != 0:
+            raise self._error(f'retrieving systemctl info for unit "{unit}" failed with {status}')
+        pairs = (line.partition("=") for line in output.splitlines())
+        return {key: value for key, separator, value in pairs if separator}
+
+    def get_unit_property(self, unit: str, property: str, user: str | None = None) -> str:
+        """One property of a unit."""
+        status, output = self.systemctl(
+            f"--no-pager show {shlex.quote(unit)} --property={shlex.quote(property)}", user
+        )
+        if status != 0 or "=" not in output:
+            raise self._error(f'retrieving property {property} of unit "{unit}" failed')
+        return output.strip().partition("=")[2]
+
+    def require_unit_state(self, unit: str, require_state: str = "active") -> None:
+        """Require a unit's ActiveState to be ``require_state`` now."""
+        state = self.get_unit_property(unit, "ActiveState")
+        if state != require_state:
+            raise WaitFailed(
+                self.name, f'unit "{unit}" is "{state}", required was "{require_state}"'
+            )
+
+    def start_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
+        """``systemctl start``."""
+        return self.systemctl(f"start {shlex.quote(jobname)}", user)
+
+    def stop_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
+        """``systemctl stop``."""
+        return self.systemctl(f"stop {shlex.quote(jobname)}", user)
