@@ -10,7 +10,8 @@
         ├── CommandFailed
         ├── MachineError          a machine did not come up, died, or panicked
         │   └── ChannelError      the connection to a machine's agent ended
-        └── WaitFailed            a wait ran into its limit, or cannot be fulfilled any more
+        ├── WaitFailed            a wait ran into its limit, or cannot be fulfilled any more
+        └── ConditionFailed       a polling condition does not hold any more
 
 Each carries the objects it is about; ``str()`` makes the sentence. ``hint`` is the next step,
 where there is one.
@@ -30,6 +31,7 @@ __all__ = [
     "MachineError",
     "ChannelError",
     "WaitFailed",
+    "ConditionFailed",
 ]
 
 
@@ -208,3 +210,7 @@ class WaitFailed(TestFailure):
         super().__init__(f"{machine}: {message}")
         self.machine = machine
         self.state = state or {}
+
+
+class ConditionFailed(TestFailure):
+    """What was to hold during a part of the test does not."""

@@ -31,11 +31,14 @@ class Kind(StrEnum):
     EXIT = "exit"  # a machine's VMM ended
     COMMAND = "command"  # span: a command in a machine
     WAIT = "wait"  # span: a wait for something in a machine
+    CONDITION = "condition"  # span: a polling condition is checked
     COPY = "copy"  # span: files in or out
     ACTION = "action"  # span: anything else done to a machine or a network
     SUBTEST = "subtest"  # span: a subtest of the script
+    GROUP = "group"  # span: what the script groups under a message
     IMAGE = "image"  # progress of an image build
     LOG = "log"  # a message of the script
+    DEBUG = "debug"  # a message of the script for those who look closely
     WARNING = "warning"  # something the user should know that does not fail the test
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from attest.errors import MachineError
 from attest.parallel import wait_all
-from attest.script import ScriptRun, TimeLimit
+from attest.script.run import ScriptRun, TimeLimit
 
 
 def _run(text: str, *, timeout: float = 0.2, **names: Any) -> None:

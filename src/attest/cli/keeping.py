@@ -24,12 +24,13 @@ class Keeping:
     Args:
         wanted: What the user has said; None to ask, where there is somebody to ask.
         run: The run's directory.
+        asks: A question may be asked.
     """
 
-    def __init__(self, wanted: bool | None, run: Path) -> None:
+    def __init__(self, wanted: bool | None, run: Path, *, asks: bool = True) -> None:
         self._run = run
         self._wanted = wanted
-        self._asks = wanted is None and _is_attended()
+        self._asks = asks and wanted is None and _is_attended()
         self._problem = ""
         forget(run)  # it may be that of a run before, into the same place
 

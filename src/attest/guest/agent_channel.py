@@ -32,7 +32,7 @@ from attest.guest.protocol import (
     encode_terminal_size,
 )
 from attest.guest.session import Session
-from attest.guest.stream import Stream, StreamEnded
+from attest.guest.stream import Stream, StreamEnded, deadline
 
 __all__ = ["AgentChannel", "Completed", "Process", "Wait", "Welcome"]
 
@@ -443,22 +443,29 @@ class Wait:
         self._stream = stream
         self._what = what
         self._timeout = timeout
-        self._limit = _overdue(timeout)
+        self._limit = time.monotonic() + timeout + _GRACE
 
     def cancel(self) -> None:
         """End the wait; `result` then raises `WaitFailed`."""
         self._stream.cancel()
 
-    def result(self) -> str:
+    def result(self, timeout: float | None = None) -> str:
         """What was seen.
 
+        Args:
+            timeout: Seconds to wait for it here.
+
         Raises:
+            TimeoutError: It has not come in ``timeout`` seconds; the wait goes on.
             WaitFailed: The time limit passed, or it cannot come any more.
             ChannelError: The session has ended.
         """
+        until = deadline(timeout)
         try:
-            result = self._stream.result(self._limit)
+            result = self._stream.result(min(self._limit, until or self._limit))
         except TimeoutError:
+            if until is not None and until < self._limit:
+                raise
             message = f"the agent no longer answers: the wait for {self._what} is long overdue"
             self._stream.abandon()
             raise ChannelError(self._machine, message) from None

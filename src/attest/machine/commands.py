@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
+from attest.conditions import watched
 from attest.errors import CommandFailed, MachineError, WaitFailed
 from attest.events import Kind
 from attest.guest.agent_channel import AgentChannel, Completed, Process
 from attest.guest.console import plain_text
 from attest.machine.lifecycle import Lifecycle
-from attest.machine.limits import DEFAULT_TIMEOUT, pauses
+from attest.pauses import DEFAULT_TIMEOUT, pauses
 from attest.scope import cancellable
 
 __all__ = ["Commands"]
@@ -149,7 +150,7 @@ class Commands(Lifecycle):
             process = channel.start(f"set -euo pipefail; {command}", timeout=timeout)
             try:
                 with cancellable(process.cancel):
-                    return process.wait()
+                    return watched(process.wait)
             except BaseException:
                 process.abandon()
                 raise

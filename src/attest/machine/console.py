@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from attest.errors import WaitFailed
@@ -28,9 +28,9 @@ class ConsoleAccess(Lifecycle):
         self._events.emit(Kind.LOG, msg, machine=self.name)
 
     @contextmanager
-    def nested(self, msg: str) -> Iterator[None]:
+    def nested(self, msg: str, attrs: Mapping[str, str] = {}) -> Iterator[None]:
         """Group what happens inside under a message."""
-        with self._events.span(Kind.SUBTEST, msg, machine=self.name):
+        with self._events.span(Kind.GROUP, msg, machine=self.name, **attrs):
             yield
 
     def send_console(self, chars: str) -> None:

@@ -12,7 +12,7 @@ from attest.events import Kind
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.protocol import PowerAction
 from attest.life import Life, MachineContext, Return, Stage
-from attest.machine.limits import DEFAULT_TIMEOUT
+from attest.pauses import DEFAULT_TIMEOUT
 from attest.vmm.base import Saved, Vmm
 
 if TYPE_CHECKING:

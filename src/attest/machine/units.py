@@ -9,8 +9,8 @@ from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.guest.console import plain_text
 from attest.guest.protocol import WaitKind
-from attest.machine.limits import DEFAULT_TIMEOUT, pauses
 from attest.machine.waits import Waits
+from attest.pauses import DEFAULT_TIMEOUT, pauses
 
 __all__ = ["Units"]
 

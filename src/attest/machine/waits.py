@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from attest.conditions import watched
+from attest.errors import ConditionFailed
 from attest.events import Kind
 from attest.guest.protocol import WaitKind
 from attest.machine.commands import Commands
-from attest.machine.limits import DEFAULT_TIMEOUT
+from attest.pauses import DEFAULT_TIMEOUT
 from attest.scope import cancellable
 
 __all__ = ["Waits"]
@@ -58,4 +60,8 @@ class Waits(Commands):
         ):
             wait = channel.start_wait(kind, subject, **options)
             with cancellable(wait.cancel):
-                span.data["seen"] = wait.result()
+                try:
+                    span.data["seen"] = watched(wait.result)
+                except ConditionFailed:
+                    wait.cancel()
+                    raise

@@ -7,7 +7,8 @@ from attest.guest.console import plain_text
 
 __all__ = ["describe", "headline"]
 
-_SPANS = {Kind.COMMAND: "$ ", Kind.WAIT: "", Kind.COPY: "", Kind.ACTION: ""}
+_SPANS = {Kind.COMMAND: "$ ", Kind.WAIT: "", Kind.COPY: "", Kind.ACTION: "", Kind.CONDITION: ""}
+_GROUPS = {Kind.SUBTEST: "subtest: ", Kind.GROUP: ""}
 
 
 def headline(text: str, width: int = 100) -> str:
@@ -27,16 +28,20 @@ def describe(event: Event, *, verbose: bool) -> list[str]:
 
 def _lines(event: Event, verbose: bool) -> list[str]:
     where = f"{event.machine}: " if event.machine else ""
+    if event.kind is Kind.CONDITION and "error" not in event.data and not verbose:
+        return []
     if event.kind in _SPANS:
         return _span(event, where, verbose)
-    if event.kind is Kind.SUBTEST:
-        return _subtest(event, where)
+    if event.kind in _GROUPS:
+        return _group(event, where)
     if event.kind is Kind.CONSOLE:
-        return [f"{where}| {event.text}"] if verbose else []
+        return [f"{where}| {event.text}"]
     if event.kind is Kind.STAGE:
         return _stage(event, where, verbose)
     if event.kind in (Kind.ALARM, Kind.WARNING):
         return [f"{where}{event.kind}: {event.text}"]
+    if event.kind is Kind.DEBUG:
+        return [f"{where}{event.text}"] if verbose else []
     if event.kind in (Kind.LOG, Kind.IMAGE):
         return [f"{where}{event.text}"]
     return []
@@ -63,10 +68,9 @@ def _outcome(event: Event) -> str:
     return f"exit code {status}, {duration}" if status else duration
 
 
-def _subtest(event: Event, where: str) -> list[str]:
-    if event.phase == "begin":
-        return [f"{where}subtest: {event.text}"]
-    return [f"{where}subtest: {event.text}  [{_outcome(event)}]"]
+def _group(event: Event, where: str) -> list[str]:
+    title = f"{where}{_GROUPS[event.kind]}{event.text}"
+    return [title if event.phase == "begin" else f"{title}  [{_outcome(event)}]"]
 
 
 def _stage(event: Event, where: str, verbose: bool) -> list[str]:

@@ -3,34 +3,66 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
 
 from attest.events import Event, EventLog, Kind, Subscriber
-from attest.report.lines import describe, headline
+from attest.report.doing import Doing
+from attest.report.lines import describe
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["view"]
+__all__ = ["View", "view"]
 
-_RUNNING: Final = (Kind.COMMAND, Kind.WAIT, Kind.COPY, Kind.ACTION)
+
+@dataclass
+class View:
+    """What is shown.
+
+    Attributes:
+        verbose: The output of commands, and what else mostly goes into the journal only.
+        consoles: What machines print on their consoles.
+    """
+
+    verbose: bool
+    consoles: bool
+
+    def lines(self, event: Event) -> list[str]:
+        """The lines for an event."""
+        if event.kind is Kind.CONSOLE and not self.consoles:
+            return []
+        return [f"{event.time:8.3f}  {line}" for line in describe(event, verbose=self.verbose)]
 
 
 @contextmanager
 def view(
-    events: EventLog, machines: list[str], *, verbose: bool, stream: TextIO = sys.stderr
-) -> Iterator[None]:
-    """Show the events on ``stream`` until the end of the ``with`` block."""
-    if stream.isatty():
-        with _live(events, machines, verbose, stream):
-            yield
+    events: EventLog,
+    machines: list[str],
+    *,
+    verbose: bool,
+    table: bool = True,
+    stream: TextIO = sys.stderr,
+) -> Iterator[View]:
+    """Show the events on ``stream`` until the end of the ``with`` block.
+
+    Args:
+        events: What happens.
+        machines: The machines' names.
+        verbose: Show the output of commands, and consoles.
+        table: Show what each machine is doing now, on a terminal.
+        stream: Where.
+    """
+    shown = View(verbose, consoles=verbose)
+    if table and stream.isatty():
+        with _live(events, machines, shown, stream):
+            yield shown
         return
-    with _subscribed(events, lambda event: _print_plain(event, verbose, stream)):
-        yield
+    with _subscribed(events, lambda event: _print_plain(event, shown, stream)):
+        yield shown
 
 
 @contextmanager
@@ -42,72 +74,47 @@ def _subscribed(events: EventLog, subscriber: Subscriber) -> Iterator[None]:
         events.unsubscribe(subscriber)
 
 
-def _print_plain(event: Event, verbose: bool, stream: TextIO) -> None:
+def _print_plain(event: Event, shown: View, stream: TextIO) -> None:
     with suppress(OSError):  # nobody reads any more: the test goes on
-        for line in describe(event, verbose=verbose):
-            print(f"{event.time:8.3f}  {line}", file=stream, flush=True)
+        for line in shown.lines(event):
+            print(line, file=stream, flush=True)
 
 
 @contextmanager
-def _live(events: EventLog, machines: list[str], verbose: bool, stream: TextIO) -> Iterator[None]:
+def _live(events: EventLog, machines: list[str], shown: View, stream: TextIO) -> Iterator[None]:
     from rich.console import Console
     from rich.live import Live
 
     console = Console(file=stream, highlight=False, soft_wrap=True)
-    status = _Status(events, machines)
+    doing = Doing(events, machines)
     with (
-        Live(get_renderable=status.table, console=console, refresh_per_second=8, transient=True),
-        _subscribed(events, lambda event: _show(event, verbose, status, console)),
+        Live(
+            get_renderable=lambda: _table(doing),
+            console=console,
+            refresh_per_second=8,
+            transient=True,
+        ),
+        _subscribed(events, doing.take),
+        _subscribed(events, lambda event: _show(event, shown, console)),
     ):
         yield
 
 
-def _show(event: Event, verbose: bool, status: _Status, console: Console) -> None:
-    status.take(event)
-    for line in describe(event, verbose=verbose):
+def _show(event: Event, shown: View, console: Console) -> None:
+    for line in shown.lines(event):
         failed = event.kind is Kind.ALARM or "error" in event.data
         style = "red" if failed else "yellow" if event.kind is Kind.WARNING else None
-        console.print(f"{event.time:8.3f}  {line}", style=style, markup=False)
+        console.print(line, style=style, markup=False)
 
 
-class _Status:
-    """What each machine is doing now."""
+def _table(doing: Doing) -> Table:
+    from rich.table import Table
+    from rich.text import Text
 
-    def __init__(self, events: EventLog, machines: list[str]) -> None:
-        self._events = events
-        self._lock = threading.Lock()
-        self._stages = dict.fromkeys(machines, "off")
-        self._spans: dict[str, dict[int, Event]] = {name: {} for name in machines}
-
-    def take(self, event: Event) -> None:
-        """Follow one event."""
-        if event.machine not in self._stages:
-            return
-        with self._lock:
-            if event.kind is Kind.STAGE:
-                self._stages[event.machine] = event.text
-            elif event.kind is Kind.EXIT:
-                self._stages[event.machine] = "off"
-            elif event.kind in _RUNNING and event.phase == "begin":
-                self._spans[event.machine][event.span] = event
-            elif event.phase == "end":
-                self._spans[event.machine].pop(event.span, None)
-
-    def table(self) -> Table:
-        """The table as it is now."""
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, show_header=False, padding=(0, 2))
-        with self._lock:
-            for name, stage in self._stages.items():
-                running = list(self._spans[name].values())
-                doing = Text("")
-                if running:
-                    last = running[-1]
-                    more = f" (+{len(running) - 1})" if len(running) > 1 else ""
-                    seconds = self._events.now() - last.time
-                    doing = Text(f"{headline(last.text, 60)}{more}  {seconds:.1f} s")
-                style = "green" if stage == "ready" else "dim" if stage == "off" else "cyan"
-                table.add_row(Text(name, style="bold"), Text(stage, style=style), doing)
-        return table
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for each in doing.now():
+        style = "green" if each.stage == "ready" else "dim" if each.stage == "off" else "cyan"
+        table.add_row(
+            Text(each.machine, style="bold"), Text(each.stage, style=style), Text(each.action)
+        )
+    return table

@@ -1,4 +1,4 @@
-"""How long a machine's methods wait, and how often they look."""
+"""How long what a test calls waits, and how often it looks where it has to."""
 
 from __future__ import annotations
 

@@ -1,0 +1,237 @@
+"""One run of one test: what `attest run` does, and the other commands that run tests."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from attest.cli.keeping import Keeping
+from attest.cluster import Cluster
+from attest.errors import AttestError, CommandFailed, UsageError, WaitFailed
+from attest.events import Event, EventLog, Kind
+from attest.guest.console import plain_text
+from attest.machine import Machine
+from attest.manifest import Manifest
+from attest.report.doing import Doing
+from attest.report.journal import journal
+from attest.report.live import View, view
+from attest.report.traceback import script_lines
+from attest.runs import new_run_directory
+from attest.script.driver import Driver, namespace
+from attest.script.run import ScriptRun
+
+__all__ = ["Options", "run_test"]
+
+_GREETING: Final = """\
+The machines are global names, as in a script: start_all(), machine.succeed("uname -a"), ...
+test_script() runs the test's script; help(machine.succeed) explains; Ctrl-D ends the machines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a test is to be run.
+
+    Attributes:
+        accelerator: ``"auto"``, ``"kvm"`` or ``"tcg"``.
+        vmm: The VMM of the nodes that name none.
+        programs: Paths of VMMs' programs by the VMM's name.
+        out: The directory for logs and artefacts; default: a new one in the cache.
+        cold: Boot each machine.
+        hugepages: Take the machines' memory from huge pages.
+        keep: Keep the machines of a test that fails; None to ask, where there is somebody to ask.
+        verbose: Show consoles and the output of commands.
+        interactive: Open a Python console instead of running the script.
+        pause_on_failure: Open it when the script has failed.
+    """
+
+    accelerator: str = "auto"
+    vmm: str = "qemu"
+    programs: Mapping[str, str] = field(default_factory=dict)
+    out: Path | None = None
+    cold: bool = False
+    hugepages: bool = False
+    keep: bool | None = None
+    verbose: bool = False
+    interactive: bool = False
+    pause_on_failure: bool = False
+
+    @property
+    def attended(self) -> bool:
+        """A Python console may be opened."""
+        return self.interactive or self.pause_on_failure
+
+
+def run_test(test: Manifest, options: Options) -> int:
+    """Run a test and tell the user what came of it.
+
+    Returns:
+        The exit code of the command.
+
+    Raises:
+        AttestError: It could not begin.
+    """
+    if options.attended and not sys.stdin.isatty():
+        raise UsageError(
+            "--interactive and --pause-on-failure open a Python console, which needs a terminal",
+            hint="--snapshot-on-failure keeps the machines for `attest resume`",
+        )
+    events = EventLog()
+    doing = Doing(events, test.nodes)
+    script = _script(test, options, doing)
+    directory = _directory(test, options)
+    run = _Run(test, options, script, events, directory)
+    begun = time.monotonic()
+    failure: BaseException | None = None
+    alarms: list[Event] = []
+    events.subscribe(lambda event: alarms.append(event) if event.kind is Kind.ALARM else None)
+    events.subscribe(doing.take)
+    with (
+        journal(events, directory / "events.jsonl"),
+        view(
+            events, list(test.nodes), verbose=options.verbose, table=not options.attended
+        ) as shown,
+        events.span(Kind.RUN, test.name, started=events.started) as span,
+    ):
+        try:
+            run.go(shown)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            failure = error
+            span.data["error"] = str(error) or type(error).__name__
+    seconds = time.monotonic() - begun
+    for alarm in alarms:
+        _say(f"{alarm.machine}: its kernel reported: {alarm.text}")
+    if failure is None:
+        _say(f"{test.name}: {'ended' if options.interactive else 'passed'} in {seconds:.1f} s")
+        return 0
+    run.explain(failure)
+    _say(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}")
+    run.keeping.settle(_say)
+    return _exit_code(failure)
+
+
+def _script(test: Manifest, options: Options, doing: Doing) -> ScriptRun:
+    """The test's script.
+
+    Raises:
+        UsageError: It is no Python.
+    """
+    text, filename = ("", "<no script>")
+    if test.script or not options.interactive:
+        text, filename = test.script_text()
+    try:
+        return ScriptRun(
+            text, filename, test.timeout, lambda: [f"  {each}" for each in doing.now()]
+        )
+    except SyntaxError as error:
+        line = f":{error.lineno}" if error.lineno else ""
+        raise UsageError(f"{filename}{line}: {error.msg}") from None
+
+
+def _directory(test: Manifest, options: Options) -> Path:
+    directory = options.out or new_run_directory(test.name)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out: cannot make {directory}: {error.strerror}") from None
+    return directory
+
+
+class _Run:
+    """A test under way."""
+
+    def __init__(
+        self,
+        test: Manifest,
+        options: Options,
+        script: ScriptRun,
+        events: EventLog,
+        directory: Path,
+    ) -> None:
+        self.keeping = Keeping(options.keep, directory, asks=not options.attended)
+        self._test = test
+        self._options = options
+        self._script = script
+        self._events = events
+        self._directory = directory
+        self._machines: dict[str, Machine] = {}
+        self._explained = False
+
+    def go(self, shown: View) -> None:
+        """Make the cluster and do with it what is to be done."""
+        with Cluster(
+            self._test,
+            accelerator=self._options.accelerator,
+            cold=self._options.cold,
+            vmm=self._options.vmm,
+            programs=self._options.programs,
+            hugepages=self._options.hugepages,
+            out_dir=self._directory,
+            events=self._events,
+            on_fatal=self._script.abort,
+        ) as cluster:
+            self._machines = cluster.machines
+
+            def show_consoles(show: bool) -> None:
+                shown.consoles = show
+
+            names = namespace(Driver(cluster, self._script.run, show_consoles, self._pause))
+            if self._options.interactive:
+                self._open(names, _GREETING)
+            else:
+                self._run_script(cluster, names)
+
+    def _run_script(self, cluster: Cluster, names: dict[str, Any]) -> None:
+        try:
+            with self.keeping.of(cluster):
+                self._script.run(names)
+        except (Exception, SystemExit) as error:
+            if self._options.pause_on_failure:
+                self.explain(error)
+                self._open(names, f"The test has failed; the machines run on.\n{_GREETING}")
+            raise
+
+    def _pause(self, names: dict[str, Any]) -> None:
+        if self._options.attended:
+            self._open(names, "A breakpoint of the script; Ctrl-D lets it go on.")
+
+    def _open(self, names: dict[str, Any], greeting: str) -> None:
+        from attest.script.console import open_console
+
+        open_console(names, greeting)
+
+    def explain(self, failure: BaseException) -> None:
+        """Say why the test failed; once."""
+        if self._explained:
+            return
+        self._explained = True
+        lines = ["", *script_lines(failure, self._script.filename)]
+        lines += [str(failure) if isinstance(failure, AttestError) else repr(failure)]
+        if isinstance(failure, CommandFailed):
+            for name, output in (("stdout", failure.stdout), ("stderr", failure.stderr)):
+                lines += [f"  {name} | {line}" for line in output.splitlines()[-200:]]
+        if isinstance(failure, CommandFailed | WaitFailed) and (
+            machine := self._machines.get(failure.machine)
+        ):
+            lines += [f"  last console lines of {machine.name}:"]
+            lines += [f"  | {line}" for line in machine.console_lines(10)]
+        lines += getattr(failure, "__notes__", [])
+        for line in lines:
+            _say(plain_text(line))
+
+
+def _exit_code(failure: BaseException) -> int:
+    if isinstance(failure, KeyboardInterrupt):
+        return 130
+    return failure.exit_code if isinstance(failure, AttestError) else 1
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody reads any more: the exit code still tells
+        click.echo(line, err=True)

@@ -1,0 +1,128 @@
+"""Conditions that must hold while a test does other things, re-checked meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from typing import Final, TypeVar
+
+from attest.errors import ConditionFailed, WaitFailed
+from attest.events import EventLog, Kind
+from attest.pauses import pauses
+
+__all__ = ["PollingCondition", "watched"]
+
+_T = TypeVar("_T")
+
+
+class PollingCondition:
+    """A condition that holds while a ``with`` block runs; a context manager.
+
+    Args:
+        condition: Returns whether it holds; so does returning None, and raising does not.
+        events: Where its checks are reported.
+        seconds_interval: Seconds after a check until the next.
+        description: What errors and logs call it; default: its docstring or name.
+    """
+
+    def __init__(
+        self,
+        condition: Callable[[], bool | None],
+        events: EventLog,
+        seconds_interval: float = 2.0,
+        description: str | None = None,
+    ) -> None:
+        self.description = description or condition.__doc__ or condition.__name__
+        self._condition = condition
+        self._events = events
+        self._interval = seconds_interval
+        self._due = 0.0
+        self._checking = threading.Lock()
+        self._tokens: list[Token[tuple[PollingCondition, ...]]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_active.set((*_active.get(), self)))
+
+    def __exit__(self, *_: object) -> None:
+        _active.reset(self._tokens.pop())
+
+    def wait(self, timeout: float = 900) -> None:
+        """Wait until it holds.
+
+        Raises:
+            WaitFailed: It does not, after ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        with self._events.span(Kind.WAIT, f"wait for {self.description}"):
+            for pause in pauses():
+                failure = self._failure()
+                if not failure:
+                    return
+                if time.monotonic() + pause >= deadline:
+                    message = f"{self.description}: not so in {timeout:g} s: {failure}"
+                    raise WaitFailed("script", message)
+                time.sleep(pause)
+
+    @property
+    def left(self) -> float:
+        """Seconds until its next check is due."""
+        return max(self._due - time.monotonic(), 0.0)
+
+    def require(self) -> None:
+        """Check it when that is due, and no other thread does.
+
+        Raises:
+            ConditionFailed: It does not hold.
+        """
+        if self.left or not self._checking.acquire(blocking=False):
+            return
+        try:
+            failure = self._failure()
+        finally:
+            self._checking.release()
+        if failure:
+            raise ConditionFailed(f"polling condition failed: {self.description}: {failure}")
+
+    def _failure(self) -> str:
+        """Why it does not hold; empty when it does."""
+        token = _active.set(())  # what it does itself checks no condition
+        try:
+            with self._events.span(Kind.CONDITION, f"check {self.description}") as span:
+                try:
+                    result = self._condition()
+                    failure = "" if result is None or result else f"it returned {result!r}"
+                except Exception as error:
+                    failure = str(error) or type(error).__name__
+                if failure:
+                    span.data["error"] = failure
+                return failure
+        finally:
+            _active.reset(token)
+            self._due = time.monotonic() + self._interval
+
+
+_active: Final[ContextVar[tuple[PollingCondition, ...]]] = ContextVar(
+    "attest_conditions", default=()
+)
+
+
+def watched(wait: Callable[[float | None], _T]) -> _T:
+    """Wait for something, and check meanwhile what must hold.
+
+    Args:
+        wait: Waits so many seconds, or without a limit; raises `TimeoutError` after that.
+
+    Raises:
+        ConditionFailed: Something does not hold.
+    """
+    while True:
+        conditions = _active.get()
+        for condition in conditions:
+            condition.require()
+        try:
+            return wait(min((condition.left for condition in conditions), default=None))
+        except TimeoutError:
+            if not conditions:
+                raise

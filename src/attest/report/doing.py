@@ -1,0 +1,75 @@
+"""What each machine is doing now, as its events tell."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from attest.events import Event, EventLog, Kind
+from attest.report.lines import headline
+
+__all__ = ["Activity", "Doing"]
+
+_RUNNING: Final = (Kind.COMMAND, Kind.WAIT, Kind.COPY, Kind.ACTION)
+
+
+class Activity(NamedTuple):
+    """What a machine is doing.
+
+    Attributes:
+        machine: Its name.
+        stage: How far it has come; ``"off"`` when it does not run.
+        action: What is being done in it, and since how many seconds; empty for nothing.
+    """
+
+    machine: str
+    stage: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.machine}: {self.stage}, {self.action or 'nothing is being done in it'}"
+
+
+class Doing:
+    """Follows events; hand each to `take`.
+
+    Args:
+        events: Their log, for its clock.
+        machines: The machines' names.
+    """
+
+    def __init__(self, events: EventLog, machines: Iterable[str]) -> None:
+        self._events = events
+        self._lock = threading.Lock()
+        self._stages = dict.fromkeys(machines, "off")
+        self._spans: dict[str, dict[int, Event]] = {name: {} for name in self._stages}
+
+    def take(self, event: Event) -> None:
+        """Follow one event."""
+        if event.machine not in self._stages:
+            return
+        with self._lock:
+            if event.kind is Kind.STAGE:
+                self._stages[event.machine] = event.text
+            elif event.kind is Kind.EXIT:
+                self._stages[event.machine] = "off"
+            elif event.kind in _RUNNING and event.phase == "begin":
+                self._spans[event.machine][event.span] = event
+            elif event.phase == "end":
+                self._spans[event.machine].pop(event.span, None)
+
+    def now(self) -> list[Activity]:
+        """What each machine is doing."""
+        with self._lock:
+            return [
+                Activity(name, stage, self._action(list(self._spans[name].values())))
+                for name, stage in self._stages.items()
+            ]
+
+    def _action(self, running: list[Event]) -> str:
+        if not running:
+            return ""
+        last = running[-1]
+        more = f" (+{len(running) - 1})" if len(running) > 1 else ""
+        return f"{headline(last.text, 60)}{more}  {self._events.now() - last.time:.1f} s"

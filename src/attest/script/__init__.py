@@ -1,0 +1,1 @@
+"""The names that a test script may use, and its run."""

@@ -1,0 +1,29 @@
+"""Trying again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from attest.errors import WaitFailed
+from attest.pauses import pauses
+
+__all__ = ["retry"]
+
+
+def retry(fn: Callable[[bool], object], timeout: float = 900) -> None:
+    """Call ``fn(False)`` until it returns true, and after ``timeout`` seconds once ``fn(True)``.
+
+    Raises:
+        WaitFailed: The last call did not return true either.
+    """
+    deadline = time.monotonic() + timeout
+    for pause in pauses():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        if fn(False):
+            return
+        time.sleep(min(pause, max(left, 0)))
+    if not fn(True):
+        raise WaitFailed("script", f"the action did not succeed in {timeout:g} s")

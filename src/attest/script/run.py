@@ -1,0 +1,113 @@
+"""The run of a test script, which can be ended from outside."""
+
+from __future__ import annotations
+
+import linecache
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, Final
+
+from attest.errors import AttestError, TestFailure
+
+__all__ = ["ScriptRun", "TimeLimit"]
+
+_SIGNAL: Final = signal.SIGUSR1
+"""Ends a script from another thread: it interrupts whatever the script waits for."""
+
+_AGAIN: Final = 5.0
+"""Seconds until a script that is to end, and caught that, is told again."""
+
+
+class TimeLimit(TestFailure):
+    """The run took longer than its manifest allows.
+
+    Args:
+        seconds: The time limit.
+        doing: What each machine was doing then, a line for each.
+    """
+
+    def __init__(self, seconds: float, doing: Sequence[str] = ()) -> None:
+        super().__init__(
+            "\n".join([f"the test took longer than its {seconds:g} s", *doing]),
+            hint="`timeout` in the manifest",
+        )
+
+
+class _Ended(BaseException):
+    """Ends the script from inside; no `except Exception` in it stops that."""
+
+
+class ScriptRun:
+    """Runs one script in the main thread, where another thread can end it.
+
+    Args:
+        text: The script.
+        filename: Its name in tracebacks.
+        timeout: Seconds until it is ended.
+        doing: Tells what each machine is doing, a line for each.
+    """
+
+    def __init__(
+        self, text: str, filename: str, timeout: float, doing: Callable[[], list[str]] = list
+    ) -> None:
+        self._code = compile(text, filename, "exec", dont_inherit=True)
+        # Tracebacks show the lines of a script that is in no file, too.
+        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+        self.filename = filename
+        self._timeout = timeout
+        self._doing = doing
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._over.set()
+        self._reason: AttestError | None = None
+
+    def abort(self, reason: AttestError) -> None:
+        """End the script with ``reason``; the first counts, and none does when it has ended."""
+        with self._lock:
+            if self._over.is_set() or self._reason is not None:
+                return
+            self._reason = reason
+        threading.Thread(target=self._end, name="end the script", daemon=True).start()
+
+    def run(self, names: dict[str, Any]) -> None:
+        """Run the script with these global names.
+
+        Raises:
+            Exception: Whatever the script raised, or the reason that it was ended for.
+        """
+        timer = threading.Timer(self._timeout, self._run_out)
+        timer.daemon = True
+        before = signal.signal(_SIGNAL, self._raise)
+        self._reason = None
+        self._over.clear()
+        timer.start()
+        where = None
+        try:
+            exec(self._code, names)
+        except _Ended as ended:
+            where = ended.__traceback__
+        finally:
+            with self._lock:  # nobody sends the signal any more
+                self._over.set()
+            timer.cancel()
+            signal.signal(_SIGNAL, before)
+        if self._reason is not None:
+            raise self._reason.with_traceback(where)
+
+    def _run_out(self) -> None:
+        self.abort(TimeLimit(self._timeout, self._doing()))
+
+    def _end(self) -> None:
+        """Interrupt the script until it has ended: it may catch everything, and go on."""
+        while True:
+            with self._lock:
+                if self._over.is_set():
+                    return
+                signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
+            self._over.wait(_AGAIN)
+
+    def _raise(self, signum: int, frame: FrameType | None) -> None:
+        if not self._over.is_set():
+            raise _Ended(str(self._reason))
