@@ -1,34 +1,96 @@
-"""The user's terminal, joined to a shell in a machine."""
+"""The user's terminal, joined to a shell in a machine or to its console."""
 
 from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
+import socket
+import subprocess
 import sys
 import termios
 import threading
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
 
-from attest.errors import ChannelError
+from attest.errors import ChannelError, HostError
 from attest.guest.agent_channel import Process
-from attest.machine import Machine
 
-__all__ = ["interact"]
+if TYPE_CHECKING:
+    from attest.guest.console import Console
+    from attest.machine.commands import Commands
+
+__all__ = ["interact", "interact_at", "interact_on_console"]
+
+_LEAVE: Final = b"\x04"
+"""Ctrl-D, which leaves a console, as that does not end by itself."""
+
+_PIECE: Final = 4096
 
 
-def interact(machine: Machine) -> int:
+def interact(machine: Commands) -> int:
     """Run a login shell on the user's terminal until it ends; return its exit code."""
     columns, rows = os.get_terminal_size(sys.stdin.fileno())
-    command = "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi"
-    term = {"TERM": os.environ.get("TERM", "linux")}
-    process = machine.spawn(command, env=term, stdin=True, pty=(rows, columns))
+    process = _shell(machine, rows, columns)
     with _raw(), _resizing(process), _typing(process):
         while data := process.read():
             os.write(sys.stdout.fileno(), data)
     return process.wait().status
+
+
+def interact_at(machine: Commands, address: str) -> None:
+    """Run a login shell at an address of socat's until it ends, or its other end does.
+
+    Raises:
+        HostError: There is no socat.
+    """
+    socat = shutil.which("socat")
+    if socat is None:
+        raise HostError("`socat` was not found", hint="apt-get install socat")
+    ours, theirs = socket.socketpair()
+    with ours, subprocess.Popen([socat, address, f"FD:{theirs.fileno()}"],
+                                pass_fds=[theirs.fileno()]) as other:  # fmt: skip
+        theirs.close()
+        process = _shell(machine, 24, 80)
+        thread = threading.Thread(target=_feed, args=[ours, process], daemon=True)
+        thread.start()
+        try:
+            with suppress(BrokenPipeError):
+                while data := process.read():
+                    ours.sendall(data)
+        finally:
+            process.abandon()
+            ours.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            other.terminate()
+
+
+def interact_on_console(console: Console) -> None:
+    """Join the user's terminal to a machine's console until Ctrl-D."""
+
+    def show(data: bytes) -> None:
+        os.write(sys.stdout.fileno(), data)
+
+    terminal = sys.stdin.fileno()
+    with _raw(), console.followed(show):
+        while (data := os.read(terminal, _PIECE)) and _LEAVE not in data:
+            console.send(data)
+
+
+def _shell(machine: Commands, rows: int, columns: int) -> Process:
+    command = "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi"
+    term = {"TERM": os.environ.get("TERM", "linux")}
+    return machine.spawn(command, env=term, stdin=True, pty=(rows, columns))
+
+
+def _feed(source: socket.socket, process: Process) -> None:
+    with suppress(BrokenPipeError, ConnectionError, ChannelError):
+        while data := source.recv(_PIECE):
+            process.write(data)
+        process.close_stdin()
 
 
 @contextmanager
@@ -49,7 +111,7 @@ def _type(process: Process, ended: int) -> None:
     terminal = sys.stdin.fileno()
     with suppress(BrokenPipeError, ChannelError):  # the shell has ended meanwhile
         while ended not in select.select([terminal, ended], [], [])[0]:
-            if not (data := os.read(terminal, 4096)):
+            if not (data := os.read(terminal, _PIECE)):
                 process.close_stdin()
                 return
             process.write(data)

@@ -6,8 +6,8 @@ import codecs
 import re
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -85,6 +85,7 @@ class Console:
         self._pipes = pipes
         self._on_line = on_line
         self._on_alarm = on_alarm
+        self._follower: Callable[[bytes], object] | None = None
         self._changed = threading.Condition()
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._unsearched: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -100,9 +101,27 @@ class Console:
             lines = [*self._lines, *([plain_text(self._partial)] if self._partial else [])]
         return lines[-count:]
 
-    def send(self, chars: str) -> None:
+    @property
+    def ended(self) -> bool:
+        """Nothing comes any more, as the machine has ended."""
+        return self._ended
+
+    def text(self) -> str:
+        """All that it has shown, without control sequences."""
+        return plain_text(self.log.read_text(errors="replace").replace("\r", ""))
+
+    def send(self, chars: str | bytes) -> None:
         """Type into the console."""
-        self._pipes.keyboard.write(chars.encode())
+        self._pipes.keyboard.write(chars.encode() if isinstance(chars, str) else chars)
+
+    @contextmanager
+    def followed(self, follower: Callable[[bytes], object]) -> Iterator[None]:
+        """Hand over every byte as it comes, control sequences included; to one at a time."""
+        self._follower = follower
+        try:
+            yield
+        finally:
+            self._follower = None
 
     def search(self, pattern: re.Pattern[str], timeout: float | None) -> bool:
         """Wait for a text since the last match (or the start); several lines can be matched.
@@ -134,6 +153,8 @@ class Console:
                 OSError
             ):  # a full disk must not stop the guest, which waits for its reader
                 self._file.write(data)
+            if follower := self._follower:
+                follower(data)
             self._take(decoder.decode(data))
         self._file.close()
         self._pipes.close()

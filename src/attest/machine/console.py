@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from attest.conditions import watched
 from attest.errors import WaitFailed
 from attest.events import Kind
-from attest.machine.lifecycle import Lifecycle
+from attest.guest.stream import deadline
+from attest.machine.commands import Commands
 
 __all__ = ["ConsoleAccess"]
 
 
-class ConsoleAccess(Lifecycle):
+class ConsoleAccess(Commands):
     """The serial console, and the run's log."""
 
     def wait_for_console_text(self, regex: str, timeout: float | None = None) -> None:
-        """Wait until the console shows a text, searching on from the last match."""
+        """Wait until the console shows a text, searching on from the last match.
+
+        Raises:
+            WaitFailed: It did not in ``timeout`` seconds, or the machine has ended.
+        """
         console = self._alive().console
+        pattern = re.compile(regex, re.MULTILINE)
+        until = deadline(timeout)
+
+        def search(limit: float | None) -> bool:
+            ends = [each for each in (deadline(limit), until) if each is not None]
+            found = console.search(pattern, min(ends) - time.monotonic() if ends else None)
+            if not found and not console.ended and (until is None or time.monotonic() < until):
+                raise TimeoutError
+            return found
+
         with self._events.span(Kind.WAIT, f"wait for console text {regex!r}", machine=self.name):
-            if not console.search(re.compile(regex, re.MULTILINE), timeout):
+            if not watched(search):
                 raise WaitFailed(self.name, f"the console did not show {regex!r}")
 
     def log(self, msg: str) -> None:
@@ -36,6 +53,31 @@ class ConsoleAccess(Lifecycle):
     def send_console(self, chars: str) -> None:
         """Type into the machine's console."""
         self._alive().console.send(chars)
+
+    def console_interact(self) -> None:
+        """Join the user's terminal to the machine's console, until Ctrl-D."""
+        from attest.terminal import interact_on_console
+
+        self.log("the console; Ctrl-D leaves it")
+        interact_on_console(self._alive().console)
+
+    def shell_interact(self, address: str | None = None) -> None:
+        """Open a shell on the user's terminal; it ends with Ctrl-D or ``exit``.
+
+        Args:
+            address: Where to open it instead, as socat writes addresses, such as ``"TCP:…"``.
+        """
+        from attest.terminal import interact, interact_at
+
+        self.connect()
+        if address is None:
+            interact(self)
+        else:
+            interact_at(self, address)
+
+    def get_console_log(self) -> str:
+        """All that the console has shown since the test began."""
+        return self._life.console.text() if self._life else ""
 
     def console_lines(self, count: int = 20) -> list[str]:
         """The last lines of its console."""
