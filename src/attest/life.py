@@ -282,6 +282,20 @@ class Life:
             raise self._error(f"did not reboot in {timeout:g} s")
         self.ready()
 
+    def begin_anew(self, reason: str) -> None:
+        """Wait for its agent as after a start: the guest begins anew, its VMM going on.
+
+        Whatever is under way in it fails with ``reason``.
+        """
+        self._ready.clear()
+        self._introduced = False
+        self.stage = Stage.VMM
+        self._begin_clock()
+        self._starter = threading.Thread(
+            target=self._restart, args=(reason,), name=f"restart {self._name}", daemon=True
+        )
+        self._starter.start()
+
     def reach_again(self, reason: str) -> None:
         """Connect to the agent anew where the connection did not outlive that it was saved.
 
@@ -545,18 +559,11 @@ class Life:
         if event != "RESET" or not data.get("guest") or self.ending:
             return
         self._events.emit(Kind.ACTION, "the guest reboots", machine=self._name)
-        self._ready.clear()
-        self._introduced = False
-        self.stage = Stage.VMM
-        self._begin_clock()
-        self._starter = threading.Thread(
-            target=self._restart, name=f"restart {self._name}", daemon=True
-        )
-        self._starter.start()
+        self.begin_anew("the machine reboots")
 
-    def _restart(self) -> None:
+    def _restart(self, reason: str) -> None:
         self._cloned, self._back = False, None  # it boots, as any machine
-        self._channel.interrupt("the machine reboots")
+        self._channel.interrupt(reason)
         self._rebooted.set()
         self._come_up()
 

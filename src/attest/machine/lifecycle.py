@@ -49,8 +49,18 @@ class Lifecycle:
 
     @property
     def connected(self) -> bool:
-        """Its agent answers."""
+        """Its agent answers.
+
+        A script that sets it to False, as after ``kexec``, says that the guest begins anew: what
+        comes next waits for that.
+        """
         return self.booted and self.stage.reached(Stage.AGENT)
+
+    @connected.setter
+    def connected(self, connected: bool) -> None:
+        if self._life is not None and self.connected and not connected:
+            self._life.ready()
+            self._life.begin_anew("the test says that the guest begins anew")
 
     @property
     def absence(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from typing import Final
 
 from attest.errors import WaitFailed
 from attest.events import Kind
@@ -13,6 +14,11 @@ from attest.machine.waits import Waits
 from attest.pauses import DEFAULT_TIMEOUT, pauses
 
 __all__ = ["Units"]
+
+_SUFFIXES: Final = (
+    ".service", ".socket", ".target", ".device", ".mount", ".automount", ".swap", ".timer",
+    ".path", ".slice", ".scope",
+)  # fmt: skip
 
 
 class Units(Waits):
@@ -29,7 +35,7 @@ class Units(Waits):
         """
         try:
             if user is None:
-                self._wait(f"unit {unit}", WaitKind.UNIT, unit, timeout=timeout)
+                self._wait(f"unit {unit}", WaitKind.UNIT, _full_name(unit), timeout=timeout)
             else:
                 self._wait_for_user_unit(unit, user, timeout)
         except WaitFailed as error:
@@ -108,3 +114,8 @@ class Units(Waits):
     def stop_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
         """``systemctl stop``."""
         return self.systemctl(f"stop {jobname}", user)
+
+
+def _full_name(unit: str) -> str:
+    """The unit's name as systemd has it; like systemctl, people leave ``.service`` out."""
+    return unit if unit.endswith(_SUFFIXES) else f"{unit}.service"

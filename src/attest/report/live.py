@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from attest.events import Event, EventLog, Kind, Subscriber
@@ -31,9 +31,15 @@ class View:
     verbose: bool
     consoles: bool
 
+    _checks: set[int] = field(default_factory=set)
+
     def lines(self, event: Event) -> list[str]:
         """The lines for an event."""
         if event.kind is Kind.CONSOLE and not self.consoles:
+            return []
+        if event.kind is Kind.CONDITION and not self.verbose:
+            self._checks.add(event.span)
+        elif event.parent in self._checks:  # what is done again and again would hide the rest
             return []
         return [f"{event.time:8.3f}  {line}" for line in describe(event, verbose=self.verbose)]
 
