@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +72,7 @@ class Driver:
         self.vlans: list[VLan] = [VLan(number) for number in sorted(numbers)]
         self.log = self.logger = Log(cluster.events)
         self.t: TestCase = _Assertions()  # type: ignore[assignment]  # made when it is first used
-        self.debug = Debug(lambda: pause(namespace(self)))
+        self.debug = Debug(pause)
         self.out_dir: Path = cluster.out_dir
         self.global_timeout = cluster.manifest.timeout
         self._run = run
@@ -171,12 +172,14 @@ class Driver:
 class Debug:
     """Stops in a script."""
 
-    def __init__(self, pause: Callable[[], None]) -> None:
+    def __init__(self, pause: Callable[[dict[str, Any]], None]) -> None:
         self._pause = pause
 
     def breakpoint(self) -> None:
         """Open a Python console, where the run has a user; the script goes on afterwards."""
-        self._pause()
+        here = sys._getframe(1)
+        names = here.f_globals
+        self._pause(names if here.f_locals is names else names | here.f_locals)
 
 
 class _Assertions:
