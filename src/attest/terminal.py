@@ -76,6 +76,7 @@ def interact_on_console(console: Console) -> None:
 
     terminal = sys.stdin.fileno()
     with _raw(), console.followed(show):
+        show(b"the console; Ctrl-D leaves it\r\n")
         while (data := os.read(terminal, _PIECE)) and _LEAVE not in data:
             console.send(data)
 

@@ -58,7 +58,6 @@ class ConsoleAccess(Commands):
         """Join the user's terminal to the machine's console, until Ctrl-D."""
         from attest.terminal import interact_on_console
 
-        self.log("the console; Ctrl-D leaves it")
         interact_on_console(self._alive().console)
 
     def shell_interact(self, address: str | None = None) -> None:
