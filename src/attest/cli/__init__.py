@@ -15,6 +15,7 @@ __all__ = ["main"]
 
 _COMMANDS: Final = {
     "run": "Run a test.",
+    "check": "Check a script without running it.",
     "resume": "Open shells in the machines that a failed test has left.",
     "shell": "Open a shell in a fresh machine.",
     "image": "Build and manage images.",

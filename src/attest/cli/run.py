@@ -36,6 +36,7 @@ from attest.manifest import load_manifest
     "--pause-on-failure", is_flag=True,
     help="Open that console when the script has failed, with the machines as they are.",
 )  # fmt: skip
+@click.option("--check", is_flag=True, help="Check the script first; see `attest check`.")
 @click.option("-v", "--verbose", is_flag=True, help="Show consoles and the output of commands.")
 def run(
     manifest: Path,
@@ -49,6 +50,7 @@ def run(
     keep: bool | None,
     interactive: bool,
     pause_on_failure: bool,
+    check: bool,
     verbose: bool,
 ) -> None:
     """Run the test that MANIFEST (TOML or JSON) declares.
@@ -74,4 +76,10 @@ def run(
         interactive=interactive,
         pause_on_failure=pause_on_failure,
     )
-    sys.exit(run_test(load_manifest(manifest), options))
+    test = load_manifest(manifest)
+    if check:
+        from attest.cli.check import of_manifest, report
+
+        if report(of_manifest(test)):
+            sys.exit(1)
+    sys.exit(run_test(test, options))

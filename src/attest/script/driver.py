@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from attest.cluster import Cluster
@@ -21,17 +22,22 @@ from attest.script.retry import retry
 if TYPE_CHECKING:
     from unittest import TestCase
 
-__all__ = ["Driver", "namespace"]
+__all__ = ["ALSO_GLOBAL", "Driver", "IMPORTED", "namespace"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-_ALSO_GLOBAL: Final = (
+ALSO_GLOBAL: Final = (
     "cluster", "debug", "join_all", "log", "machines", "machines_nspawn",
     "machines_qemu", "polling_condition", "retry", "run_tests", "serial_stdout_off",
     "serial_stdout_on", "start_all", "subtest", "t", "test_script", "vlans", "wait_all",
 )  # fmt: skip
 """Attributes and methods of `Driver` that a script finds under their bare names, too."""
+
+IMPORTED: Final[Mapping[str, ModuleType | type]] = {
+    "os": os, "Machine": Machine, "BaseMachine": Machine, "QemuMachine": Machine, "VLan": VLan,
+}  # fmt: skip
+"""Modules and types that a script finds without an import."""
 
 
 class Driver:
@@ -195,11 +201,8 @@ class _Assertions:
 
 def namespace(driver: Driver) -> dict[str, Any]:
     """The global names of a test script."""
-    names: dict[str, Any] = {name: getattr(driver, name) for name in _ALSO_GLOBAL}
-    names |= {
-        "driver": driver, "os": os, "Machine": Machine, "BaseMachine": Machine,
-        "QemuMachine": Machine, "VLan": VLan, "__name__": "__attest__",
-    }  # fmt: skip
+    names: dict[str, Any] = {name: getattr(driver, name) for name in ALSO_GLOBAL}
+    names |= {**IMPORTED, "driver": driver, "__name__": "__attest__"}
     names |= {f"vlan{vlan.nr}": vlan for vlan in driver.vlans}
     if len(driver.machines) == 1:
         names["machine"] = driver.machines[0]

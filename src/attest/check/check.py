@@ -1,0 +1,45 @@
+"""All checks of a script."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from typing import Final
+
+from attest.check.finding import Finding
+from attest.check.lint import lint
+from attest.check.subject import Subject
+from attest.check.type_check import type_check
+from attest.errors import HostError
+
+__all__ = ["check"]
+
+_SAME: Final = {"undefined-name": "name-defined", "redefined-while-unused": "no-redef"}
+"""What both find: pyflakes' code, and mypy's."""
+
+
+def check(subject: Subject) -> list[Finding]:
+    """What is wrong in a script, in the order of its lines.
+
+    Raises:
+        HostError: mypy or pyflakes is not installed, or does not work.
+    """
+    missing = [name for name in ("mypy", "pyflakes") if not importlib.util.find_spec(name)]
+    if missing:
+        raise HostError(
+            f"to check a script takes {' and '.join(missing)}, not installed here",
+            hint="pip install 'attest-vm[check]'",
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler, which says them when the script is run
+        try:
+            subject.code  # noqa: B018
+        except SyntaxError as error:
+            return [Finding(error.lineno or 1, error.offset or 1, "syntax", error.msg)]
+        types = type_check(subject)
+        flakes = lint(subject)
+    known = {(each.line, each.column, each.code) for each in types}
+    return sorted(
+        types
+        + [each for each in flakes if (each.line, each.column, _SAME.get(each.code)) not in known]
+    )

@@ -1,0 +1,102 @@
+"""mypy over a script, against attest's own classes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from attest.cache import cache_dir
+from attest.check.finding import Finding
+from attest.check.subject import Subject
+from attest.errors import HostError
+
+__all__ = ["type_check"]
+
+_OPTIONS: Final = """\
+[mypy]
+follow_imports = silent
+check_untyped_defs = True
+allow_redefinition = True
+disable_error_code = import-untyped
+native_parser = False
+"""
+"""Its whole configuration; a user's own is for the user's own code.
+
+Most functions of scripts are untyped, and are checked all the same; those that type nothing may
+also use a name again for something else. A package without types is no mistake of the script's.
+The native parser, which mypy 2.4 has by default and 1.13 does not know, counts the columns wrong
+behind characters that are not ASCII.
+"""
+
+_FILE: Final = "script.py"
+_PRELUDE: Final = 1
+"""Lines before the script's own."""
+
+
+def type_check(subject: Subject) -> list[Finding]:
+    """What mypy says of a script.
+
+    Raises:
+        HostError: mypy did not work.
+    """
+    with tempfile.TemporaryDirectory(prefix="attest-check-") as directory:
+        Path(directory, "mypy.ini").write_text(_OPTIONS, encoding="utf-8")
+        Path(directory, _FILE).write_text(f"{subject.prelude}\n{subject.text}", encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "mypy", "--config-file=mypy.ini", "--output=json",
+             f"--cache-dir={_cache()}", _FILE],
+            cwd=directory,
+            # It finds the packages that the script finds, however this program found them.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    try:
+        reports = [json.loads(line) for line in done.stdout.splitlines()]
+    except json.JSONDecodeError:
+        reports = []
+    if done.returncode and not reports:
+        raise HostError(f"mypy failed:\n{done.stdout}{done.stderr}".rstrip())
+    return [
+        _finding(subject, report)
+        for report in reports
+        # mypy 1.13 also shows a method of attest, where a call does not fit it.
+        if report["file"] == _FILE and not _refuted(report["message"])
+    ]
+
+
+def _cache() -> str:
+    """What mypy remembers of attest's modules; nothing, where that cannot be written."""
+    directory = cache_dir() / "mypy"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return os.devnull
+    return str(directory)
+
+
+def _refuted(message: str) -> bool:
+    """Python, which has compiled the script, knows better; mypy goes by the order of the lines."""
+    return message.startswith("No binding for nonlocal ")
+
+
+def _finding(subject: Subject, report: dict[str, Any]) -> Finding:
+    line = report["line"] - _PRELUDE
+    return Finding(
+        line=line,
+        column=subject.column(line, report["column"]),
+        code=report["code"] or "",
+        message=_own_lines(report["message"]),
+        notes=tuple(_own_lines(report["hint"] or "").splitlines()),
+        is_error=report["severity"] == "error",
+    )
+
+
+def _own_lines(message: str) -> str:
+    """The message with the script's line numbers, where it refers to another line."""
+    return re.sub(r"\bon line (\d+)", lambda found: f"on line {int(found[1]) - _PRELUDE}", message)

@@ -1,0 +1,78 @@
+"""`attest check`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from attest.check.check import check as findings_of
+from attest.check.subject import Subject
+from attest.errors import UsageError
+from attest.manifest import Manifest, check_names, load_manifest
+
+
+@click.command()
+@click.argument("test", metavar="MANIFEST|SCRIPT", type=click.Path(path_type=Path))
+@click.option("--nodes", help="The machines of a script, as in a,b [default: machine].")
+@click.option("--vlans", help="The networks of a script, as in 1,2 [default: 1].")
+def check(test: Path, nodes: str | None, vlans: str | None) -> None:
+    """Check the types and names in a test's script, without running it.
+
+    It is that of a MANIFEST (TOML or JSON), or a SCRIPT by itself (.py).
+
+    \b
+    Example: attest check examples/web/test.toml
+    Example: attest check test.py --nodes server,client --vlans 1,2
+
+    Exit code: 0 nothing is wrong, 1 something is, 2 bad input, 3 mypy or pyflakes is missing.
+    """
+    if test.suffix == ".py":
+        subject = _bare(test, (nodes or "machine").split(","), _numbers(vlans or "1"))
+    elif nodes is None and vlans is None:
+        subject = of_manifest(load_manifest(test))
+    else:
+        raise UsageError("--nodes and --vlans are for a script by itself; a manifest has its own")
+    sys.exit(1 if report(subject) else 0)
+
+
+def of_manifest(manifest: Manifest) -> Subject:
+    """The script of a manifest.
+
+    Raises:
+        ManifestError: There is none, or it cannot be read.
+    """
+    text, filename = manifest.script_text()
+    vlans = {vlan for node in manifest.nodes.values() for vlan in node.vlans}
+    return Subject(text, filename, list(manifest.nodes), sorted(vlans))
+
+
+def report(subject: Subject) -> int:
+    """Check a script, print what is wrong, and return how many errors there are."""
+    findings = findings_of(subject)
+    for finding in findings:
+        for line in finding.lines(subject.filename):
+            click.echo(line)
+    errors = sum(finding.is_error for finding in findings)
+    click.echo(f"{subject.filename}: {errors or 'no'} error{'s' * (errors != 1)}", err=True)
+    return errors
+
+
+def _bare(path: Path, machines: list[str], vlans: list[int]) -> Subject:
+    check_names(machines, source="--nodes")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"cannot read {path}: it is not UTF-8 text") from None
+    return Subject(text, str(path), machines, vlans)
+
+
+def _numbers(vlans: str) -> list[int]:
+    numbers = vlans.split(",")
+    for number in numbers:
+        if not (number.isascii() and number.isdigit() and 1 <= int(number) <= 254):
+            raise UsageError(f"--vlans: expected numbers from 1 to 254, as in 1,2; found {vlans!r}")
+    return [int(number) for number in numbers]
