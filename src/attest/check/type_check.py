@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ from attest.cache import cache_dir
 from attest.check.finding import Finding
 from attest.check.subject import Subject
 from attest.errors import HostError
+from attest.machine import Machine
 
 __all__ = ["type_check"]
 
@@ -23,13 +26,14 @@ _OPTIONS: Final = """\
 follow_imports = silent
 check_untyped_defs = True
 allow_redefinition = True
-disable_error_code = import-untyped
+disable_error_code = import-untyped, var-annotated
 native_parser = False
 """
 """Its whole configuration; a user's own is for the user's own code.
 
 Most functions of scripts are untyped, and are checked all the same; those that type nothing may
-also use a name again for something else. A package without types is no mistake of the script's.
+also use a name again for something else. That a package has no types, or an empty list no type of
+its elements, is no mistake.
 The native parser, which mypy 2.4 has by default and 1.13 does not know, counts the columns wrong
 behind characters that are not ASCII.
 """
@@ -47,7 +51,7 @@ def type_check(subject: Subject) -> list[Finding]:
     """
     with tempfile.TemporaryDirectory(prefix="attest-check-") as directory:
         Path(directory, "mypy.ini").write_text(_OPTIONS, encoding="utf-8")
-        Path(directory, _FILE).write_text(f"{subject.prelude}\n{subject.text}", encoding="utf-8")
+        _write(Path(directory, _FILE), f"{subject.prelude}\n{subject.text}".encode())
         done = subprocess.run(
             [sys.executable, "-P", "-m", "mypy", "--config-file=mypy.ini", "--output=json",
              f"--cache-dir={_cache()}", _FILE],
@@ -68,6 +72,17 @@ def type_check(subject: Subject) -> list[Finding]:
         # mypy 1.13 also shows a method of attest, where a call does not fit it.
         if report["file"] == _FILE and not _refuted(report["message"])
     ]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write what mypy is to check, with a time that changes with the content.
+
+    Of a file with the size and the time (in seconds) that one with its name had, mypy says what it
+    said then.
+    """
+    path.write_bytes(content)
+    time = zlib.crc32(content)
+    os.utime(path, (time, time))
 
 
 def _cache() -> str:
@@ -91,7 +106,7 @@ def _finding(subject: Subject, report: dict[str, Any]) -> Finding:
         line=line,
         column=subject.column(line, report["column"]),
         code=report["code"] or "",
-        message=_own_lines(report["message"]),
+        message=_own_lines(report["message"]) + _maybe(report["message"]),
         notes=tuple(_own_lines(report["hint"] or "").splitlines()),
         is_error=report["severity"] == "error",
     )
@@ -100,3 +115,12 @@ def _finding(subject: Subject, report: dict[str, Any]) -> Finding:
 def _own_lines(message: str) -> str:
     """The message with the script's line numbers, where it refers to another line."""
     return re.sub(r"\bon line (\d+)", lambda found: f"on line {int(found[1]) - _PRELUDE}", message)
+
+
+def _maybe(message: str) -> str:
+    """A method that may be meant; mypy looks for it only in a class itself, not in its bases."""
+    if unknown := re.fullmatch(r'"Machine" has no attribute "(\w+)"', message):
+        known = [name for name in dir(Machine) if not name.startswith("_")]
+        for name in difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.75):
+            return f'; maybe "{name}"?'
+    return ""
