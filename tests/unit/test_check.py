@@ -158,6 +158,7 @@ def test_what_is_right_is_left_alone(text: str) -> None:
         "from datetime import datetime as log\nprint(log.now())",
         "class Machine:\n    size = 3\nprint(Machine.size)",
         "machine: Machine\nmachine.succeed('true')",
+        "driver = machine.succeed('true')\nprint(driver.upper(), machines[0].name)",
     ],
 )
 def test_a_script_may_use_a_global_name_for_its_own(text: str) -> None:

@@ -52,22 +52,22 @@ class Subject:
 
     @cached_property
     def declarations(self) -> Mapping[str, str]:
-        """A Python statement for each global name, which tells its type."""
-        driver = f"{Driver.__module__} import {Driver.__qualname__} as _Driver"
-        names = {"driver": f"from {driver}; driver: _Driver"}
-        names |= {name: f"{name} = driver.{name}" for name in ALSO_GLOBAL}
+        """A Python statement for each global name, which tells its type by that of ``_driver``."""
+        names = {"driver": "driver = _driver"}
+        names |= {name: f"{name} = _driver.{name}" for name in ALSO_GLOBAL}
         names |= {name: _import(name, value) for name, value in IMPORTED.items()}
-        names |= {f"vlan{number}": f"vlan{number} = driver.vlans[0]" for number in self.vlans}
+        names |= {f"vlan{number}": f"vlan{number} = _driver.vlans[0]" for number in self.vlans}
         machines = [global_name(name) for name in self.machines]
         if len(machines) == 1:
             machines.append("machine")
-        return names | {name: f"{name} = driver.machines[0]" for name in machines}
+        return names | {name: f"{name} = _driver.machines[0]" for name in machines}
 
     @cached_property
     def prelude(self) -> str:
         """One line of Python that declares the names which the script does not make its own."""
         own = self._own_names()
-        return "; ".join(text for name, text in self.declarations.items() if name not in own)
+        given = [text for name, text in self.declarations.items() if name not in own]
+        return "; ".join([_import("_Driver", Driver), "_driver: _Driver", *given])
 
     def _own_names(self) -> set[str]:
         """The names that the script binds before it reads them: these have types of their own."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,10 +61,7 @@ def type_check(subject: Subject) -> list[Finding]:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
-    try:
-        reports = [json.loads(line) for line in done.stdout.splitlines()]
-    except json.JSONDecodeError:
-        reports = []
+    reports = list(_reports(done.stdout))
     if done.returncode and not reports:
         raise HostError(f"mypy failed:\n{done.stdout}{done.stderr}".rstrip())
     return [
@@ -72,6 +70,18 @@ def type_check(subject: Subject) -> list[Finding]:
         # mypy 1.13 also shows a method of attest, where a call does not fit it.
         if report["file"] == _FILE and not _refuted(report["message"])
     ]
+
+
+def _reports(printed: str) -> Iterator[dict[str, Any]]:
+    for line in printed.splitlines():
+        if line.startswith("{"):
+            yield json.loads(line)
+        elif end := re.fullmatch(rf"{_FILE}:(\d+): error: (.*)", line):
+            # What stops it, mypy before 2.0 says in its other format only.
+            yield {
+                "file": _FILE, "line": int(end[1]), "column": 0, "message": end[2], "hint": None,
+                "code": None, "severity": "error",
+            }  # fmt: skip
 
 
 def _write(path: Path, content: bytes) -> None:
