@@ -114,10 +114,16 @@ def test_a_panic_ends_the_test_at_once_whatever_it_waits_for(tmp_path: Path) -> 
 
 def test_the_time_limit_ends_the_test(tmp_path: Path) -> None:
     manifest = tmp_path / "test.toml"
-    manifest.write_text(f"timeout = 8\nscript = 'one.succeed(\"sleep 1000\")'\n{_TINY}")
+    manifest.write_text(
+        "timeout = 8\nscript = '''two.succeed(\"echo still here > /dev/ttyS0\")\n"
+        f"one.succeed(\"sleep 1000\")'''\n{_TINY}"
+    )
     result = _run(manifest)
     assert result.returncode == 1
     assert "longer than its 8 s" in result.stderr
+    assert "  one: ready, sleep 1000" in result.stderr
+    assert "  two: ready, nothing is being done in it" in result.stderr
+    assert "last console lines of two:\n  | still here\n" in result.stderr
 
 
 def test_verbose_shows_consoles_and_outputs(tmp_path: Path) -> None:

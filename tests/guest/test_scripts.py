@@ -26,7 +26,7 @@ def test_a_script_passes(name: str, tmp_path: Path) -> None:
     manifest = {"name": name, "script": str(SCRIPTS / f"{name}.py"), "nodes": nodes}
     file = tmp_path / f"{name}.json"
     file.write_text(json.dumps(manifest))
-    command = [sys.executable, "-m", "attest", "run", "--accel", "tcg", file]
+    command = [sys.executable, "-m", "attest", "run", "--check", "--accel", "tcg", file]
     result = subprocess.run(
         [*command, "--out", tmp_path / "out"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,

@@ -19,7 +19,7 @@ def running():
 
 
 with subtest("a condition can be waited for"):
-    served.wait(timeout=60)  # type: ignore[union-attr]
+    served.wait(timeout=60)
 
 with subtest("conditions are checked while other things go on"):
     seen.clear()

@@ -25,7 +25,7 @@ from attest.report.live import View, view
 from attest.report.traceback import script_lines
 from attest.runs import new_run_directory
 from attest.script.driver import Driver, namespace
-from attest.script.run import ScriptRun
+from attest.script.run import ScriptRun, TimeLimit
 
 __all__ = ["Options", "run_test"]
 
@@ -216,14 +216,20 @@ class _Run:
         if isinstance(failure, CommandFailed):
             for name, output in (("stdout", failure.stdout), ("stderr", failure.stderr)):
                 lines += [f"  {name} | {line}" for line in output.splitlines()[-200:]]
-        if isinstance(failure, CommandFailed | WaitFailed) and (
-            machine := self._machines.get(failure.machine)
-        ):
+        for machine in self._concerned(failure):
             lines += [f"  last console lines of {machine.name}:"]
             lines += [f"  | {line}" for line in machine.console_lines(10)]
         lines += getattr(failure, "__notes__", [])
         for line in lines:
             _say(plain_text(line))
+
+    def _concerned(self, failure: BaseException) -> list[Machine]:
+        """The machines whose consoles may say more."""
+        if isinstance(failure, TimeLimit):
+            return [machine for machine in self._machines.values() if machine.console_lines(1)]
+        if isinstance(failure, CommandFailed | WaitFailed) and failure.machine in self._machines:
+            return [self._machines[failure.machine]]
+        return []
 
 
 def _exit_code(failure: BaseException) -> int:
