@@ -66,8 +66,9 @@ def test_several_hold_at_once_and_in_threads_too() -> None:
         return True
 
     with _condition(check, seconds_interval=0), _condition(check, seconds_interval=0):
-        wait_all([1, 2], lambda _: watched(lambda timeout: timeout))
-    assert len(seen) == 2
+        wait_all([1], lambda _: watched(lambda timeout: timeout))
+    assert threading.get_ident() not in seen
+    assert len(seen) == 1
 
 
 def test_it_can_be_waited_for() -> None:
