@@ -6,7 +6,6 @@ nothing to poll for. It lives in the cluster's cell and dies with it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import platform
@@ -15,12 +14,11 @@ import secrets
 import shutil
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from attest.errors import HostError
 from attest.vmm import nested
@@ -34,12 +32,10 @@ from attest.vmm.base import (
     identity,
 )
 from attest.vmm.dial import dial
-from attest.vmm.process import VmmProcess, WatchedProcess
+from attest.vmm.monitored import Monitored
+from attest.vmm.process import WatchedProcess
 from attest.vmm.tsc import tsc_khz
 from attest.vmm.vsock import HostVsock, check_vhost_vsock
-
-if TYPE_CHECKING:
-    from attest.vmm.qmp import Qmp
 
 __all__ = ["AGENT_PORT", "Qemu", "QemuBinary", "command_line", "find_qemu"]
 
@@ -288,7 +284,7 @@ def _console(ends: _Inherited) -> list[str]:
     return [*chardev, "-serial", "chardev:console"]
 
 
-class Qemu(VmmProcess):
+class Qemu(Monitored):
     """One QEMU process, running from construction.
 
     Whoever reads ``console`` and ``agent`` closes them.
@@ -316,14 +312,11 @@ class Qemu(VmmProcess):
         self.name = spec.name
         self.channel = spec.channel or "serial"
         self._spec = spec
-        self._on_exit = on_exit
-        self._on_event = on_event
-        self._qmp_lock = threading.Lock()
-        self._session: Qmp | None = None
         if self.channel == "vsock":
             check_vhost_vsock()
         ends = _Ends(self.channel)
-        self._qmp, self._agent, self.console = ends.qmp, ends.agent, ends.console
+        super().__init__(spec.name, ends.qmp, on_exit, on_event)
+        self._agent, self.console = ends.agent, ends.console
         self._cid = ends.inherited.cid
         self._process = WatchedProcess(
             enter(command_line(spec, ends.inherited)),
@@ -336,13 +329,6 @@ class Qemu(VmmProcess):
             self._load(spec.saved)
         elif spec.allow_reboot:
             self._await_events()
-
-    def _await_events(self) -> None:
-        """Connect at once, as the RESET event must not be missed."""
-        from attest.vmm.qmp import QMPError
-
-        with contextlib.suppress(QMPError):  # it has ended already, as `on_exit` tells
-            self._connect()
 
     def _load(self, saved: Saved) -> None:
         from attest.vmm import migration
@@ -369,46 +355,12 @@ class Qemu(VmmProcess):
             if end is not None:
                 end.close()
 
-    def _ended(self, exit: VmmExit) -> None:
-        if self._session is not None:
-            self._session.close()
-        self._on_exit(exit)
-
-    def execute(self, command: str, **arguments: Any) -> Any:
-        """Run a QMP command and return its result; underscores stand for hyphens.
-
-        Raises:
-            qemu.qmp.QMPError: QEMU refused it, or has ended.
-        """
-        return self._connect().execute(command, **arguments)
-
-    def _connect(self) -> Qmp:
-        from attest.vmm.qmp import Qmp  # asyncio costs 40 ms, which few tests need to spend
-
-        with self._qmp_lock:
-            if self._session is None:
-                self._session = Qmp(self.name, self._qmp, self._on_event)
-            return self._session
-
     def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
         """Greet the agent, see `attest.vmm.base.Vmm.dial`; over serial nothing is tried twice."""
         if self._agent is not None:
             greet(self._agent, timeout)
         else:
             dial(HostVsock(self._cid), greet, timeout, vmm=self._process, vcpus="CPU ", dead=dead)
-
-    def drain(self) -> None:
-        """Return when its network cards have read what had come for them before."""
-        for _ in range(2):  # both are served by its main loop, in turns
-            self.execute("query-status")
-
-    def pause(self) -> None:
-        """Stop its processors; nothing happens when it is paused."""
-        self.execute("stop")
-
-    def resume(self) -> None:
-        """Let it go on; nothing happens when it runs."""
-        self.execute("cont")
 
     def save(self, directory: Path) -> Saved:
         """Stop it for good and save it so that clones map its memory, where that can be mapped.
@@ -465,6 +417,5 @@ class Qemu(VmmProcess):
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
         super().kill()
-        self._qmp.close()
         if self._agent is not None:
             self._agent.close()

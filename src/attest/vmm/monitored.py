@@ -1,0 +1,96 @@
+"""A QEMU that is asked over QMP, whoever wrote its command line."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from attest.vmm.base import VmmExit
+from attest.vmm.process import VmmProcess
+
+if TYPE_CHECKING:
+    from attest.vmm.qmp import Qmp
+
+__all__ = ["Monitored"]
+
+
+class Monitored(VmmProcess):
+    """What all QEMUs have in common.
+
+    Args:
+        name: The machine's name.
+        qmp: The driver's end of its QMP socket.
+        on_exit: Called once when the process has ended.
+        on_event: Called with each QMP event's name and data.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        qmp: socket.socket,
+        on_exit: Callable[[VmmExit], None],
+        on_event: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self.name = name
+        self._qmp = qmp
+        self._on_exit = on_exit
+        self._on_event = on_event
+        self._qmp_lock = threading.Lock()
+        self._session: Qmp | None = None
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Run a QMP command and return its result; underscores stand for hyphens.
+
+        Raises:
+            qemu.qmp.QMPError: QEMU refused it, or has ended.
+        """
+        return self._connect().execute(command, **arguments)
+
+    def monitor(self, command: str) -> str:
+        """Run a command of the monitor for people, and return what it prints.
+
+        Raises:
+            qemu.qmp.QMPError: QEMU has ended.
+        """
+        return str(self.execute("human-monitor-command", command_line=command))
+
+    def drain(self) -> None:
+        """Return when its network cards have read what had come for them before."""
+        for _ in range(2):  # both are served by its main loop, in turns
+            self.execute("query-status")
+
+    def pause(self) -> None:
+        """Stop its processors; nothing happens when it is paused."""
+        self.execute("stop")
+
+    def resume(self) -> None:
+        """Let it go on; nothing happens when it runs."""
+        self.execute("cont")
+
+    def kill(self) -> None:
+        """End it at once; nothing happens when it has ended."""
+        super().kill()
+        self._qmp.close()
+
+    def _await_events(self) -> None:
+        """Connect at once, as the RESET event must not be missed."""
+        from attest.vmm.qmp import QMPError
+
+        with contextlib.suppress(QMPError):  # it has ended already, as `on_exit` tells
+            self._connect()
+
+    def _connect(self) -> Qmp:
+        from attest.vmm.qmp import Qmp  # asyncio costs 40 ms, which few tests need to spend
+
+        with self._qmp_lock:
+            if self._session is None:
+                self._session = Qmp(self.name, self._qmp, self._on_event)
+            return self._session
+
+    def _ended(self, exit: VmmExit) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._on_exit(exit)
