@@ -98,6 +98,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     nested: Annotated[
         bool, msgspec.Meta(description="KVM works in it; it is a q35 machine then")
     ] = False
+    graphics: Annotated[
+        bool, msgspec.Meta(description="it has a display and a keyboard; it is a q35 machine then")
+    ] = False
     vmm: Annotated[
         Vmm | None, msgspec.Meta(description="the VMM that runs it; default: that of the run")
     ] = None
@@ -236,10 +239,11 @@ def _node(name: str, value: Any, source: str) -> Node:
     if len(set(node.vlans)) != len(node.vlans):
         raise ManifestError(f"{source}: {where}.vlans: each network once, found {node.vlans}")
     _check_hugepages(node, source, where)
-    if node.nested:
+    if node.nested or node.graphics:
         if value.get("machine", "q35") != "q35":
+            kind = "nested machine" if node.nested else "machine with a display"
             raise ManifestError(
-                f"{source}: {where}.machine: a nested machine is a q35, found {node.machine}",
+                f"{source}: {where}.machine: a {kind} is a q35, found {node.machine}",
                 hint="leave `machine` out",
             )
         node = msgspec.structs.replace(node, machine="q35")

@@ -116,7 +116,7 @@ class Seat:
             disks=tuple(self.disks.contents()), hugepages=node.hugepages,
             warm_until=self.warm_until, warm_steps=tuple(node.warm_steps),
             cpu_model=cpu_model(self.accelerator, nested=node.nested),
-            channel=node.channel or "", balloon=node.balloon,
+            channel=node.channel or "", balloon=node.balloon, graphics=node.graphics,
         )  # fmt: skip
 
     def identity(self) -> Identity:
@@ -186,6 +186,7 @@ class Seat:
             machine=self.node.machine, accelerator=self.accelerator, directory=self.directory,
             nics=tuple(Nic(each.tap, each.mac) for each in self.attachments),
             hugepages=self.node.hugepages, prefault=self.node.prefault, nested=self.node.nested,
+            graphics=self.node.graphics,
             channel=self.node.channel, balloon=self.node.balloon, jail=self.node.jail,
         )  # fmt: skip
 
@@ -237,6 +238,7 @@ def _wants(node: Node, accelerator: str) -> dict[str, bool]:
         "hugepages": node.hugepages,
         "prefault": node.prefault,
         "nested": node.nested,
+        "graphics": node.graphics,
         "serial": node.channel == "serial",
         "vsock": node.channel == "vsock",
         "balloon": node.balloon,

@@ -134,6 +134,19 @@ class Commands(Lifecycle):
                 )  # fmt: skip
         return "".join(outputs)
 
+    def _look_at(self, command: str) -> str:
+        """The output of a command that a wait repeats, and which is no event of its own.
+
+        Raises:
+            CommandFailed: It did not succeed.
+        """
+        completed = self._attempt(self.channel, command, DEFAULT_TIMEOUT)
+        output = _text(completed.stdout)
+        if completed.status != 0:
+            errors = _text(completed.stderr)
+            raise CommandFailed(self.name, command, completed.status, output, errors)
+        return output
+
     def _run(self, command: str, timeout: float | None) -> Completed:
         channel = self.channel
         with self._events.span(Kind.COMMAND, command.strip(), machine=self.name) as span:

@@ -18,7 +18,7 @@ from attest.vmm.tsc import tsc_khz
 
 __all__ = ["Shape", "host_cpu"]
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 """Raised when attest makes snapshots in another way; older ones are not found any more."""
 
 
@@ -40,6 +40,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         hugepages: The memory is on huge pages.
         channel: How the agent is reached, where that is not the VMM's own way.
         balloon: It has a balloon.
+        graphics: It has a display.
         warm_until: The unit that was active when the snapshot was made.
         warm_steps: The commands that had run.
         format: How attest made it.
@@ -59,6 +60,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     cpu_model: str = ""
     channel: str = ""
     balloon: bool = False
+    graphics: bool = False
     warm_until: str = ""
     warm_steps: tuple[str, ...] = ()
     format: int = _FORMAT

@@ -107,6 +107,7 @@ class MachineSpec:
         prefault: All of its memory is allocated before it starts.
         paused: It is loaded from ``saved`` and waits for `Vmm.resume`.
         nested: KVM works in it; it is a ``"q35"``.
+        graphics: It has a display; it is a ``"q35"``.
         channel: How the agent is reached; by default as is usual with the VMM.
         balloon: Memory that the guest frees goes back to the host.
         jail: The VMM is locked up.
@@ -131,6 +132,7 @@ class MachineSpec:
     prefault: bool = False
     paused: bool = False
     nested: bool = False
+    graphics: bool = False
     channel: Literal["serial", "vsock"] | None = None
     balloon: bool = False
     jail: bool = False

@@ -13,6 +13,7 @@ class Capabilities:
     """What a VMM can do, each with the reason where it cannot; empty where it can.
 
     Attributes:
+        graphics: Give the guest a display.
         q35: Be a PC with PCI and firmware.
         reboot: Let a guest reboot and go on.
         set_link: Unplug a network card.
@@ -28,6 +29,7 @@ class Capabilities:
         tcg: Run without KVM.
     """
 
+    graphics: str = ""
     q35: str = ""
     reboot: str = ""
     set_link: str = ""
@@ -55,6 +57,7 @@ FIRECRACKER: Final = Capabilities(
     q35="Firecracker has a machine of its own",
     prefault="Firecracker allocates memory when the guest uses it",
     nested="Firecracker does not let its guests run machines",
+    graphics="Firecracker has no displays",
     serial="Firecracker has no serial port for the agent",
 )
 
@@ -66,6 +69,7 @@ CLOUD_HYPERVISOR: Final = Capabilities(
     ),
     q35="Cloud Hypervisor has a machine of its own",
     nested="attest runs machines that host machines with QEMU only",
+    graphics="Cloud Hypervisor has no displays",
     serial="Cloud Hypervisor has no serial port for the agent",
     balloon="Cloud Hypervisor would punch freed pages out of the snapshot that the machine maps",
     jail="the jailer locks up Firecracker only; Cloud Hypervisor runs in its own sandbox",

@@ -25,6 +25,7 @@ class Monitored(VmmProcess):
         qmp: The driver's end of its QMP socket.
         on_exit: Called once when the process has ended.
         on_event: Called with each QMP event's name and data.
+        keyboard: The machine has a keyboard.
     """
 
     def __init__(
@@ -33,8 +34,11 @@ class Monitored(VmmProcess):
         qmp: socket.socket,
         on_exit: Callable[[VmmExit], None],
         on_event: Callable[[str, dict[str, Any]], None],
+        *,
+        keyboard: bool = True,
     ) -> None:
         self.name = name
+        self.keyboard = keyboard
         self._qmp = qmp
         self._on_exit = on_exit
         self._on_event = on_event
@@ -56,6 +60,17 @@ class Monitored(VmmProcess):
             qemu.qmp.QMPError: QEMU has ended.
         """
         return str(self.execute("human-monitor-command", command_line=command))
+
+    def wait_for_event(
+        self, accept: Callable[[dict[str, Any]], bool], timeout: float
+    ) -> dict[str, Any]:
+        """The next event that ``accept`` takes, of those since the first use of QMP.
+
+        Raises:
+            TimeoutError: It did not come in ``timeout`` seconds.
+            qemu.qmp.QMPError: QEMU has ended.
+        """
+        return self._connect().next_event(accept, timeout)
 
     def drain(self) -> None:
         """Return when its network cards have read what had come for them before."""

@@ -59,9 +59,7 @@ _READ_ONLY: Final = (8, 2)
 
 # What the agent and the console need of the kernel; loglevel 6 shows warnings and what was booted,
 # and leaves out the hundreds of lines that a serial port would make slow.
-_KERNEL: Final = (
-    "console=ttyS0 loglevel=6 panic=-1 reboot=t net.ifnames=0 no_timer_check random.trust_cpu=on"
-)
+_KERNEL: Final = "loglevel=6 panic=-1 reboot=t net.ifnames=0 no_timer_check random.trust_cpu=on"
 
 
 @dataclass(frozen=True)
@@ -148,6 +146,8 @@ def command_line(spec: MachineSpec, ends: _Inherited) -> list[str]:
         card = f"virtio-net-{bus},netdev=net{index},id=nic{index},mac={nic.mac},guest_announce=off"
         arguments += ["-netdev", f"tap,id=net{index},ifname={nic.tap},script=no,downscript=no",
                       "-device", card + rom]  # fmt: skip
+    if spec.graphics:
+        arguments += ["-device", "VGA"]
     if not spec.allow_reboot:
         arguments.append("-no-reboot")
     return arguments
@@ -164,9 +164,11 @@ def _agent(ends: _Inherited, bus: str) -> list[str]:
 
 def _machine(spec: MachineSpec) -> list[str]:
     # With KVM a microvm has no clock chip by itself, and Linux would look for one for long.
-    machine = {"microvm": "microvm,rtc=on", "q35": "q35,smm=off,sata=off,usb=off,vmport=off"}
+    machine = {"microvm": "microvm,rtc=on", "q35": "q35,sata=off,usb=off,vmport=off"}[spec.machine]
+    if spec.machine == "q35" and not spec.graphics:
+        machine += ",smm=off"  # with it, QEMU draws text black on black
     cpu = nested.cpu_model(spec.accelerator, nested=spec.nested)
-    return ["-machine", machine[spec.machine], "-accel", spec.accelerator, "-cpu", cpu]
+    return ["-machine", machine, "-accel", spec.accelerator, "-cpu", cpu]
 
 
 def _memory(spec: MachineSpec) -> list[str]:
@@ -214,7 +216,9 @@ def _boot(spec: MachineSpec) -> list[str]:
 
 
 def _kernel_arguments(spec: MachineSpec) -> str:
-    arguments = [_KERNEL, nested.kernel_argument(spec.accelerator, nested=spec.nested)]
+    # The last one is /dev/console.
+    consoles = "console=tty0 console=ttyS0" if spec.graphics else "console=ttyS0"
+    arguments = [consoles, _KERNEL, nested.kernel_argument(spec.accelerator, nested=spec.nested)]
     if spec.accelerator == "tcg" and (khz := tsc_khz()):
         arguments.append(f"tsc=reliable tsc_early_khz={khz}")
     if spec.image.root is not None:
@@ -315,7 +319,7 @@ class Qemu(Monitored):
         if self.channel == "vsock":
             check_vhost_vsock()
         ends = _Ends(self.channel)
-        super().__init__(spec.name, ends.qmp, on_exit, on_event)
+        super().__init__(spec.name, ends.qmp, on_exit, on_event, keyboard=spec.machine == "q35")
         self._agent, self.console = ends.agent, ends.console
         self._cid = ends.inherited.cid
         self._process = WatchedProcess(

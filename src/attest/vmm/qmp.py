@@ -11,6 +11,8 @@ import logging
 import queue
 import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar, cast
@@ -24,6 +26,9 @@ _T = TypeVar("_T")
 # What fails is raised, and told once; without this, a QEMU that is ended while it starts would
 # print two lines more.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+
+_KEPT_EVENTS: Final = 1000
+"""Events that are kept for whoever asks for them later."""
 
 _REPLY_LIMIT: Final = 60.0
 """Seconds that a reply may take; QEMU answers in milliseconds, on a busy host in seconds."""
@@ -92,6 +97,9 @@ class Qmp:
         self._client = QMPClient(name)
         self._on_event = on_event
         self._waiting: list[Qmp.Events] = []
+        self._history: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
+        self._came = threading.Condition()
+        self._ended = False
         self._listener = _wait(self._open(sock))
 
     async def _open(self, sock: socket.socket) -> asyncio.Task[None]:
@@ -102,8 +110,14 @@ class Qmp:
         try:
             with self._client.listener() as listener:
                 async for event in listener:
+                    with self._came:
+                        self._history.append(dict(event))
+                        self._came.notify_all()
                     self._take(str(event["event"]), cast("dict[str, Any]", event.get("data", {})))
         finally:
+            with self._came:
+                self._ended = True
+                self._came.notify_all()
             for events in self._waiting:
                 events.put(None)
 
@@ -112,6 +126,27 @@ class Qmp:
             if events.name == name:
                 events.put(data)
         self._on_event(name, data)
+
+    def next_event(
+        self, accept: Callable[[dict[str, Any]], bool], timeout: float
+    ) -> dict[str, Any]:
+        """The next event that ``accept`` takes; those before it are dropped.
+
+        Raises:
+            TimeoutError: It did not come in ``timeout`` seconds.
+            QMPError: QEMU has ended.
+        """
+        until = time.monotonic() + timeout
+        with self._came:
+            while True:
+                while self._history:
+                    event = self._history.popleft()
+                    if accept(event):
+                        return event
+                if self._ended:
+                    raise QMPError("QEMU has ended")
+                if not self._came.wait(until - time.monotonic()):
+                    raise TimeoutError(f"no such event in {timeout:g} s")
 
     @contextmanager
     def events(self, name: str) -> Iterator[Events]:

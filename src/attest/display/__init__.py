@@ -1,0 +1,1 @@
+"""What a machine shows on its screen: pictures, their text, and keys."""

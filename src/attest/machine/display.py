@@ -1,0 +1,172 @@
+"""What a machine shows, and its keyboard."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from attest.conditions import watched
+from attest.display import inside, keys
+from attest.errors import MachineError, UsageError, WaitFailed
+from attest.events import Kind
+from attest.machine.commands import Commands
+from attest.machine.monitor import Monitor
+from attest.pauses import DEFAULT_TIMEOUT, pauses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Display"]
+
+_HOLD: Final = 20
+"""Milliseconds that a key is held down; QEMU's own 100 make a line of text take seconds."""
+
+
+class Display(Commands, Monitor):
+    """Screenshots, the text on them, and keys."""
+
+    def screenshot(self, filename: str) -> None:
+        """Take a picture of what the machine shows, as PNG.
+
+        Without a display of QEMU's, it is taken inside: of an X server, the frame buffer, or the
+        text console.
+
+        Args:
+            filename: A path, or a name in the output directory; without a suffix it gets ``.png``.
+
+        Raises:
+            MachineError: Nothing can be seen.
+        """
+        name = filename if "." in filename else f"{filename}.png"
+        path = Path(name) if "/" in name else self.out_dir / name
+        with self._events.span(
+            Kind.ACTION, f"screenshot {path}", machine=self.name, image=str(path)
+        ):
+            path.write_bytes(self._png())
+
+    def get_screen_text(self) -> str:
+        """The text that the machine shows, read from its picture.
+
+        Raises:
+            HostError: Tesseract or its Python packages are not installed.
+        """
+        return next(self._texts(*self._look()))
+
+    def get_screen_text_variants(self) -> list[str]:
+        """The text that the machine shows, as several ways to read the picture have it."""
+        return list(self._texts(*self._look()))
+
+    def wait_for_text(self, regex: str, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Wait until the machine shows a text; a picture of what it shows is left where it fails.
+
+        Raises:
+            WaitFailed: It did not in ``timeout`` seconds.
+        """
+        pattern = re.compile(regex)
+        deadline = time.monotonic() + timeout
+        last: tuple[bytes, str | None] | None = None
+        text = ""
+        with self._events.span(Kind.WAIT, f"wait for the text {regex!r}", machine=self.name):
+            for pause in pauses():
+                watched(lambda _: None)
+                seen = self._look()
+                if seen != last:  # reading takes longer than looking
+                    last = seen
+                    for text in self._texts(*seen):
+                        if pattern.search(text):
+                            return
+                if time.monotonic() + pause >= deadline:
+                    break
+                time.sleep(pause)
+            picture = self.out_dir / f"{self.name}-not-found.png"
+            picture.write_bytes(seen[0])
+            raise WaitFailed(
+                self.name,
+                f"did not show {regex!r} in {timeout:g} s; picture: {picture}; last seen:\n{text}",
+            )
+
+    def send_key(self, key: str, delay: float | None = 0.01, log: bool | None = True) -> None:
+        """Press a key, or several together.
+
+        Args:
+            key: A character or QEMU's name of a key, such as ``"ret"`` or ``"ctrl-alt-f2"``.
+            delay: Seconds until the next may come.
+            log: Report it.
+
+        Raises:
+            MachineError: The machine has no keyboard.
+            UsageError: There is no such key.
+        """
+        vmm = self._monitored("a keyboard")
+        if not vmm.keyboard:
+            raise MachineError(
+                self.name, "a microvm has no keyboard", hint="`graphics = true` gives it one"
+            )
+        what = self._events.span(Kind.ACTION, f"press {key!r}", machine=self.name)
+        with what if log else nullcontext():
+            answer = vmm.monitor(f"sendkey {keys.key_for(key)} {_HOLD}").strip()
+            if answer:
+                raise UsageError(f"{self.name}: send_key({key!r}): {answer}")
+            if delay is not None:
+                time.sleep(delay)
+
+    def send_chars(self, chars: str, delay: float | None = 0.01) -> None:
+        """Type characters, with ``delay`` seconds after each; a line's end is the return key."""
+        with self._events.span(Kind.ACTION, f"type {chars!r}", machine=self.name):
+            for character in chars:
+                self.send_key(character, delay, log=False)
+
+    def _png(self) -> bytes:
+        return self._look()[0]
+
+    def _look(self) -> tuple[bytes, str | None]:
+        """The picture as PNG, and its text, where that is known."""
+        if (picture := self._screendump()) is not None:
+            return picture, None
+        with self._explained():
+            seen = self.channel.run(inside.COMMAND, timeout=60)
+        if seen.status != 0:
+            raise MachineError(
+                self.name,
+                f"no picture: {seen.stderr.decode(errors='replace').strip()}",
+                hint="`graphics = true` gives it a display, on QEMU",
+            )
+        from attest.display.picture import to_png
+
+        try:
+            understood = inside.understand(seen.stdout)
+        except ValueError as error:
+            raise MachineError(self.name, f"no picture: {error}") from None
+        return to_png(understood.picture), understood.text
+
+    def _screendump(self) -> bytes | None:
+        """The picture that QEMU has of its display; None where there is none."""
+        from attest.vmm.monitored import Monitored
+
+        self.start()
+        if not isinstance(self.vmm, Monitored):
+            return None
+        from attest.vmm.qmp import ExecuteError
+
+        # In the cell, too, QEMU sees this directory, and nobody reads the file before it is whole.
+        path = self.out_dir.absolute() / f".{self.name}-{os.getpid()}.png"
+        try:
+            self.vmm.execute("screendump", filename=str(path), format="png")
+            return path.read_bytes()
+        except ExecuteError:
+            return None
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _texts(self, picture: bytes, text: str | None) -> Iterator[str]:
+        if text is not None:
+            yield text
+            return
+        from attest.display.ocr import variants
+        from attest.display.picture import open_picture
+
+        yield from variants(open_picture(picture))

@@ -1,0 +1,53 @@
+"""A machine's virtual terminals, as their text is in the kernel."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from attest.errors import WaitFailed
+from attest.events import Kind
+from attest.machine.commands import Commands
+from attest.pauses import DEFAULT_TIMEOUT, pauses
+
+__all__ = ["TextConsoles"]
+
+
+class TextConsoles(Commands):
+    """The virtual terminals tty1 and so on; they need no display."""
+
+    def get_tty_text(self, tty: str) -> str:
+        """What a virtual terminal shows.
+
+        Args:
+            tty: Its number, as text.
+        """
+        return self._look_at(
+            f"fold -w$(stty -F /dev/tty{tty} size | awk '{{print $2}}') /dev/vcs{tty}"
+        )
+
+    def wait_until_tty_matches(
+        self, tty: str, regexp: str, timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        """Wait until a virtual terminal shows a text.
+
+        Raises:
+            WaitFailed: It did not in ``timeout`` seconds.
+        """
+        pattern = re.compile(regexp)
+        deadline = time.monotonic() + timeout
+        with self._events.span(Kind.WAIT, f"wait for {regexp!r} on tty{tty}", machine=self.name):
+            for pause in pauses():
+                text = self.get_tty_text(tty)
+                if pattern.search(text):
+                    return
+                if time.monotonic() + pause >= deadline:
+                    raise WaitFailed(
+                        self.name,
+                        f"tty{tty} did not show {regexp!r} in {timeout:g} s; last seen:\n{text}",
+                    )
+                time.sleep(pause)
+
+    def dump_tty_contents(self, tty: str) -> None:
+        """Write what a virtual terminal shows into the machine's journal."""
+        self.execute(f"fold -w 80 /dev/vcs{tty} | systemd-cat")

@@ -1,0 +1,62 @@
+"""A machine's X server."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Final
+
+from attest.errors import WaitFailed
+from attest.events import Kind
+from attest.machine.waits import Waits
+from attest.pauses import DEFAULT_TIMEOUT, pauses
+
+__all__ = ["X11"]
+
+_SOCKET: Final = "/tmp/.X11-unix/X0"
+
+# NixOS's display managers start the session's target after the server: its window manager is up.
+_SESSION: Final = (
+    "[ ! -e /run/current-system ] || "
+    'journalctl -b SYSLOG_IDENTIFIER=systemd | grep -q "Reached target Current graphical"'
+)
+
+
+class X11(Waits):
+    """The X server :0 and its windows."""
+
+    def wait_for_x(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Wait until the X server takes connections; on NixOS, until the session is up, too.
+
+        Raises:
+            WaitFailed: It does not after ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        with self._events.span(Kind.WAIT, "wait for the X server", machine=self.name):
+            self.wait_for_open_unix_socket(_SOCKET, timeout=timeout)
+            self.wait_until_succeeds(_SESSION, timeout=max(deadline - time.monotonic(), 0.001))
+
+    def get_window_names(self) -> list[str]:
+        """The names of all windows."""
+        tree = self._look_at("DISPLAY=${DISPLAY:-:0} xwininfo -root -tree")
+        return re.findall(r'0x[0-9a-f]+ "([^"]*)"', tree)
+
+    def wait_for_window(self, regexp: str, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Wait until there is a window whose name matches.
+
+        Raises:
+            WaitFailed: There is none after ``timeout`` seconds.
+        """
+        pattern = re.compile(regexp)
+        deadline = time.monotonic() + timeout
+        with self._events.span(Kind.WAIT, f"wait for a window {regexp!r}", machine=self.name):
+            for pause in pauses():
+                names = self.get_window_names()
+                if any(pattern.search(name) for name in names):
+                    return
+                if time.monotonic() + pause >= deadline:
+                    raise WaitFailed(
+                        self.name,
+                        f"no window {regexp!r} in {timeout:g} s; there are: {', '.join(names)}",
+                    )
+                time.sleep(pause)
