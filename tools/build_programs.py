@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,21 +32,21 @@ class Program:
         name: Its name; its binaries have the architecture's behind it.
         source: Its directory in the source tree.
         target: The directory in the source tree that its binaries go to.
+        carried: The source of a shared object that it carries, below `source`; empty for none.
     """
 
     name: str
     source: str
     target: str
+    carried: str = ""
 
 
 PROGRAMS: Final = (
-    Program("attest-agent", "agent", "src/attest/guest/bin"),
+    Program("attest-agent", "agent", "src/attest/guest/bin", carried="bash/fork.c"),
     Program("attest-uffd", "uffd", "src/attest/vmm/bin"),
 )
 
-_FLAGS: Final = [
-    "-static", "-std=c11", "-D_GNU_SOURCE", "-O2", "-s", "-Wall", "-Wextra", "-Werror",
-]  # fmt: skip
+_FLAGS: Final = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 
 def build_programs(root: Path, architectures: Sequence[str] = ARCHITECTURES) -> None:
@@ -66,31 +67,46 @@ def build_programs(root: Path, architectures: Sequence[str] = ARCHITECTURES) -> 
                 shutil.copyfile(Path(ready, output.name), output)
                 output.chmod(0o755)
             else:
-                _compile(root / program.source, architecture, output)
+                _compile(program, root / program.source, architecture, output)
 
 
-def _compile(directory: Path, architecture: str, output: Path) -> None:
+def _compile(program: Program, directory: Path, architecture: str, output: Path) -> None:
     sources = sorted((directory / "src").glob("*.c"))
     if not sources:
         raise SystemExit(f"{directory / 'src'} holds no C files: this source tree is incomplete")
-    digest = _digest(directory / "src", architecture)
+    carried = [directory / program.carried] if program.carried else []
+    digest = _digest([*carried, *directory.glob("src/*.[ch]")], architecture)
     stamp = directory / "build" / f"{output.name}.digest"
     if output.exists() and stamp.exists() and stamp.read_text() == digest:
         return
     print(f"compiling {output.name}", flush=True)
     fresh = output.with_suffix(f".{os.getpid()}")
-    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-musl"]
-    status = subprocess.call([*compiler, *_FLAGS, *map(str, sources), "-o", str(fresh)])
-    if status != 0:
-        raise SystemExit(f"{output.name} does not compile: {' '.join(compiler)} failed")
+    with tempfile.TemporaryDirectory() as work:
+        definitions = [_carry(source, architecture, Path(work)) for source in carried]
+        _cc(architecture, *_FLAGS, "-static", "-s", *definitions, *sources, "-o", fresh)
     fresh.rename(output)  # a machine that is just starting must never see half an agent
     stamp.parent.mkdir(exist_ok=True)
     stamp.write_text(digest)
 
 
-def _digest(source: Path, architecture: str) -> str:
+def _carry(source: Path, architecture: str, work: Path) -> str:
+    """Compile a shared object to which nothing is linked; how the program gets its bytes."""
+    compiled, linked, listed = work / "object.o", work / "object.so", work / "object.bytes"
+    _cc(architecture, *_FLAGS, "-c", "-fPIC", source, "-o", compiled)
+    _cc(architecture, "-shared", "-nostdlib", "-s", compiled, "-o", linked)
+    listed.write_text(",".join(map(str, linked.read_bytes())))
+    return f'-D{source.stem.upper()}_OBJECT="{listed}"'
+
+
+def _cc(architecture: str, *arguments: str | Path) -> None:
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-musl"]
+    if subprocess.call([*compiler, *map(str, arguments)]) != 0:
+        raise SystemExit(f"{arguments[-1]} does not compile: {' '.join(compiler)} failed")
+
+
+def _digest(sources: Sequence[Path], architecture: str) -> str:
     digest = hashlib.sha256(" ".join([architecture, *_FLAGS]).encode())
-    for file in sorted(source.glob("*.[ch]")):
+    for file in sorted(sources):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 

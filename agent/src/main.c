@@ -20,9 +20,9 @@
 #include "spawn.h"
 #include "version.h"
 
-/* How long nothing must happen before a shell is started. While a command runs, it has the processor; and while shells
- * wait, the next command of a quick sequence is better served by one of them than slowed down by the start of more. */
-enum { IDLE_MS = 2, BUSY_MS = 40, RESTOCK_MS = 100 };
+/* How long nothing must happen before a shell is prepared. While a command runs, it has the processor; and when one has just
+ * ended, the host has it, which may run this guest on the processor that it needs to go on. */
+enum { IDLE_MS = 2, BUSY_MS = 40 };
 
 static struct watch signals;
 
@@ -82,11 +82,10 @@ static void run(void)
     for (;;) {
         links_flush();
         power_act();
-        /* Shells are started when a moment has passed in which the host wanted nothing. */
         bool wanting = shells_wanting();
-        int patience = shells_waiting() ? RESTOCK_MS : session_operations() > 0 ? BUSY_MS : IDLE_MS;
+        int patience = session_operations() > 0 ? BUSY_MS : IDLE_MS;
         if (!loop_turn(wanting ? patience : -1) && wanting)
-            shells_add();
+            shells_prepare();
     }
 }
 

@@ -1,22 +1,25 @@
-/* Starting bash costs 20 to 50 ms in an emulated guest, most of it before it looks at its command. So some are started
- * beforehand, and stand still at the last moment: `bash -c PLACE` with BASH_ENV naming a pipe, which bash reads to its end
- * before it runs the command. A command is handed over in two steps: it is written over PLACE, where the shell's memory holds
- * its argument, and then the pipe gets a few lines that undo what the waiting has changed, and ends. From there on the
- * shell is a `bash -c COMMAND` like any other: it executes a last command without forking, and says `-c` in its messages.
+/* Starting bash costs 8 to 50 ms in an emulated guest, most of it before it looks at its command; forking one that has been
+ * started costs 1 or 2. So one is, the template: `bash -c PLACE` with BASH_ENV naming a script that loads the builtin
+ * `attest_fork` (../bash/fork.c), which forks when it is told to. A fork waits until it gets a command and its descriptors,
+ * writes the command over PLACE, where the shell's memory holds its argument, and leaves the script. From there on it is a
+ * `bash -c COMMAND` like any other: it is the agent's child and leads a session, executes a last command without forking, and
+ * says `-c` in its messages. One fork is made while nothing happens, for the next command; others when they are needed.
  *
- * PLACE is itself a command that runs the right one, should the argument not be writable, or be copied before by some bash. When
- * the agent dies, BASH_ENV is still set, and the shell ends. */
+ * A bash that cannot load the builtin ends at once, and shells are started for commands. When the agent dies, the sockets end,
+ * and with them the template and the fork that waits. */
 #include "shells.h"
 
 #include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "child.h"
@@ -25,18 +28,19 @@
 #include "request.h"
 #include "system.h"
 
-#define PLACE "[[ $BASH_ENV ]] || eval \"$BASH_EXECUTION_STRING\""
+#define SCRIPT                                                                                                         \
+    "unset BASH_ENV LD_BIND_NOW\n"                                                                                     \
+    "enable -f /proc/%d/fd/%d attest_fork 2>/dev/null && attest_fork || exit\n"                                        \
+    ": %s\n" /* for $_ */
 
-enum { PLACE_SIZE = 4096, SHELLS_MAX = 8, DEATHS_MAX = 8, SHRINK_MS = 30000 };
+enum { DEATHS_MAX = 8, PATIENCE_S = 1, MAY_EXECUTE = 0x10 /* MFD_EXEC, which C libraries do not know yet */ };
 
-struct shell {
-    struct child child;
-    struct running running;
-    int control; /* the pipe that it waits for */
-    struct shell *next;
+/* The builtin, as a shared object. */
+static const unsigned char builtin[] = {
+#include FORK_OBJECT
 };
 
-/* What a shell has taken in at its start. When it is no longer so, a waiting shell would not be like a fresh one. */
+/* What a shell takes in at its start. When it is no longer so, the template is not like a fresh one. */
 struct stamp {
     const char *shell, *path;
     struct {
@@ -47,12 +51,12 @@ struct stamp {
     struct rlimit limits[RLIM_NLIMITS];
 };
 
-static struct shell *waiting; /* oldest first */
-static size_t waiting_count, fewest;
-static size_t wanted = 1;
-static size_t deaths; /* of waiting shells, since one was last used */
+static struct child template;       /* its `pid` is 0 when there is none */
+static struct watch template_watch; /* of its socket */
+static bool ready;                  /* it has said so */
+static int waiting;                 /* the socket of a fork that waits for a command, or 0 */
+static size_t deaths;               /* of templates, since one was last used */
 static struct stamp stamp;
-static struct timer shrinking;
 
 static void stamp_now(struct stamp *now)
 {
@@ -72,236 +76,213 @@ static void stamp_now(struct stamp *now)
         getrlimit(i, &now->limits[i]);
 }
 
-static void shell_remove(struct shell *shell)
+static const char *shell_name(void)
 {
-    struct shell **at = &waiting;
-    while (*at != shell)
-        at = &(*at)->next;
-    *at = shell->next;
-    waiting_count--;
-    child_forget(&shell->child);
-    close(shell->control);
+    return strrchr(stamp.shell, '/') + 1;
 }
 
-static void shell_discard(struct shell *shell)
+/* --- the template --- */
+
+static void template_forget(void)
 {
-    kill(shell->running.pid, SIGKILL);
-    shell_remove(shell);
-    running_close(&shell->running);
-    free(shell);
+    child_forget(&template);
+    watch_close(&template_watch);
+    if (waiting)
+        close(waiting);
+    waiting = 0;
+    ready = false;
 }
 
-static void shell_died(struct child *child, int status)
+static void template_discard(void)
 {
-    struct shell *shell = container_of(child, struct shell, child);
-    (void)status;
-    deaths++;
-    shell_remove(shell);
-    running_close(&shell->running);
-    free(shell);
+    kill(template.pid, SIGKILL);
+    template_forget();
 }
 
-/* Throw the waiting shells away when fresh ones would be different. */
+static void template_died(struct child *child, int status)
+{
+    (void)child;
+    deaths = ready || WIFSIGNALED(status) ? deaths + 1 : DEATHS_MAX; /* it cannot load the builtin */
+    template_forget();
+}
+
+static void template_speaks(struct watch *watch, uint32_t events)
+{
+    char nothing;
+    (void)events;
+    if (recv(watch->fd, &nothing, sizeof nothing, MSG_DONTWAIT) == sizeof nothing)
+        ready = true;
+    else
+        watch_events(watch, 0); /* its end is told by its exit */
+}
+
+/* Throw the template away when a fresh shell would be different. */
 static void check_stamp(void)
 {
     struct stamp now;
     stamp_now(&now);
     if (memcmp(&now, &stamp, sizeof now) == 0)
         return;
-    while (waiting)
-        shell_discard(waiting);
+    if (template.pid)
+        template_discard();
     stamp = now;
     deaths = 0;
 }
 
-/* --- the hand-over --- */
+/* --- its start --- */
 
-static void add_quoted(struct buffer *script, const char *text)
+/* A file in memory. */
+static int file_of(const void *bytes, size_t size)
 {
-    buffer_add(script, "'", 1);
-    for (; *text; text++) {
-        if (*text == '\'')
-            buffer_add(script, "'\\''", 4);
-        else
-            buffer_add(script, text, 1);
-    }
-    buffer_add(script, "'\n", 2);
-}
-
-/* Variables are set to what they would be at a start: shells that wait in a snapshot wake up under other names and times,
- * and would all draw the same $RANDOM. */
-static bool send_script(const struct shell *shell, const char *command)
-{
-    char name[65] = "", line[256];
-    uint32_t seed = 0;
-    struct buffer script = {0};
-    gethostname(name, sizeof name - 1);
-    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) < 0)
-        seed = (uint32_t)now_ms();
-    int length = snprintf(line, sizeof line, "exec 3<&-\nunset BASH_ENV\nSECONDS=0\nRANDOM=%u\nHOSTNAME=", seed);
-    buffer_add(&script, line, (size_t)length);
-    add_quoted(&script, name);
-    buffer_add(&script, "BASH_EXECUTION_STRING=", 22);
-    add_quoted(&script, command);
-    buffer_add(&script, ": ", 2); /* for $_ */
-    add_quoted(&script, strrchr(stamp.shell, '/') + 1);
-    ssize_t put = write(shell->control, script.bytes, buffer_size(&script));
-    bool sent = put == (ssize_t)buffer_size(&script);
-    buffer_free(&script);
-    return sent;
-}
-
-/* What /proc/PID/stat says of a shell, by the numbers of its columns in proc(5). */
-struct status {
-    char state;           /* 3 */
-    unsigned long flags;  /* 9: PF_... */
-    unsigned long signal; /* 31: pending ones, with SIGKILL when any is going to end the process */
-    unsigned long start;  /* 48: the address of the arguments */
-};
-
-enum { COLUMN_STATE = 3, COLUMN_FLAGS = 9, COLUMN_SIGNAL = 31, COLUMN_START = 48, EXITING = 0x4, NOT_EXECUTED = 0x40 };
-
-static struct status shell_status(const struct shell *shell)
-{
-    char path[64], line[1024];
-    struct status status = {.state = 'X'};
-    snprintf(path, sizeof path, "/proc/%d/stat", shell->running.pid);
-    char *column = strrchr(read_line(path, line, sizeof line), ')');
-    for (int number = COLUMN_STATE; column && (column = strchr(column + 1, ' ')) && number <= COLUMN_START; number++) {
-        unsigned long value = strtoul(column + 1, NULL, 10);
-        if (number == COLUMN_STATE)
-            status.state = column[1];
-        else if (number == COLUMN_FLAGS)
-            status.flags = value;
-        else if (number == COLUMN_SIGNAL)
-            status.signal = value;
-        else if (number == COLUMN_START)
-            status.start = value;
-    }
-    return status;
-}
-
-/* It was killed and is not dead yet, or the news of that is not read yet: `killall bash` was the command before, maybe. */
-static bool is_dying(const struct status *status)
-{
-    return status->state == 'Z' || status->state == 'X' || status->flags & EXITING || status->signal;
-}
-
-/* A child that has only just been started may still have the agent's memory: vfork() returns a moment before that changes. */
-static void write_argument(const struct shell *shell, const struct status *status, const char *command)
-{
-    char path[64];
-    unsigned long start = status->flags & NOT_EXECUTED ? 0 : status->start;
-    unsigned long address = start + strlen(strrchr(stamp.shell, '/') + 1) + 1 + sizeof "-c";
-    static char place[PLACE_SIZE]; /* the rest is NUL: end of the argument */
-    memset(place, 0, sizeof place);
-    strcpy(place, command);
-    snprintf(path, sizeof path, "/proc/%d/mem", shell->running.pid);
-    int fd = start ? open(path, O_WRONLY | O_CLOEXEC) : -1;
-    if (fd < 0)
-        return;
-    if (pwrite(fd, place, sizeof place, (off_t)address) < 0)
-        perror("attest-agent: a waiting shell's argument"); /* nothing has changed, and PLACE runs the command */
+    int fd = memfd_create("attest", MFD_CLOEXEC | MAY_EXECUTE);
+    if (fd < 0) /* a kernel that knows no others */
+        fd = memfd_create("attest", MFD_CLOEXEC);
+    if (fd < 0 || write(fd, bytes, size) == (ssize_t)size)
+        return fd;
     close(fd);
+    return -1;
 }
 
-bool shells_take(const char *command, struct running *running)
+/* What BASH_ENV names, as a path; false when it cannot be made. */
+static bool write_script(char *path, size_t size)
 {
-    check_stamp();
-    if (strlen(command) >= PLACE_SIZE)
-        return false;
-    struct shell *shell;
-    struct status status;
-    while ((shell = waiting) && (status = shell_status(shell), is_dying(&status)))
-        shell_discard(shell);
-    if (!shell) {
-        wanted = wanted < SHELLS_MAX ? wanted + 1 : wanted;
-        return false;
-    }
-    write_argument(shell, &status, command);
-    if (!send_script(shell, command)) {
-        shell_discard(shell);
-        return false;
-    }
-    *running = shell->running;
-    shell_remove(shell);
-    free(shell);
-    fewest = waiting_count < fewest ? waiting_count : fewest;
-    deaths = 0;
-    return true;
-}
-
-/* --- the number of shells --- */
-
-/* One fewer when not all were used of late. */
-static void shrink(struct timer *timer)
-{
-    if (fewest > 0 && waiting && wanted > 1) {
-        wanted--;
-        if (waiting_count > wanted)
-            shell_discard(waiting);
-    }
-    fewest = waiting_count;
-    if (wanted > 1)
-        timer_set(timer, SHRINK_MS, shrink);
-}
-
-bool shells_waiting(void)
-{
-    return waiting_count > 0;
-}
-
-bool shells_wanting(void)
-{
-    return waiting_count < wanted && deaths < DEATHS_MAX;
+    static int object, script;
+    char text[256];
+    if (object <= 0)
+        object = file_of(builtin, sizeof builtin);
+    if (script > 0)
+        close(script);
+    int length = snprintf(text, sizeof text, SCRIPT, getpid(), object, shell_name());
+    script = file_of(text, (size_t)length);
+    snprintf(path, size, "BASH_ENV=/proc/%d/fd/%d", getpid(), script);
+    return object > 0 && script > 0;
 }
 
 static char **shell_arguments(void)
 {
-    static char place[PLACE_SIZE];
+    static char place[COMMAND_MAX];
     static char *arguments[4];
     memset(place, ' ', sizeof place - 1);
-    memcpy(place, PLACE, strlen(PLACE));
-    arguments[0] = strrchr(stamp.shell, '/') + 1;
+    arguments[0] = (char *)shell_name();
     arguments[1] = "-c";
     arguments[2] = place;
     return arguments;
 }
 
-static bool shell_start(struct shell *shell)
+static pid_t template_execute(int socket)
 {
-    int control[2];
-    static char *const extra[] = {"BASH_ENV=/proc/self/fd/3", NULL};
-    if (pipe2(control, O_CLOEXEC | O_NONBLOCK) < 0)
-        return false;
-    fcntl(control[0], F_SETFL, 0);
+    char path[64];
+    /* With all of its libraries' functions looked up, which the forks need not do then. */
+    char *const extra[] = {path, "LD_BIND_NOW=1", NULL};
+    if (!write_script(path, sizeof path))
+        return -1;
+    int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
     char **environment = environment_make(NULL, false, extra);
     struct spawn spawn = {.program = stamp.shell, .arguments = shell_arguments(), .environment = environment,
-                          .directory = "/", .extra = control[0]};
-    bool started = spawn_on_pipes(&spawn, &shell->running);
+                          .directory = "/", .input = nothing, .output = nothing, .error = nothing, .extra = socket};
+    pid_t pid = spawn_on_descriptors(&spawn);
     texts_free(environment);
-    close(control[0]);
-    shell->control = control[1];
-    if (!started)
-        close(control[1]);
-    return started;
+    close(nothing);
+    return pid;
 }
 
-void shells_add(void)
+static bool shell_socket(int ends[2])
 {
+    struct timeval patience = {.tv_sec = PATIENCE_S};
+    return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0 &&
+           setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0;
+}
+
+static void template_start(void)
+{
+    int ends[2];
     check_stamp();
-    struct shell *shell = allocate(sizeof *shell);
-    if (strcmp(strrchr(stamp.shell, '/'), "/bash") != 0 || !shell_start(shell)) {
-        free(shell);
+    pid_t pid = -1;
+    if (strcmp(shell_name(), "bash") == 0 && shell_socket(ends)) {
+        pid = template_execute(ends[1]);
+        close(ends[1]);
+        if (pid < 0)
+            close(ends[0]);
+    }
+    if (pid < 0) {
         deaths = DEATHS_MAX; /* until the stamp is another */
         return;
     }
-    child_watch(&shell->child, shell->running.pid, shell_died);
-    struct shell **end = &waiting;
-    while (*end)
-        end = &(*end)->next;
-    *end = shell;
-    waiting_count++;
-    if (wanted > 1 && !shrinking.at)
-        timer_set(&shrinking, SHRINK_MS, shrink);
+    child_watch(&template, pid, template_died);
+    watch_start(&template_watch, ends[0], EPOLLIN, template_speaks);
+}
+
+/* --- forks --- */
+
+static bool send_to(int socket, const char *text, const int descriptors[], size_t count)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(3 * sizeof(int))];
+    } control = {{.cmsg_len = CMSG_LEN(count * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    struct iovec bytes = {(char *)text, strlen(text) + 1};
+    struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = &control,
+                             .msg_controllen = CMSG_SPACE(count * sizeof(int))};
+    memcpy(CMSG_DATA(&control.header), descriptors, count * sizeof(int));
+    return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) > 0;
+}
+
+/* The socket of a new fork; 0 when there is none. */
+static int fork_template(void)
+{
+    int ends[2];
+    if (!shell_socket(ends))
+        return 0;
+    bool sent = send_to(template_watch.fd, "", &ends[1], 1);
+    close(ends[1]);
+    if (sent)
+        return ends[0];
+    close(ends[0]);
+    return 0;
+}
+
+/* Give a fork its command: it says in a moment that it begins. One that was killed, or stopped, does not; and one that goes on
+ * after the socket was shut down cannot, and ends. */
+static pid_t begin(const int ends[3], void *command)
+{
+    pid_t pid = -1;
+    int socket = waiting ? waiting : fork_template();
+    waiting = 0;
+    if (!socket)
+        return -1;
+    if (send_to(socket, command, ends, 3) && recv(socket, &pid, sizeof pid, 0) < 0) {
+        shutdown(socket, SHUT_RDWR);
+        recv(socket, &pid, sizeof pid, MSG_DONTWAIT);
+    }
+    close(socket);
+    return pid;
+}
+
+bool shells_take(const char *command, struct running *running)
+{
+    check_stamp();
+    if (strlen(command) >= COMMAND_MAX || !ready)
+        return false;
+    /* The one that waits may be no more. On new pipes: when it is stopped, it keeps the others open. */
+    for (int tries = waiting ? 2 : 1; tries > 0; tries--) {
+        if (start_on_pipes(running, begin, (void *)command)) {
+            deaths = 0;
+            return true;
+        }
+    }
+    template_discard();
+    return false;
+}
+
+bool shells_wanting(void)
+{
+    return template.pid ? ready && !waiting : deaths < DEATHS_MAX;
+}
+
+void shells_prepare(void)
+{
+    if (template.pid)
+        waiting = fork_template();
+    else
+        template_start();
 }

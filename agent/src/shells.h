@@ -1,4 +1,4 @@
-/* Shells that were started beforehand and wait for a command. */
+/* A shell that has been started beforehand, and forks for each command. */
 #ifndef ATTEST_SHELLS_H
 #define ATTEST_SHELLS_H
 
@@ -6,14 +6,16 @@
 
 #include "spawn.h"
 
-/* Hand the command to a waiting shell. False: there is none that would run it as a fresh one does. */
+enum {
+    COMMAND_MAX = 4096, /* with its NUL */
+    SHELL_SOCKET = 3,   /* what a shell that the agent talks to has it on */
+};
+
+/* Run the command in a fork. False: there is none that would run it as a fresh shell does. */
 bool shells_take(const char *command, struct running *running);
 
-/* Whether there are any. */
-bool shells_waiting(void);
-
-/* Whether there are fewer than there should be, and the start of one more: for when the loop has nothing else to do. */
+/* Whether something could be prepared for the next command, and doing so: for when the loop has nothing else to do. */
 bool shells_wanting(void);
-void shells_add(void);
+void shells_prepare(void);
 
 #endif

@@ -26,6 +26,10 @@ static bool oom_adjusted;         /* the agent is spared by the OOM killer; comm
 void spawn_prepare(void)
 {
     signal(SIGPIPE, SIG_IGN);
+    /* A command that writes, or ends, goes on until it waits or its time slice is over, instead of giving way to the agent at
+     * each of its last steps: each change of process empties an emulated processor's translation buffer. */
+    struct sched_param none = {0};
+    syscall(SYS_sched_setscheduler, 0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none);
     umask(022);
     getrlimit(RLIMIT_NOFILE, &files_limit);
     struct rlimit raised = {.rlim_cur = files_limit.rlim_max, .rlim_max = files_limit.rlim_max};
@@ -116,7 +120,7 @@ __attribute__((no_sanitize("address", "undefined"))) static int child_main(void 
 
 /* --- in the agent --- */
 
-static pid_t spawn_child(struct spawn *spawn)
+pid_t spawn_on_descriptors(struct spawn *spawn)
 {
     static uint8_t *stack;
     stack = stack ? stack : allocate(CHILD_STACK);
@@ -134,8 +138,10 @@ static pid_t spawn_child(struct spawn *spawn)
 static bool make_pipes(int pipes[3][2])
 {
     for (int i = 0; i < 3; i++) {
-        if (pipe2(pipes[i], O_CLOEXEC) == 0)
+        if (pipe2(pipes[i], O_CLOEXEC) == 0) {
+            fcntl(pipes[i][i == 0], F_SETFL, O_NONBLOCK); /* the agent's end */
             continue;
+        }
         while (i-- > 0) {
             close(pipes[i][0]);
             close(pipes[i][1]);
@@ -145,27 +151,36 @@ static bool make_pipes(int pipes[3][2])
     return true;
 }
 
-bool spawn_on_pipes(struct spawn *spawn, struct running *running)
+bool start_on_pipes(struct running *running, pid_t (*start)(const int ends[3], void *context), void *context)
 {
     int pipes[3][2];
-    if (!make_pipes(pipes)) {
-        fail(spawn, "pipes");
+    if (!make_pipes(pipes))
         return false;
-    }
-    spawn->input = pipes[0][0];
-    spawn->output = pipes[1][1];
-    spawn->error = pipes[2][1];
+    const int ends[3] = {pipes[0][0], pipes[1][1], pipes[2][1]};
     *running = (struct running){.input = pipes[0][1], .output = pipes[1][0], .error = pipes[2][0]};
-    running->pid = spawn_child(spawn);
-    close(spawn->input);
-    close(spawn->output);
-    close(spawn->error);
-    set_nonblocking(running->input);
-    set_nonblocking(running->output);
-    set_nonblocking(running->error);
+    running->pid = start(ends, context);
+    for (int i = 0; i < 3; i++)
+        close(ends[i]);
     if (running->pid < 0)
         running_close(running);
     return running->pid > 0;
+}
+
+static pid_t spawn_with(const int ends[3], void *context)
+{
+    struct spawn *spawn = context;
+    spawn->input = ends[0];
+    spawn->output = ends[1];
+    spawn->error = ends[2];
+    return spawn_on_descriptors(spawn);
+}
+
+bool spawn_on_pipes(struct spawn *spawn, struct running *running)
+{
+    bool started = start_on_pipes(running, spawn_with, spawn);
+    if (!started && !spawn->failed_step)
+        fail(spawn, "pipes");
+    return started;
 }
 
 static int open_terminal(struct spawn *spawn, int master, uint16_t rows, uint16_t columns)
@@ -197,7 +212,7 @@ bool spawn_on_terminal(struct spawn *spawn, uint16_t rows, uint16_t columns, str
     }
     spawn->input = spawn->output = spawn->error = side;
     spawn->terminal = true;
-    running->pid = spawn_child(spawn);
+    running->pid = spawn_on_descriptors(spawn);
     close(side);
     if (running->pid < 0)
         running_close(running);

@@ -18,7 +18,7 @@ struct spawn {
     /* Set when it fails. */
     int failure;
     const char *failed_step;
-    /* Set by spawn_on_pipes() and spawn_on_terminal(): what becomes 0, 1, 2. */
+    /* What becomes 0, 1, 2: set by spawn_on_pipes() and spawn_on_terminal(). */
     int input, output, error;
     bool terminal;
 };
@@ -31,6 +31,10 @@ struct running {
 
 /* Start a program. It has been executed when this returns true; when not, `failure` and `failed_step` say why. */
 bool spawn_on_pipes(struct spawn *spawn, struct running *running);
+/* The same with what `start` starts, given the ends that become its descriptors; -1: it could not. */
+bool start_on_pipes(struct running *running, pid_t (*start)(const int ends[3], void *context), void *context);
+/* The same on the descriptors that are named in it: the process ID, or -1. */
+pid_t spawn_on_descriptors(struct spawn *spawn);
 /* Likewise on a new controlling terminal, whose master side is `output`. */
 bool spawn_on_terminal(struct spawn *spawn, uint16_t rows, uint16_t columns, struct running *running);
 void running_close(struct running *running);

@@ -1,13 +1,25 @@
 """Shells that wait for a command run it as a fresh `bash -c` does."""
 
+import contextlib
 import os
 import re
+import resource
+import select
 import shutil
+import signal
 import time
 from pathlib import Path
 
 import pytest
-from agent_client import AgentClient, Result, Stream, agent_socket, client
+from agent_client import (
+    AgentClient,
+    Result,
+    Stream,
+    agent_socket,
+    client,
+    root_only,
+    running_agent,
+)
 
 __all__ = ["agent_socket", "client"]
 
@@ -107,18 +119,28 @@ SNIPPETS = [
 ]
 
 
-def await_waiting_shell(client: AgentClient, agent: int) -> None:
-    """Return when a shell waits: in the read() of its pipe."""
+def shells(agent: int) -> list[int]:
+    """The agent's prepared shells: the template, which is the oldest, and the fork that waits."""
+    found = []
+    for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if b"BASH_ENV=" in Path(f"/proc/{child}/environ").read_bytes():
+                found.append(int(child))
+    return found
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def await_waiting_shell(agent: int) -> tuple[int, int]:
+    """The template and the fork that waits, once there is one: in the recvmsg() of its socket."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
-            try:
-                environment = Path(f"/proc/{child}/environ").read_bytes()
-                state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if b"BASH_ENV=/proc/self/fd/3" in environment and state == "S":
-                return
+        with contextlib.suppress(OSError, ValueError):
+            template, waiting = shells(agent)
+            if state(waiting) == "S":
+                return template, waiting
         time.sleep(0.002)
     raise AssertionError("no shell waits")
 
@@ -138,36 +160,23 @@ def plain(stream: Stream, result: Result) -> tuple[str, bytes, bytes]:
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda text: ascii(text)[1:40])
 def test_a_waiting_shell_is_like_a_fresh_one(client: AgentClient, snippet: str) -> None:
     agent = agent_of(client)
-    await_waiting_shell(client, agent)
+    await_waiting_shell(agent)
     warm_result, warm = client.sh(snippet)
     cold_result, cold = client.sh(snippet, COLD)
     assert plain(warm, warm_result) == plain(cold, cold_result)
 
 
-def waiting(agent: int) -> list[int]:
-    """The PIDs of an agent's waiting shells."""
-    found = []
-    for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
-        try:
-            if b"BASH_ENV=" in Path(f"/proc/{child}/environ").read_bytes():
-                found.append(int(child))
-        except OSError:
-            continue
-    return found
-
-
 def test_a_waiting_shell_is_used_and_replaced(client: AgentClient) -> None:
     agent = agent_of(client)
-    await_waiting_shell(client, agent)
-    shells = waiting(agent)
-    pid = int(client.sh("echo $$")[1].stdout)
-    assert pid in shells
-    await_waiting_shell(client, agent)
-    assert pid not in waiting(agent)
+    template, waiting = await_waiting_shell(agent)
+    assert int(client.sh("echo $$")[1].stdout) == waiting
+    again, successor = await_waiting_shell(agent)
+    assert again == template
+    assert successor != waiting
 
 
 def test_the_command_line_shows_the_command(client: AgentClient) -> None:
-    await_waiting_shell(client, agent_of(client))
+    await_waiting_shell(agent_of(client))
     _, stream = client.sh("cat /proc/$$/cmdline; :")
     assert stream.stdout.rstrip(b"\0") == b"bash\0-c\0cat /proc/$$/cmdline; :"
 
@@ -176,27 +185,80 @@ def test_shells_do_not_share_random_numbers(client: AgentClient) -> None:
     agent = agent_of(client)
     drawn = set()
     for _ in range(4):
-        await_waiting_shell(client, agent)
+        await_waiting_shell(agent)
         drawn.add(client.sh("echo $RANDOM $RANDOM $RANDOM")[1].stdout)
     assert len(drawn) == 4
 
 
-def test_a_burst_makes_more_shells_wait(client: AgentClient) -> None:
-    agent = agent_of(client)
-    streams = [client.open(1, [(1, b"sleep 0.05")]) for _ in range(20)]
+def test_commands_at_once_are_all_forks(client: AgentClient) -> None:
+    await_waiting_shell(agent_of(client))
+    command = b"grep -c ^BASH_ENV= < <(tr '\\0' '\\n' < /proc/$$/environ); echo $$; sleep 0.05"
+    streams = [client.open(1, [(1, command)]) for _ in range(20)]
+    pids = set()
     for stream in streams:
         assert client.finish(stream).code == 0
-    deadline = time.monotonic() + 30
-    while len(waiting(agent)) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    assert len(waiting(agent)) <= 8
+        count, pid = stream.stdout.split()
+        assert count == b"1"
+        pids.add(pid)
+    assert len(pids) == 20
 
 
-def test_a_shell_that_was_killed_is_not_missed(client: AgentClient) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("which", ["template", "fork", "both"])
+def test_a_shell_that_was_killed_or_stopped_is_not_missed(
+    client: AgentClient, which: str, number: int
+) -> None:
     agent = agent_of(client)
-    await_waiting_shell(client, agent)
-    for pid in waiting(agent):
-        os.kill(pid, 9)
-    assert client.sh("echo on")[1].stdout == b"on\n"
-    await_waiting_shell(client, agent)
+    template, waiting = await_waiting_shell(agent)
+    for pid in {"template": [template], "fork": [waiting], "both": [template, waiting]}[which]:
+        os.kill(pid, number)
+    for _ in range(3):
+        assert client.sh("echo on")[1].stdout == b"on\n"
+    if number == signal.SIGKILL:
+        await_waiting_shell(agent)
+    for pid in (template, waiting):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_stopped_shell_does_not_run_its_command_later(
+    client: AgentClient, tmp_path: Path
+) -> None:
+    _, waiting = await_waiting_shell(agent_of(client))
+    os.kill(waiting, signal.SIGSTOP)
+    end = os.pidfd_open(waiting)
+    file = tmp_path / "times"
+    client.sh(f"echo once >> {file}")
+    os.kill(waiting, signal.SIGCONT)
+    select.select([end], [], [])
+    os.close(end)
+    assert file.read_text() == "once\n"
+
+
+def test_a_shell_has_the_limits_that_the_agent_has_now(tmp_path: Path) -> None:
+    path = tmp_path / "agent"
+    with running_agent(path) as process, AgentClient(path) as client:
+        await_waiting_shell(process.pid)
+        resource.prlimit(process.pid, resource.RLIMIT_CORE, (4096, 4096))
+        assert client.sh("ulimit -c")[1].stdout == b"4\n"
+
+
+def test_shells_end_with_their_agent(tmp_path: Path) -> None:
+    path = tmp_path / "agent"
+    with running_agent(path) as process:
+        ends = [os.pidfd_open(pid) for pid in await_waiting_shell(process.pid)]
+    for end in ends:
+        select.select([end], [], [])
+        os.close(end)
+
+
+@root_only
+def test_a_shell_without_loadable_builtins_is_started_for_each_command(tmp_path: Path) -> None:
+    other = 'mount --bind /bin/dash /bin/bash && exec "$@"'
+    prefix = ["unshare", "--mount", "sh", "-c", other, "sh"]
+    path = tmp_path / "agent"
+    with running_agent(path, prefix=prefix) as process, AgentClient(path) as client:
+        for _ in range(3):
+            assert client.sh("echo on ${BASH-dash}")[1].stdout == b"on dash\n"
+            time.sleep(0.02)
+        assert shells(process.pid) == []

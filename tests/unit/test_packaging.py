@@ -87,6 +87,7 @@ def test_the_source_distribution_holds_sources_only(dist: Path) -> None:
         names = {name.partition("/")[2] for name in tar.getnames()}
     assert {"pyproject.toml", "LICENSE", "README.md"} <= names
     assert {f"{program.source}/src/main.c" for program in PROGRAMS} <= names
+    assert {f"{each.source}/{each.carried}" for each in PROGRAMS if each.carried} <= names
     assert not [name for name in names if "/bin/" in name or "/build/" in name]
 
 
@@ -109,9 +110,11 @@ def test_programs_compiled_elsewhere_are_taken(
 def sources(root: Path, text: str) -> list[Path]:
     """Give each program a source, and return where its binary for this host will be."""
     for program in PROGRAMS:
-        source = root / program.source / "src/main.c"
-        source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_text(text)
+        for name in ("src/main.c", program.carried):
+            if name:
+                source = root / program.source / name
+                source.parent.mkdir(parents=True, exist_ok=True)
+                source.write_text(text)
     mine = os.uname().machine
     return [root / program.target / f"{program.name}-{mine}" for program in PROGRAMS]
 
@@ -126,6 +129,24 @@ def test_programs_are_compiled_again_only_when_their_sources_have_changed(tmp_pa
     sources(tmp_path, "int main(void) { return 8; }\n")
     build_programs(tmp_path, [mine])
     assert [subprocess.call([binary]) for binary in binaries] == [8] * len(binaries)
+
+
+def test_a_program_is_compiled_again_when_what_it_carries_has_changed(tmp_path: Path) -> None:
+    mine = os.uname().machine
+    (program,) = (program for program in PROGRAMS if program.carried)
+    carries = (
+        "const char object[] = {\n#include FORK_OBJECT\n};\n"
+        "int main(int count, char **words) { return words[0][0] == object[count]; }\n"
+    )
+    sources(tmp_path, "int main(void) { return 7; }\n")
+    (tmp_path / program.source / "src/main.c").write_text(carries)
+    build_programs(tmp_path, [mine])
+    binary = tmp_path / program.target / f"{program.name}-{mine}"
+    first = binary.read_bytes()
+    assert first.count(b"\x7fELF") == 2
+    (tmp_path / program.source / program.carried).write_text("int number = 8;\n")
+    build_programs(tmp_path, [mine])
+    assert binary.read_bytes() != first
 
 
 def test_a_program_that_does_not_compile_ends_the_build(tmp_path: Path) -> None:

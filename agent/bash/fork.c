@@ -1,0 +1,140 @@
+/* A builtin for bash that the agent has its template load (../src/shells.c): fork for each shell that the agent wants, and give
+ * each its command.
+ *
+ * `attest_fork` returns in the forks only, each of which goes on as a `bash -c COMMAND` that the agent has just started: its
+ * parent is the agent, and it has a process ID, a session and descriptors of its own. What takes long at a start, the template
+ * has done.
+ *
+ * Nothing is linked to it: what it does not define is bash's, or of the library that bash uses; a bash without any of that cannot
+ * load it. The system call clone() is used as the library's fork() cannot make a process the parent's child. So the library
+ * keeps the template's thread ID in a fork, which it uses for nothing but locks between threads. */
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "../src/shells.h"
+
+/* bash's own: what its builtins.h says of loadable builtins, and variables. */
+struct builtin {
+    const char *name;
+    int (*function)(void *words);
+    int flags;
+    const char *const *documentation;
+    const char *usage;
+    void *handle;
+};
+
+enum { ENABLED = 1 };
+
+extern struct builtin *shell_builtins, static_shell_builtins[];
+extern int num_shell_builtins;
+extern char *command_execution_string; /* the argument of -c */
+extern pid_t dollar_dollar_pid, shell_pgrp;
+void *bind_variable(const char *name, char *value, int flags);
+
+extern struct builtin attest_fork_struct;
+
+enum { SMALL_MAPPING = 65536 };
+
+static char command[COMMAND_MAX];
+
+/* A message with so many descriptors; false when the agent wants nothing more. */
+static int receive(int descriptors[], size_t count)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(3 * sizeof(int))];
+    } control;
+    struct iovec bytes = {command, sizeof command};
+    struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    if (recvmsg(SHELL_SOCKET, &message, 0) <= 0 || message.msg_controllen < CMSG_LEN(count * sizeof(int)))
+        return 0;
+    memcpy(descriptors, CMSG_DATA(&control.header), count * sizeof(int));
+    return 1;
+}
+
+/* What would be different in a bash that starts now: shells that wait in a snapshot wake up under other names and times, and
+ * would all draw the same $RANDOM. */
+static void become_fresh(void)
+{
+    char text[65] = "0";
+    uint32_t seed = 0;
+    memset(command_execution_string, 0, strlen(command_execution_string));
+    strcpy(command_execution_string, command);
+    bind_variable("BASH_EXECUTION_STRING", command_execution_string, 0);
+    bind_variable("SECONDS", text, 0);
+    gethostname(text, sizeof text - 1);
+    bind_variable("HOSTNAME", text, 0);
+    syscall(SYS_getrandom, &seed, sizeof seed, 1); /* GRND_NONBLOCK */
+    snprintf(text, sizeof text, "%u", seed);
+    bind_variable("RANDOM", text, 0);
+}
+
+/* In a fork: wait for a command, and become the shell that runs it. */
+static int begin(int socket)
+{
+    int descriptors[3];
+    pid_t pid = getpid();
+    setsid();
+    dollar_dollar_pid = shell_pgrp = pid;
+    dup2(socket, SHELL_SOCKET);
+    close(socket);
+    become_fresh(); /* has its own copy of each page that it will write to once there is a command */
+    if (!receive(descriptors, 3))
+        return 1;
+    for (int i = 0; i < 3; i++) {
+        dup2(descriptors[i], i);
+        close(descriptors[i]);
+    }
+    become_fresh();
+    /* An agent that does not hear of it runs the command elsewhere. */
+    if (send(SHELL_SOCKET, &pid, sizeof pid, MSG_NOSIGNAL) < 0)
+        return 1;
+    close(SHELL_SOCKET);
+    return 0;
+}
+
+/* A fork inherits the pages of a program that are in memory only where some page of the mapping is the process' own, and takes
+ * a page fault for each of the others. So each large mapping gets one: a write through this file, of what is there, copies a
+ * page. */
+static void own_pages(void)
+{
+    unsigned long start, end;
+    char line[512], byte;
+    int memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+    FILE *mappings = fopen("/proc/self/maps", "re");
+    while (memory >= 0 && mappings && fgets(line, sizeof line, mappings))
+        if (sscanf(line, "%lx-%lx", &start, &end) == 2 && end - start >= SMALL_MAPPING && strstr(line, " r-") &&
+            pread(memory, &byte, 1, (off_t)start) == 1 && pwrite(memory, &byte, 1, (off_t)start) < 0)
+            break; /* it is only slower */
+    if (mappings)
+        fclose(mappings);
+    if (memory >= 0)
+        close(memory);
+}
+
+static int serve(void *words)
+{
+    int socket;
+    char ready = 0;
+    (void)words;
+    /* bash has put this builtin into a copy of its table. */
+    shell_builtins = static_shell_builtins;
+    num_shell_builtins--;
+    own_pages();
+    send(SHELL_SOCKET, &ready, sizeof ready, MSG_NOSIGNAL);
+    while (receive(&socket, 1)) {
+        if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL) == 0)
+            return begin(socket);
+        close(socket);
+    }
+    return 1;
+}
+
+struct builtin attest_fork_struct = {.name = "attest_fork", .function = serve, .flags = ENABLED, .usage = "attest_fork"};
