@@ -26,6 +26,7 @@ from attest.net.bridge import Attachment, address, hold_bridges, join_bridges, m
 from attest.net.cell import Cell
 from attest.parallel import wait_all
 from attest.scratch import Scratch
+from attest.scripted import Report, ScriptedMachines, name_of
 from attest.seat import Seat, find_vmm
 from attest.snapshot.cache import SnapshotCache
 from attest.starts import ColdStarts, SnapshotStarts, Starts
@@ -52,6 +53,8 @@ class Cluster:
         programs: Paths of VMMs' programs by the VMM's name, before the manifest's and the host's.
         hugepages: Take the memory of all machines from the host's reserved huge pages.
         kept: What was kept of an earlier cluster with this manifest; see `go_back`.
+        state_dir: Where the start scripts' directories go, which are then kept from one cluster to
+            the next; default: among the cluster's temporary files.
         events: Where everything that happens is reported.
         on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died). Default: the
             error is raised by the next call that needs the machine.
@@ -72,6 +75,7 @@ class Cluster:
         programs: Mapping[str, str] | None = None,
         hugepages: bool = False,
         kept: Kept | None = None,
+        state_dir: Path | None = None,
         out_dir: Path | None = None,
         events: EventLog | None = None,
         on_fatal: Callable[[AttestError], None] | None = None,
@@ -95,10 +99,12 @@ class Cluster:
             self._scratch = Scratch()
             undo.callback(self._scratch.close)
             # Before the images: a host that cannot run the test is to say so in the first second.
-            find_qemu()
-            for name, node in manifest.nodes.items():
+            nodes = manifest.image_nodes()
+            if nodes:
+                find_qemu()
+            for name, node in nodes.items():
                 find_vmm(name, node, vmm, self._programs, "tcg" if accelerator == "tcg" else "kvm")
-            check_hugepages(sum(node.memory for node in manifest.nodes.values() if node.hugepages))
+            check_hugepages(sum(node.memory for node in nodes.values() if node.hugepages))
             self._cell = Cell(self._scratch.path)
             undo.callback(self._cell.close)
             self._scratch.create()
@@ -111,18 +117,30 @@ class Cluster:
                 self._cell,
                 [
                     Attachment(vlan, numbers[name])
-                    for name, node in manifest.nodes.items()
+                    for name, node in nodes.items()
                     for vlan in node.vlans
                 ],
             )
+            self._scripted = ScriptedMachines(
+                self._cell,
+                self._scratch.path,
+                manifest,
+                state_dir,
+                Report(self.events, self.out_dir, self._on_fatal),
+            )
+            self.vlans = self._scripted.vlans
             images = kept.images() if kept else _images(manifest, self.events)
-            self._accelerator = accel.choose(accelerator, next(iter(images.values())))
+            if images:
+                self._accelerator = accel.choose(accelerator, next(iter(images.values())))
             self._starts: Starts = (
                 ColdStarts() if cold else WarmStarts(SnapshotCache(), self.events)
             )
             undo.callback(self._starts.close)
             for name, node in manifest.nodes.items():
-                self._add(self._seat(name, numbers[name], node, images[name]), self._starts)
+                if node.start_command:
+                    self.machines[name] = self._scripted.add(name, numbers[name], node)
+                else:
+                    self._add(self._seat(name, numbers[name], node, images[name]), self._starts)
             if kept:
                 for name, seat in self._seats.items():
                     seat.machine_id = kept.machines[name].machine_id
@@ -151,6 +169,42 @@ class Cluster:
             known = ", ".join(self.machines)
             raise UsageError(f"no machine is called {name!r}; there are: {known}") from None
 
+    def create_machine(
+        self,
+        start_command: str | Mapping[str, Any],
+        *,
+        name: str | None = None,
+        keep_vm_state: bool = False,
+    ) -> Machine:
+        """Make a machine of a start script, as NixOS's ``create_machine`` does.
+
+        Args:
+            start_command: A command line for ``sh``, which takes options of QEMU's as arguments; or
+                a dictionary with ``startCommand``, ``name`` and ``keepVmState``, as older scripts
+                have it.
+            name: The machine's name; default: that in ``run-NAME-vm``, else ``machine``. It may be
+                that of a machine that is off, whose place the new one takes.
+            keep_vm_state: Go on with the files of the last machine of that name.
+
+        Raises:
+            UsageError: A machine of that name is running, or the name is none.
+        """
+        if isinstance(start_command, Mapping):
+            options = start_command
+            return self.create_machine(
+                str(options["startCommand"]),
+                name=options.get("name"),
+                keep_vm_state=bool(options.get("keepVmState")),
+            )
+        name = name or name_of(start_command)
+        old = self.machines.get(name)
+        if old is not None and (old.booted or name in self._seats):
+            raise UsageError(f"create_machine: there is a machine {name!r}")
+        check_names({**self.machines, name: None}, source="create_machine")
+        machine = self._scripted.create(name, self._next_number(), start_command, keep_vm_state)
+        self.machines[name] = machine
+        return machine
+
     def start_all(self) -> None:
         """Start all machines and return; each call waits until its machine is ready."""
         for machine in self.machines.values():
@@ -167,6 +221,7 @@ class Cluster:
         """
         running = [machine for machine in self.machines.values() if machine.booted]
         for machine in running:
+            self._scripted.refuse_saving(machine)
             machine.connect()
         with self.events.span(Kind.ACTION, f"checkpoint {name!r}"):
             held = hold_bridges(self._cell, self._vlans())
@@ -215,7 +270,9 @@ class Cluster:
             HostError: A disk cannot be saved.
             Exception: A machine cannot be saved.
         """
-        machines = [(self._seats[name], machine) for name, machine in self.machines.items()]
+        for machine in self.machines.values():
+            self._scripted.refuse_saving(machine)
+        machines = [(seat, self.machines[name]) for name, seat in self._seats.items()]
         with self.events.span(Kind.ACTION, "keep the machines"):
             absent = stop(machines, hold_bridges(self._cell, self._vlans()))
             wait(self._baking)  # they use files of disks that are to be kept
@@ -226,8 +283,8 @@ class Cluster:
         if isinstance(names, int):
             names = list(itertools.islice(self._free_names(snapshot.machine), names))
         original = snapshot.seat
-        number = 1 + max(seat.number for seat in self._seats.values())
-        check_names([*self._seats, *names], source="clone")
+        number = self._next_number()
+        check_names([*self.machines, *names], source="clone")
         seats = [
             self._seat(name, number + index, original.node, original.image)
             for index, name in enumerate(names)
@@ -236,7 +293,7 @@ class Cluster:
             join_bridges(self._cell, [each for seat in seats for each in seat.attachments])
             machines = [self._add(seat, SnapshotStarts(snapshot.saved())) for seat in seats]
             # Those that come up meanwhile find the new names when they ask who they are.
-            known = [machine for machine in self.machines.values() if machine.connected]
+            known = [self.machines[name] for name in self._seats if self.machines[name].connected]
             for machine in machines:
                 machine.start()
             for machine in known:
@@ -250,6 +307,7 @@ class Cluster:
             # machines: the kernel ends all VMMs in one go, and their machines only have to notice.
             ends.callback(self._scratch.close)
             ends.callback(self._starts.close)
+            ends.callback(self._scripted.close)
             ends.callback(lambda: wait(self._baking))  # they have failed by then, or are complete
             for machine in self.machines.values():
                 machine.expect_end()
@@ -283,6 +341,8 @@ class Cluster:
             ready_unit=seat.node.ready_unit,
             start_timeout=seat.node.start_timeout,
             out_dir=self.out_dir,
+            state_dir=seat.directory,
+            shared_dir=self._scripted.shared_dir,
             on_fatal=self._on_fatal,
         )
         self._seats[seat.name] = seat
@@ -304,18 +364,29 @@ class Cluster:
     def _vlans(self) -> set[int]:
         return {vlan for seat in self._seats.values() for vlan in seat.node.vlans}
 
+    def _next_number(self) -> int:
+        return 1 + max((number for number, _ in self._places().values()), default=0)
+
+    def _places(self) -> dict[str, tuple[int, Sequence[int]]]:
+        """Each machine's number and networks."""
+        return {
+            **{name: (seat.number, seat.node.vlans) for name, seat in self._seats.items()},
+            **{name: (seat.number, seat.vlans) for name, seat in self._scripted.seats.items()},
+        }
+
     def _free_names(self, stem: str) -> Iterator[str]:
         names = (f"{stem}-{number}" for number in itertools.count(1))
-        return (name for name in names if name not in self._seats)
+        return (name for name in names if name not in self.machines)
 
     def _hosts(self, name: str) -> str:
         """Every node by name: its address on a network that both are on, where there is one."""
-        own = set(self._seats[name].node.vlans)
+        places = self._places()
+        own = set(places[name][1])
         lines = []
-        for other, seat in sorted(self._seats.items()):
-            if vlans := seat.node.vlans:
+        for other, (number, vlans) in sorted(places.items()):
+            if vlans:
                 vlan = next((vlan for vlan in vlans if vlan in own), vlans[0])
-                lines.append(f"{address(vlan, seat.number)} {other}\n")
+                lines.append(f"{address(vlan, number)} {other}\n")
         return "".join(lines)
 
 
@@ -323,10 +394,10 @@ def _images(manifest: Manifest, events: EventLog) -> dict[str, Image]:
     """Each node's image, built where it is missing."""
     store = ImageStore()
     built: dict[str, Image] = {}
-    for node in manifest.nodes.values():
+    for node in manifest.image_nodes().values():
         if node.image not in built:
             recipe = load_recipe(node.image, relative_to=Path(manifest.directory))
             built[node.image] = store.build(
                 recipe, progress=lambda text: events.emit(Kind.IMAGE, text)
             )
-    return {name: built[node.image] for name, node in manifest.nodes.items()}
+    return {name: built[node.image] for name, node in manifest.image_nodes().items()}

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from attest.errors import AttestError, ChannelError, MachineError, WaitFailed
 from attest.events import EventLog, Kind
 from attest.guest.agent_channel import AgentChannel
+from attest.guest.channel import Channel
 from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
 from attest.guest.protocol import PowerAction, WaitKind
@@ -91,6 +92,10 @@ class Boot(Protocol):
         """
 
 
+def _agent_channel(name: str, sock: socket.socket, padding: bool) -> Channel:
+    return AgentChannel(name, sock, padding=padding)
+
+
 @dataclass(frozen=True)
 class MachineContext:
     """What a machine needs of its cluster.
@@ -102,13 +107,17 @@ class MachineContext:
         origin: The snapshot that it starts from, or None to boot; may take as long as a boot, and
             ends with `attest.scope.Cancelled` when the machine is not wanted any more.
         spoilt: Told why what ``origin`` gave did not restore; returns whether to boot instead.
-        identity: Who it is to become.
+        identity: Who it is to become; None when that is the guest's own business.
         snapshot: Saves it as it is, under a name.
         set_links: Plugs or unplugs its network cards.
-        ready_unit: The systemd unit that must be active before it is ready.
+        ready_unit: The systemd unit that must be active before it is ready; empty: none.
         start_timeout: Seconds from start to ready.
         out_dir: Where its logs and the test's artefacts go.
+        state_dir: The machine's own scratch directory.
+        shared_dir: The directory on this host that all machines may share.
         on_fatal: Called when the run cannot go on: a kernel panic, a VMM that died.
+        channel: Makes the connection to the guest of a socket; told whether that may carry remains
+            of an earlier session.
     """
 
     events: EventLog
@@ -116,13 +125,16 @@ class MachineContext:
     boot: Boot
     origin: Callable[[], Saved | None]
     spoilt: Callable[[str], bool]
-    identity: Callable[[], Identity]
+    identity: Callable[[], Identity] | None
     snapshot: Callable[[str], Snapshot]
     set_links: Callable[[Vmm, bool], None]
     ready_unit: str
     start_timeout: float
     out_dir: Path
+    state_dir: Path
+    shared_dir: Path
     on_fatal: Callable[[AttestError], None]
+    channel: Callable[[str, socket.socket, bool], Channel] = _agent_channel
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ class Return:
 
     saved: Saved
     reason: str
-    channel: AgentChannel | None
+    channel: Channel | None
     together: threading.Barrier
 
 
@@ -233,7 +245,7 @@ class Life:
         self._await_launch()
         return self._console
 
-    def ready(self) -> AgentChannel:
+    def ready(self) -> Channel:
         """The channel, once the machine is ready.
 
         Raises:
@@ -255,7 +267,7 @@ class Life:
         if channel is not None:
             channel.close()
 
-    def leave(self, reason: str) -> AgentChannel | None:
+    def leave(self, reason: str) -> Channel | None:
         """End it as `kill` does, and return its channel, on which all has failed with ``reason``.
 
         The channel is the caller's from now on; there is none when the VMM did not start.
@@ -329,7 +341,7 @@ class Life:
     # Coming up
 
     @property
-    def _channel(self) -> AgentChannel:
+    def _channel(self) -> Channel:
         assert self._channel_or_none is not None, "it is there as soon as the VMM has been started"
         return self._channel_or_none
 
@@ -400,7 +412,7 @@ class Life:
         if self._channel_or_none is None:
             # A clone's agent may have been saved in the middle of a frame.
             padding = serial and self._cloned
-            self._channel_or_none = AgentChannel(self._name, sock, padding=padding)
+            self._channel_or_none = self._context.channel(self._name, sock, padding)
         else:
             self._channel.reconnect(sock, reason, padding=serial)
         self._channel.connect(limit)
@@ -470,19 +482,19 @@ class Life:
     def _introduce(self) -> None:
         """Tell the agent who it is."""
         self._reach(Stage.AGENT)
-        self._channel.identity(self._identity())
+        if self._context.identity is not None:
+            self._channel.identity(self._identity(self._context.identity()))
         self._introduced = True
 
-    def _identity(self) -> Identity:
-        identity = self._context.identity()
+    def _identity(self, identity: Identity) -> Identity:
         if self._back is not None:
             return Identity(hosts=identity.hosts, seed=identity.seed, clock_ns=identity.clock_ns)
         return replace(identity, copy=True) if self._cloned else identity
 
     def _await_unit(self) -> None:
-        if self._channel.welcome.init == "systemd":
-            unit = self._context.ready_unit
-            self._channel.wait_for(WaitKind.UNIT, unit, timeout=self._left())
+        unit = self._context.ready_unit
+        if unit and self._channel.welcome.init == "systemd":
+            self._channel.start_wait(WaitKind.UNIT, unit, timeout=self._left()).result()
 
     def _explain_start(self, error: MachineError) -> MachineError:
         explained = self.explain(error)

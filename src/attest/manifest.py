@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable
@@ -28,14 +29,21 @@ __all__ = [
     "load_manifest",
     "on_hugepages",
     "parse_manifest",
+    "vlans_in",
 ]
 
 _NODE_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
 _YEAR = 365 * 86_400
 """Seconds; the longest time limit, as clocks do not take just any number."""
 
+NO_LIMIT = float(_YEAR)
+"""Seconds: the time limit of what has none."""
+
 MAX_NODES = 250
 """Addresses ``192.168.<vlan>.1`` to ``.250``; the rest is left for the host and broadcasts."""
+
+_SCRIPTED_KEYS = ("start_command", "vlans", "ready_unit", "start_timeout")
+"""Keys of a node that make sense with a start script."""
 
 Vmm = Literal["auto", "qemu", "firecracker", "cloud-hypervisor"]
 
@@ -56,24 +64,43 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One machine of the test."""
 
+    start_command: Annotated[
+        str,
+        msgspec.Meta(
+            description="path of a script that starts it, such as NixOS's run-NAME-vm; then there "
+            "is no image, and its agent is the backdoor shell of NixOS's test guests"
+        ),
+    ] = ""
     image: Annotated[
         str, msgspec.Meta(description="a built-in image (tiny, debian) or the path of a recipe")
     ] = "debian"
     memory: Annotated[int, msgspec.Meta(ge=32, le=1 << 20, description="MiB")] = 512
     vcpus: Annotated[int, msgspec.Meta(ge=1, le=64, description="virtual CPUs")] = 1
     vlans: Annotated[
-        list[Vlan], msgspec.Meta(description="networks it is on, in order eth0, …")
+        list[Vlan],
+        msgspec.Meta(
+            description="networks it is on, in order eth0, …; by default with start_command those "
+            "whose QEMU_VDE_SOCKET_n is in the script"
+        ),
     ] = msgspec.field(default_factory=lambda: [1])
     machine: Annotated[Literal["microvm", "q35"], msgspec.Meta(description="QEMU machine type")] = (
         "microvm"
     )
     ready_unit: Annotated[
         str,
-        msgspec.Meta(description="the systemd unit that must be active before the script goes on"),
+        msgspec.Meta(
+            description="the systemd unit that must be active before the script goes on; none by "
+            "default with start_command"
+        ),
     ] = "multi-user.target"
     start_timeout: Annotated[
         float,
-        msgspec.Meta(gt=0, le=_YEAR, description="seconds from start until the machine is ready"),
+        msgspec.Meta(
+            gt=0,
+            le=_YEAR,
+            description="seconds from start until the machine is ready; no limit by default with "
+            "start_command",
+        ),
     ] = 300.0
     warm_until: Annotated[
         str | None,
@@ -127,6 +154,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timeout: Annotated[
         float, msgspec.Meta(gt=0, le=_YEAR, description="seconds for the script")
     ] = 3600.0
+    vlans: Annotated[
+        list[Vlan],
+        msgspec.Meta(description="networks beyond those of the nodes, for start scripts"),
+    ] = msgspec.field(default_factory=list)
     firecracker: Annotated[
         str, msgspec.Meta(description="path of the Firecracker to use; default: the host's")
     ] = ""
@@ -138,6 +169,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def numbers(self) -> dict[str, int]:
         """Each node's number: alphabetical, from 1 (as in NixOS tests)."""
         return {name: number for number, name in enumerate(sorted(self.nodes), start=1)}
+
+    def image_nodes(self) -> dict[str, Node]:
+        """The nodes that boot an image."""
+        return {name: node for name, node in self.nodes.items() if not node.start_command}
+
+    def all_vlans(self) -> list[int]:
+        """The numbers of all networks."""
+        return sorted({*self.vlans, *(vlan for node in self.nodes.values() for vlan in node.vlans)})
 
     def programs(self) -> dict[str, str]:
         """The paths of VMMs' programs that it gives, by the VMM's name."""
@@ -218,16 +257,16 @@ def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
         )
     check_names(nodes, source=source)
     _check_keys(raw, Manifest, source, "")
-    parsed = {name: _node(name, value, source) for name, value in nodes.items()}
     top = {key: value for key, value in raw.items() if key != "nodes"}
     try:
         fields = msgspec.convert({**top, "nodes": {"placeholder": {}}}, Manifest)
     except msgspec.ValidationError as error:
         raise _explain(error, raw, source, "") from None
+    parsed = {name: _node(name, value, source, fields.directory) for name, value in nodes.items()}
     return msgspec.structs.replace(fields, nodes=parsed)
 
 
-def _node(name: str, value: Any, source: str) -> Node:
+def _node(name: str, value: Any, source: str, directory: str) -> Node:
     where = f"nodes.{name}"
     if not isinstance(value, dict):
         raise ManifestError(f"{source}: {where}: expected a table of keys, found {_kind(value)}")
@@ -238,6 +277,8 @@ def _node(name: str, value: Any, source: str) -> Node:
         raise _explain(error, value, source, where) from None
     if len(set(node.vlans)) != len(node.vlans):
         raise ManifestError(f"{source}: {where}.vlans: each network once, found {node.vlans}")
+    if node.start_command:
+        return _scripted(node, value, source, where, directory)
     _check_hugepages(node, source, where)
     if node.nested or node.graphics:
         if value.get("machine", "q35") != "q35":
@@ -256,6 +297,37 @@ def _node(name: str, value: Any, source: str) -> Node:
     return node
 
 
+def _scripted(node: Node, value: dict[str, Any], source: str, where: str, directory: str) -> Node:
+    """A node of a start script, with the defaults of such nodes."""
+    for key in value:
+        if key not in _SCRIPTED_KEYS:
+            raise ManifestError(
+                f"{source}: {where}.{key}: of a node with `start_command` the script decides that",
+                hint=f"with it go {', '.join(_SCRIPTED_KEYS[1:])}",
+            )
+    path = Path(directory, node.start_command).absolute()
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ManifestError(
+            f"{source}: {where}.start_command: cannot read {path}: {error.strerror}"
+        ) from None
+    if not os.access(path, os.X_OK):
+        raise ManifestError(f"{source}: {where}.start_command: {path} is not executable")
+    return msgspec.structs.replace(
+        node,
+        start_command=str(path),
+        vlans=node.vlans if "vlans" in value else vlans_in(text),
+        ready_unit=value.get("ready_unit", ""),
+        start_timeout=value.get("start_timeout", NO_LIMIT),
+    )
+
+
+def vlans_in(text: str) -> list[int]:
+    """The networks whose VDE switches a start script uses."""
+    return sorted({int(vlan) for vlan in re.findall(r"QEMU_VDE_SOCKET_(\d{1,3})\b", text)})
+
+
 def on_hugepages(manifest: Manifest) -> Manifest:
     """The manifest with the memory of every node on huge pages.
 
@@ -263,7 +335,8 @@ def on_hugepages(manifest: Manifest) -> Manifest:
         ManifestError: A node's memory is no whole number of them.
     """
     nodes = {
-        name: msgspec.structs.replace(node, hugepages=True) for name, node in manifest.nodes.items()
+        name: node if node.start_command else msgspec.structs.replace(node, hugepages=True)
+        for name, node in manifest.nodes.items()
     }
     for name, node in nodes.items():
         _check_hugepages(node, manifest.name, f"nodes.{name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["children", "thread_time"]
+__all__ = ["children", "descendants", "thread_time"]
 
 
 def children(pid: int) -> list[int]:
@@ -15,6 +15,14 @@ def children(pid: int) -> list[int]:
         return [int(word) for word in listing.read_text().split()]
     except FileNotFoundError:  # it has gone, or the kernel has no CONFIG_PROC_CHILDREN
         return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _parent(entry) == pid]
+
+
+def descendants(pid: int) -> list[int]:
+    """The living children of a process, their children, and so on; parents come first."""
+    found = children(pid)
+    for each in found:
+        found.extend(children(each))
+    return found
 
 
 def thread_time(pid: int, names: str) -> int:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from attest.errors import ChannelError, HostError
-from attest.guest.agent_channel import Process
+from attest.guest.channel import Running
 
 if TYPE_CHECKING:
     from attest.guest.console import Console
@@ -81,13 +81,13 @@ def interact_on_console(console: Console) -> None:
             console.send(data)
 
 
-def _shell(machine: Commands, rows: int, columns: int) -> Process:
+def _shell(machine: Commands, rows: int, columns: int) -> Running:
     command = "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi"
     term = {"TERM": os.environ.get("TERM", "linux")}
     return machine.spawn(command, env=term, stdin=True, pty=(rows, columns))
 
 
-def _feed(source: socket.socket, process: Process) -> None:
+def _feed(source: socket.socket, process: Running) -> None:
     with suppress(BrokenPipeError, ConnectionError, ChannelError):
         while data := source.recv(_PIECE):
             process.write(data)
@@ -95,7 +95,7 @@ def _feed(source: socket.socket, process: Process) -> None:
 
 
 @contextmanager
-def _typing(process: Process) -> Iterator[None]:
+def _typing(process: Running) -> Iterator[None]:
     """Hand over what is typed; what comes after the shell's end is for others to read."""
     ended, end = os.pipe()
     thread = threading.Thread(target=_type, args=[process, ended], name="keyboard", daemon=True)
@@ -108,7 +108,7 @@ def _typing(process: Process) -> Iterator[None]:
         os.close(ended)
 
 
-def _type(process: Process, ended: int) -> None:
+def _type(process: Running, ended: int) -> None:
     terminal = sys.stdin.fileno()
     with suppress(BrokenPipeError, ChannelError):  # the shell has ended meanwhile
         while ended not in select.select([terminal, ended], [], [])[0]:
@@ -130,7 +130,7 @@ def _raw() -> Iterator[None]:
 
 
 @contextmanager
-def _resizing(process: Process) -> Iterator[None]:
+def _resizing(process: Running) -> Iterator[None]:
     def resize() -> None:
         columns, rows = os.get_terminal_size(sys.stdin.fileno())
         with suppress(ChannelError):

@@ -16,7 +16,7 @@ from typing import Final
 
 from attest.errors import CommandFailed, MachineError
 from attest.events import Event, EventLog, Kind
-from attest.guest.agent_channel import AgentChannel
+from attest.guest.channel import Channel
 from attest.guest.identity import Identity
 from attest.life import Life, MachineContext, Stage
 from attest.scope import Cancelled, cancellable
@@ -186,7 +186,7 @@ def _boot_and_save(seat: Seat, context: MachineContext, nics: tuple[Nic, ...], i
         life.kill()
 
 
-def _warm_up(channel: AgentChannel, seat: Seat, events: EventLog) -> None:
+def _warm_up(channel: Channel, seat: Seat, events: EventLog) -> None:
     for step in seat.node.warm_steps:
         with events.span(Kind.COMMAND, step, machine=seat.name) as span:
             done = channel.run(f"set -euo pipefail; {step}")

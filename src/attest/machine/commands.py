@@ -11,8 +11,9 @@ from typing import Final
 from attest.conditions import watched
 from attest.errors import CommandFailed, MachineError, WaitFailed
 from attest.events import Kind
-from attest.guest.agent_channel import AgentChannel, Completed, Process
+from attest.guest.channel import Channel, Running
 from attest.guest.console import plain_text
+from attest.guest.process import Completed
 from attest.machine.lifecycle import Lifecycle
 from attest.pauses import DEFAULT_TIMEOUT, pauses
 from attest.scope import cancellable
@@ -82,7 +83,7 @@ class Commands(Lifecycle):
         env: Mapping[str, str] | None = None,
         stdin: bool = False,
         pty: tuple[int, int] | None = None,
-    ) -> Process:
+    ) -> Running:
         """Start a command and return it running.
 
         Args:
@@ -158,7 +159,7 @@ class Commands(Lifecycle):
             }
         return completed
 
-    def _attempt(self, channel: AgentChannel, command: str, timeout: float | None) -> Completed:
+    def _attempt(self, channel: Channel, command: str, timeout: float | None) -> Completed:
         with self._explained():
             process = channel.start(f"set -euo pipefail; {command}", timeout=timeout)
             try:
@@ -197,7 +198,7 @@ def _drop(piece: bytes) -> None:
     """A sink that keeps nothing."""
 
 
-def _drain(process: Process) -> None:
+def _drain(process: Running) -> None:
     """Take what nobody wants to see, so that the command never waits for its output to be read."""
     with suppress(MachineError):
         process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from attest.errors import UsageError
@@ -16,12 +17,20 @@ class Files(Lifecycle):
 
     def copy_from_host(self, source: str | Path, target: str) -> None:
         """Copy a file or a directory tree into the machine, with modes, owners, times and links."""
-        channel = self.channel
+        self._copy_from_host(self.channel.put, source, target)
+
+    def copy_from_host_via_shell(self, source: str | Path, target: str) -> None:
+        """As `copy_from_host`, but not through a directory that host and machine share."""
+        self._copy_from_host(self.channel.put_directly, source, target)
+
+    def _copy_from_host(
+        self, put: Callable[[Path, str], list[str]], source: str | Path, target: str
+    ) -> None:
         with (
             self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),
             self._explained(),
         ):
-            for warning in channel.put(Path(source), target):
+            for warning in put(Path(source), target):
                 self._events.emit(Kind.WARNING, warning, machine=self.name)
 
     def copy_from_machine(self, source: str, target_dir: str = "") -> None:

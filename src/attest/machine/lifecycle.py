@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attest.errors import ChannelError, MachineError, UsageError
 from attest.events import Kind
-from attest.guest.agent_channel import AgentChannel
+from attest.guest.channel import Channel
 from attest.guest.protocol import PowerAction
 from attest.life import Life, MachineContext, Return, Stage
 from attest.pauses import DEFAULT_TIMEOUT
@@ -22,11 +22,21 @@ __all__ = ["Lifecycle"]
 
 
 class Lifecycle:
-    """A machine's lives, and what all else that is done to it goes through."""
+    """A machine's lives, and what all else that is done to it goes through.
+
+    Attributes:
+        name: Its name.
+        out_dir: Where its logs and the test's artefacts go.
+        state_dir: A directory of its own on this host; the files of a start script are there.
+        shared_dir: A directory on this host that all machines may share; NixOS's test guests have
+            it at ``/tmp/shared``.
+    """
 
     def __init__(self, name: str, context: MachineContext) -> None:
         self.name = name
         self.out_dir = context.out_dir
+        self.state_dir = context.state_dir
+        self.shared_dir = context.shared_dir
         self._context = context
         self._events = context.events
         self._lock = threading.RLock()
@@ -98,7 +108,7 @@ class Lifecycle:
         self._alive().ready()
 
     @property
-    def channel(self) -> AgentChannel:
+    def channel(self) -> Channel:
         """The connection to its agent; starts the machine and waits until it is ready."""
         return self._alive().ready()
 
@@ -166,7 +176,7 @@ class Lifecycle:
             back = Return(saved, _restored(name), channel, together)
             self._life = Life(self.name, self._context, allow_reboot, back)
 
-    def leave(self, name: str) -> AgentChannel | None:
+    def leave(self, name: str) -> Channel | None:
         """End this life, so that it can `go_back`; its channel, where it has one, stays open."""
         return self._life.leave(_restored(name)) if self._life else None
 

@@ -16,6 +16,7 @@ __all__ = [
     "address",
     "hold_bridges",
     "join_bridges",
+    "join_switch",
     "make_bridges",
     "make_taps",
     "set_cable",
@@ -78,6 +79,20 @@ def join_bridges(cell: Cell, attachments: Iterable[Attachment]) -> None:
         HostError: Taps cannot be made here.
     """
     _batch(cell, _joined(attachments))
+
+
+def join_switch(cell: Cell, vlan: int) -> str:
+    """Make a tap on a bridge for a switch in user space, and return its name.
+
+    Raises:
+        HostError: It cannot be made here.
+    """
+    tap = f"switch{vlan}"
+    _batch(
+        cell,
+        [f"tuntap add dev {tap} mode tap", f"link set {tap} master vlan{vlan} up"],
+    )
+    return tap
 
 
 def make_taps(cell: Cell, names: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["VLan"]
 
@@ -13,9 +14,12 @@ class VLan:
 
     Attributes:
         nr: Its number, as in the nodes' ``vlans``.
+        socket_dir: The directory of its VDE switch, which is there as soon as the cluster has a
+            machine of a start script.
     """
 
     nr: int
+    socket_dir: Path
 
     def __repr__(self) -> str:
         return f"<VLan {self.nr}>"

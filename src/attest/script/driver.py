@@ -74,8 +74,7 @@ class Driver:
         self.machines: list[Machine] = [each for _, each in sorted(cluster.machines.items())]
         self.machines_qemu = self.machines
         self.machines_nspawn: list[Machine] = []
-        numbers = {vlan for node in cluster.manifest.nodes.values() for vlan in node.vlans}
-        self.vlans: list[VLan] = [VLan(number) for number in sorted(numbers)]
+        self.vlans: list[VLan] = cluster.vlans
         self.log = self.logger = Log(cluster.events)
         self.t: TestCase = _Assertions()  # type: ignore[assignment]  # made when it is first used
         self.debug = Debug(pause)

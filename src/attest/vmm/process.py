@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from attest.processes import children
+from attest.processes import descendants
 from attest.vmm.base import VmmExit
 
 __all__ = ["VmmProcess", "WatchedProcess"]
@@ -31,6 +31,7 @@ class WatchedProcess:
         complete: Called before, to add what else is known of its end.
         stdin: The descriptor of its standard input; default: empty.
         stdout: The descriptor of its standard output; default: the file.
+        env: Its environment; default: the driver's.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class WatchedProcess:
         complete: Callable[[VmmExit], VmmExit] = lambda exit: exit,
         stdin: int = subprocess.DEVNULL,
         stdout: int | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self._on_exit = on_exit
         self._complete = complete
@@ -54,7 +56,7 @@ class WatchedProcess:
         with stderr.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=stdin, stdout=log if stdout is None else stdout, stderr=log,
-                pass_fds=pass_fds, start_new_session=True,
+                pass_fds=pass_fds, start_new_session=True, env=env,
             )  # fmt: skip
         self.pid = self._process.pid
         self._watcher = threading.Thread(
@@ -79,11 +81,11 @@ class WatchedProcess:
         """Kill it and wait for the end; nothing happens when it has ended.
 
         In a cell the process is `nsenter`, which ends when the VMM, its child, has: so its end is
-        also that of the VMM's hold on taps and files.
+        also that of the VMM's hold on taps and files. A script that runs the VMM ends with it.
         """
         self._killed = True
         if self._process.returncode is None:  # else its number may be another's
-            for pid in children(self.pid) or [self.pid]:
+            for pid in descendants(self.pid) or [self.pid]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             # When somebody stops its child, `nsenter` stops itself too, and would stay so.

@@ -1,0 +1,95 @@
+"""A VDE switch for each network that machines of start scripts may be on.
+
+It is ``vde_switch`` where that is installed, as with NixOS's driver, else attest's own. Where other
+machines are on the network, a tap interface joins it to their bridge.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from attest.errors import HostError
+from attest.net.bridge import join_switch
+from attest.net.cell import Cell
+
+__all__ = ["Switches"]
+
+
+class Switches:
+    """The switches of a cluster; they die with its cell.
+
+    Args:
+        cell: Where they live.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._started: set[int] = set()
+        self._undo = ExitStack()
+
+    def start(self, vlan: int, directory: Path, *, bridged: bool) -> None:
+        """Start the switch of a network; nothing happens when it runs.
+
+        Args:
+            vlan: The network's number.
+            directory: Where its sockets go; made here.
+            bridged: Other machines are on the network.
+
+        Raises:
+            HostError: It does not start.
+        """
+        if vlan in self._started:
+            return
+        tap = join_switch(self._cell, vlan) if bridged else ""
+        if shutil.which("vde_switch"):
+            self._start_installed(directory, tap)
+        else:
+            self._start_own(directory, tap)
+        self._started.add(vlan)
+
+    def close(self) -> None:
+        """Wait until they are gone, after their cell."""
+        self._undo.close()
+
+    def _start_own(self, directory: Path, tap: str) -> None:
+        directory.mkdir(mode=0o700)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(directory / "ctl"))
+            listener.listen()
+            self._run(
+                [sys.executable, "-m", "attest.net.vde", str(listener.fileno()), str(directory),
+                 *([tap] if tap else [])],
+                pass_fds=[listener.fileno()],
+            )  # fmt: skip
+
+    def _start_installed(self, directory: Path, tap: str) -> None:
+        # As a hub it does not look into 802.1Q tags, which tests may use themselves.
+        process = self._run(
+            ["vde_switch", "--sock", str(directory), "--dirmode", "0700", "--hub",
+             *(["--tap", tap] if tap else [])],
+            pass_fds=[],
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"showinfo\n")
+        process.stdin.flush()
+        while line := process.stdout.readline():
+            if b"1000 Success" in line:  # it listens
+                return
+        raise HostError(f"vde_switch ended with exit code {process.wait()}")
+
+    def _run(self, command: list[str], *, pass_fds: list[int]) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            self._cell.enter(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            pass_fds=pass_fds, start_new_session=True,
+        )  # fmt: skip
+        self._undo.callback(process.wait)
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                self._undo.callback(stream.close)
+        return process

@@ -1,0 +1,320 @@
+"""What a script may use, with an agent and over a backdoor shell: the same but where said."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import start_scripts
+
+from attest.cluster import Cluster
+from attest.errors import CommandFailed, MachineError, WaitFailed
+from attest.machine import Machine
+from attest.parallel import wait_all
+
+_LATER = "(sleep 0.3; {}) >/dev/null 2>&1 &"
+
+
+@pytest.fixture(scope="module")
+def shell_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two machines of start scripts: `shared` shares a directory with the host, `apart` none."""
+    directory = tmp_path_factory.mktemp("scripts")
+    nodes = {
+        name: {
+            "start_command": str(start_scripts.write(directory, name, share=name == "shared")),
+            "ready_unit": "multi-user.target",
+        }
+        for name in ("apart", "shared")
+    }
+    with Cluster({"nodes": nodes}) as cluster:
+        cluster.start_all()
+        yield cluster
+
+
+@pytest.fixture(params=["agent", "shared", "apart"])
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """A machine, ready: with an agent, and of start scripts."""
+    if request.param == "agent":
+        cluster: Cluster = request.getfixturevalue("debian")
+        return cluster["a"]
+    return request.getfixturevalue("shell_cluster")[request.param]
+
+
+@pytest.fixture(params=["agent", "shell"])
+def one(request: pytest.FixtureRequest) -> Machine:
+    """As `machine`, for what does not depend on a shared directory."""
+    if request.param == "agent":
+        cluster: Cluster = request.getfixturevalue("debian")
+        return cluster["a"]
+    return request.getfixturevalue("shell_cluster")["shared"]
+
+
+# Commands
+
+
+def test_succeed_and_fail(one: Machine) -> None:
+    assert one.succeed("echo one", "echo two >&2; echo three") == "one\nthree\n"
+    assert one.fail("echo seen; false") == "seen\n"
+    with pytest.raises(CommandFailed) as caught:
+        one.succeed("echo out; exit 3")
+    assert (caught.value.status, caught.value.stdout) == (3, "out\n")
+    with pytest.raises(CommandFailed, match="to fail"):
+        one.fail("true")
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("false | true", 1), ("echo $unset_name", 1), ("false; echo no", 1), ("exit 0", 0)],
+)
+def test_strict_bash(one: Machine, command: str, status: int) -> None:
+    assert one.execute(command)[0] == status
+
+
+def test_the_four_forms_of_execute(one: Machine) -> None:
+    assert one.execute("echo x; exit 7") == (7, "x\n")
+    assert one.execute("echo x; exit 7", check_return=False) == (-1, "x\n")
+    one.succeed("rm -f /tmp/done")
+    assert one.execute("touch /tmp/done", check_output=False) == (-2, "")
+    one.wait_for_file("/tmp/done")
+    assert one.execute("echo x; sleep 60", timeout=1) == (124, "x\n")
+
+
+def test_a_time_limit_ends_what_does_not_want_to_end(one: Machine) -> None:
+    assert one.execute("trap '' TERM; while true; do sleep 1; done", timeout=1)[0] == 124
+    assert one.execute("exit 124", timeout=100) == (124, "")
+
+
+def test_background_processes_hold_the_output(one: Machine) -> None:
+    assert one.succeed("(sleep 0.3; echo late) & echo early") == "early\nlate\n"
+
+
+def test_output_of_any_kind_and_size(one: Machine) -> None:
+    assert one.succeed(r"printf 'a\xffb\n'") == "a\ufffdb\n"
+    assert one.succeed("printf ''") == ""
+    assert one.succeed("echo 'two\nlines' 'it'\\''s'") == "two\nlines it's\n"
+    assert len(one.succeed("head -c 3000000 /dev/zero | tr '\\0' x")) == 3_000_000
+    assert len(one.succeed(f"echo {'y' * 100_000}")) == 100_001
+
+
+def test_a_command_has_no_input(one: Machine) -> None:
+    assert one.succeed("cat; echo read") == "read\n"
+
+
+def test_commands_at_once_keep_their_outputs_apart(one: Machine) -> None:
+    outputs = wait_all(range(12), lambda n: one.succeed(f"echo {n}"))
+    assert outputs == [f"{n}\n" for n in range(12)]
+
+
+def test_a_user_and_an_environment(one: Machine) -> None:
+    process = one.spawn("id -un; echo $WORD", user="nobody", env={"WORD": "two words"})
+    assert process.wait().stdout == b"nobody\ntwo words\n"
+
+
+# Waits
+
+
+def test_repeated_commands(one: Machine) -> None:
+    one.succeed("rm -f /tmp/count")
+    command = "echo x >>/tmp/count; test $(wc -l </tmp/count) -ge 3; cat /tmp/count"
+    assert one.wait_until_succeeds(command) == "x\nx\nx\n"
+    with pytest.raises(WaitFailed, match=r"did not succeed in 1 s: exit code 4, last output:\nwhy"):
+        one.wait_until_succeeds("echo why; exit 4", timeout=1)
+    one.succeed("touch /tmp/there", _LATER.format("rm /tmp/there"))
+    one.wait_until_fails("test -e /tmp/there")
+
+
+def test_units(one: Machine) -> None:
+    one.wait_for_unit("multi-user.target")
+    one.succeed("systemd-run --quiet --no-block --unit later --property Type=notify "
+                "sh -c 'sleep 0.5; systemd-notify --ready; sleep 1000'")  # fmt: skip
+    one.wait_for_unit("later.service", timeout=60)
+    assert one.get_unit_property("later.service", "ActiveState") == "active"
+    assert one.get_unit_info("later.service")["Id"] == "later.service"
+    one.require_unit_state("later.service")
+    one.stop_job("later.service")
+    with pytest.raises(WaitFailed, match="inactive"):
+        one.require_unit_state("later.service")
+
+
+def test_a_unit_that_failed_ends_the_wait_with_its_journal(one: Machine) -> None:
+    one.execute("systemd-run --quiet --unit broken sh -c 'echo the reason; exit 9'")
+    with pytest.raises(WaitFailed) as caught:
+        one.wait_for_unit("broken.service", timeout=60)
+    assert caught.value.state["ActiveState"] == "failed"
+    assert caught.value.state["Result"] == "exit-code"
+    assert caught.value.state["ExecMainStatus"] == "9"
+    assert "the reason" in str(caught.value)
+    one.succeed("systemctl reset-failed broken.service")
+
+
+@pytest.mark.parametrize("unit", ["idle.service", "nonesuch.service"])
+def test_a_unit_that_cannot_come_ends_the_wait(one: Machine, unit: str) -> None:
+    one.succeed("printf '[Service]\\nExecStart=true\\n' > /run/systemd/system/idle.service")
+    one.succeed("systemctl daemon-reload")
+    with pytest.raises(WaitFailed, match="no job is pending|not-found"):
+        one.wait_for_unit(unit, timeout=60)
+
+
+def test_ports(one: Machine) -> None:
+    one.succeed("systemd-run --quiet --unit server nc -lk 127.0.0.1 7777")
+    one.wait_for_open_port(7777, timeout=30)
+    one.succeed(_LATER.format("systemctl stop server"))
+    one.wait_for_closed_port(7777, timeout=30)
+    with pytest.raises(WaitFailed, match="7777"):
+        one.wait_for_open_port(7777, timeout=0.5)
+
+
+def test_files(one: Machine) -> None:
+    one.succeed("rm -rf /tmp/deep", _LATER.format("mkdir -p /tmp/deep/er; touch /tmp/deep/er/f"))
+    one.wait_for_file("/tmp/deep/er/f", timeout=30)
+    one.wait_for_file("/tmp/deep/*/f", timeout=30)
+    with pytest.raises(WaitFailed, match="/never"):
+        one.wait_for_file("/never", timeout=0.5)
+
+
+@pytest.mark.parametrize("datagram", [False, True])
+def test_unix_sockets(one: Machine, datagram: bool) -> None:
+    path = f"/tmp/socket-{datagram}"
+    with pytest.raises(WaitFailed):
+        one.wait_for_open_unix_socket(path, datagram, timeout=0.5)
+    one.succeed(f"systemd-run --quiet --unit socket nc -lk{'u' if datagram else ''}U {path}")
+    one.wait_for_open_unix_socket(path, datagram, timeout=30)
+    one.succeed("systemctl stop socket")
+
+
+def test_the_console(one: Machine) -> None:
+    one.succeed("echo needle-in-console > /dev/ttyS0")
+    one.wait_for_console_text("needle-in-con.*", timeout=30)
+    with pytest.raises(WaitFailed):
+        one.wait_for_console_text("never-on-the-console", timeout=0.5)
+
+
+# Files
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory with one of everything that is copied."""
+    root = tmp_path / "tree"
+    (root / "sub").mkdir(parents=True)
+    (root / "data").write_bytes(os.urandom(200_000))
+    (root / "tool").write_text("#!/bin/sh\necho ran\n")
+    (root / "tool").chmod(0o750)
+    (root / "sub" / "link").symlink_to("../data")
+    return root
+
+
+def test_trees_go_in_and_out(machine: Machine, tree: Path) -> None:
+    machine.succeed("rm -rf /tmp/in; mkdir -p /tmp/in/old")
+    machine.copy_from_host(tree, "/tmp/in/new/deep")
+    machine.copy_from_host(tree, "/tmp/in/old")
+    assert (
+        machine.succeed("/tmp/in/new/deep/tool; stat -c %a /tmp/in/old/tree/tool") == "ran\n750\n"
+    )
+    machine.copy_from_machine("/tmp/in/new/deep", "back")
+    copy = machine.out_dir / "back" / "deep"
+    assert (copy / "data").read_bytes() == (tree / "data").read_bytes()
+    assert (copy / "sub" / "link").readlink() == Path("../data")
+    assert (copy / "tool").stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize("method", ["copy_from_host", "copy_from_host_via_shell"])
+def test_a_file_goes_in(machine: Machine, tree: Path, method: str) -> None:
+    machine.succeed("rm -rf /tmp/single")
+    getattr(machine, method)(str(tree / "data"), "/tmp/single/with blank")
+    getattr(machine, method)(str(tree / "tool"), "/tmp/single/with blank")
+    assert machine.succeed("'/tmp/single/with blank'") == "ran\n"
+
+
+def test_what_is_not_there_is_not_copied(machine: Machine, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="/nonesuch"):
+        machine.copy_from_machine("/nonesuch")
+    with pytest.raises(OSError, match="nonesuch"):
+        machine.copy_from_host(tmp_path / "nonesuch", "/tmp")
+    assert machine.succeed("echo alive") == "alive\n"
+
+
+# The network, and the machine itself
+
+
+def test_a_forwarded_port(one: Machine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    reply = "HTTP/1.0 200 OK\\r\\nContent-Length: 6\\r\\n\\r\\ninside"
+    one.succeed(
+        "systemctl stop web 2>/dev/null || true",
+        f"systemd-run --quiet --unit web sh -c 'while printf \"{reply}\" | nc -Nl 8080; do :; done'",
+    )
+    one.wait_for_open_port(8080)
+    one.forward_port(port, 8080)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10) as answer:
+                assert answer.read() == b"inside"
+            return
+        except OSError:  # `nc` is between two connections
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_attributes(one: Machine) -> None:
+    assert one.booted
+    assert one.connected
+    assert one.is_up()
+    assert one.pid
+    assert one.state_dir.is_dir()
+    assert one.shared_dir.is_dir()
+    assert one.out_dir.is_dir()
+
+
+@pytest.mark.parametrize("kind", ["agent", "shell"])
+def test_lives(kind: str, tmp_path: Path) -> None:
+    script = start_scripts.write(tmp_path, "one")
+    node = {"start_command": str(script)} if kind == "shell" else {"image": "debian"}
+    with Cluster({"nodes": {"one": node}}, accelerator="tcg", cold=True) as cluster:
+        one = cluster["one"]
+        assert not one.booted
+        one.start(allow_reboot=True)
+        before = one.succeed("cat /proc/sys/kernel/random/boot_id")
+        one.reboot()
+        assert one.succeed("cat /proc/sys/kernel/random/boot_id") != before
+        one.crash()
+        assert not one.booted
+        assert not one.connected
+        assert one.pid is None
+        assert one.succeed("echo again") == "again\n"
+        one.shutdown()
+        assert not one.booted
+        one.start()
+        one.succeed("nohup sh -c 'sleep 0.5; poweroff' >/dev/null 2>&1 &")
+        one.wait_for_shutdown()
+        assert not one.booted
+
+
+# What a shell cannot do
+
+
+def test_what_a_shell_cannot_do_is_said(shell_cluster: Cluster) -> None:
+    machine = shell_cluster["shared"]
+    with pytest.raises(MachineError, match="a backdoor shell cannot give a command a terminal"):
+        machine.spawn("bash", pty=(24, 80))
+    with pytest.raises(MachineError, match="a backdoor shell cannot give a command standard input"):
+        machine.spawn("cat", stdin=True)
+    with pytest.raises(MachineError, match="start script cannot be saved"):
+        machine.snapshot("now")
+    with pytest.raises(MachineError, match="start script cannot be saved"):
+        shell_cluster.checkpoint()
+
+
+def test_errors_go_to_the_console(shell_cluster: Cluster) -> None:
+    machine = shell_cluster["shared"]
+    with pytest.raises(CommandFailed) as caught:
+        machine.succeed("echo complaint >&2; exit 1")
+    assert caught.value.stderr == ""
+    machine.wait_for_console_text("complaint", timeout=30)
