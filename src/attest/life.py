@@ -46,6 +46,9 @@ _TURNS: Final = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
 _WATCH: Final = 2.0
 """Seconds after a clone's first answer in which its death is blamed on the snapshot."""
 
+_AGAIN: Final = 0.1
+"""Seconds in which a start that another one follows must have seen that."""
+
 _MEETING: Final = 300.0
 """Seconds in which all must be loaded that come back together; whole memories may be read."""
 
@@ -186,6 +189,8 @@ class Life:
         ending: Its end is wanted: it is no failure.
     """
 
+    _starter: threading.Thread
+
     def __init__(
         self, name: str, context: MachineContext, allow_reboot: bool, back: Return | None = None
     ) -> None:
@@ -201,6 +206,7 @@ class Life:
         self._channel_or_none = back.channel if back else None
         self._cloned = False
         self._introduced = False
+        self._starts = 0
         self._used = False
         self._trial = _Trial(passed=True)
         self._trial_lock = threading.Lock()
@@ -303,8 +309,12 @@ class Life:
         self._introduced = False
         self.stage = Stage.VMM
         self._begin_clock()
+        self._starts += 1
         self._starter = threading.Thread(
-            target=self._restart, args=(reason,), name=f"restart {self._name}", daemon=True
+            target=self._restart,
+            args=(reason, self._starts, self._starter),
+            name=f"restart {self._name}",
+            daemon=True,
         )
         self._starter.start()
 
@@ -353,7 +363,7 @@ class Life:
             return
         finally:
             self._launched.set()
-        self._come_up()
+        self._come_up(self._starts)
 
     def _start(self) -> None:
         with self._scope.entered():
@@ -463,21 +473,25 @@ class Life:
         self._panic = ""
         self._trial = _Trial(passed=True)
 
-    def _come_up(self) -> None:
+    def _come_up(self, start: int) -> None:
         try:
             if not self._cloned:
                 self._greet(self._left())
                 self._introduce()
                 self._await_unit()
-        except WaitFailed as error:
-            self._fail(self._error(f"started, but is not ready: {error.message}"))
-        except MachineError as error:
-            self._fail(self._explain_start(error))
-        except Exception as error:  # as in `_launch`
-            self._fail(self._error(f"did not come up: {error!r}"))
+        except Exception as error:  # whatever it is, as in `_launch`
+            if start == self._starts:  # else the guest has begun anew meanwhile, and failed nothing
+                self._fail(self._not_up(error))
         else:
             self._reach(Stage.READY, seconds=round(time.monotonic() - self._started, 3))
             self._ready.set()
+
+    def _not_up(self, error: Exception) -> MachineError:
+        if isinstance(error, WaitFailed):
+            return self._error(f"started, but is not ready: {error.message}")
+        if isinstance(error, MachineError):
+            return self._explain_start(error)
+        return self._error(f"did not come up: {error!r}")
 
     def _introduce(self) -> None:
         """Tell the agent who it is."""
@@ -573,11 +587,17 @@ class Life:
         self._events.emit(Kind.ACTION, "the guest reboots", machine=self._name)
         self.begin_anew("the machine reboots")
 
-    def _restart(self, reason: str) -> None:
-        self._cloned, self._back = False, None  # it boots, as any machine
+    def _restart(self, reason: str, start: int, before: threading.Thread) -> None:
+        # A guest that is told to reboot in several ways at once resets several times.
         self._channel.interrupt(reason)
+        while before.is_alive():
+            before.join(_AGAIN)
+            self._channel.interrupt(reason)  # that one may have greeted just then
+        if start != self._starts:
+            return
+        self._cloned, self._back = False, None  # it boots, as any machine
         self._rebooted.set()
-        self._come_up()
+        self._come_up(start)
 
     def _vmm_ended(self, exit: VmmExit, trial: _Trial) -> None:
         with self._trial_lock:

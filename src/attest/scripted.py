@@ -90,10 +90,11 @@ class ScriptedSeat:
         """Run the script; see `attest.life.Boot`."""
         self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._joined.close()
+        cards = {} if self.makes_cards else self._cards()
         spec = ScriptSpec(
             name=self.name, command=self.command, state_dir=self.state_dir,
             shared_dir=self.shared_dir, log=self.scratch / f"{self.name}.log",
-            sockets=self.sockets, cards=() if self.makes_cards else self._cards(),
+            sockets=self.sockets, cards=cards,
             allow_reboot=allow_reboot,
         )  # fmt: skip
         self._vmm = StartScript(spec, enter=self.cell.enter, on_exit=on_exit, on_event=on_event)
@@ -111,21 +112,16 @@ class ScriptedSeat:
         """Let go of the networks, and wait for what ran beside the machine."""
         self._joined.close()
 
-    def _cards(self) -> list[str]:
-        """Options for network cards on its networks, each with NixOS's MAC address."""
-        options = []
+    def _cards(self) -> dict[str, socket.socket]:
+        """Network cards on its networks: each one's MAC address, as in NixOS, and its frames."""
+        cards = {}
         for vlan in self.vlans:
-            peer = self.scratch / f"{self.name}.vlan{vlan}"
-            peer.unlink(missing_ok=True)
-            connection, remote = join(self.sockets[vlan] / "ctl", peer)
+            own = self.scratch / f"{self.name}.vlan{vlan}"
+            own.unlink(missing_ok=True)
+            connection, frames = join(self.sockets[vlan] / "ctl", own)
             self._joined.enter_context(connection)
-            mac = Attachment(vlan, self.number).mac
-            options += [
-                "-netdev", f"dgram,id=vlan{vlan},local.type=unix,local.path={peer},"
-                f"remote.type=unix,remote.path={remote}",
-                "-device", f"virtio-net-pci,netdev=vlan{vlan},mac={mac}",
-            ]  # fmt: skip
-        return options
+            cards[Attachment(vlan, self.number).mac] = self._joined.enter_context(frames)
+        return cards
 
     def _forward(self, host_port: int, guest_port: int) -> None:
         """Carry connections to a port of this host's loopback into the guest.

@@ -71,7 +71,7 @@ def write(
             initrd=guest.initrd,
             share=_SHARE if share else "",
             cards=" ".join(_VDE.format(vlan=vlan, number=number) for vlan in vlans),
-        )  # fmt: skip
+        )
     )
     script.chmod(0o755)
     return script

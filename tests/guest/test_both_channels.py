@@ -156,7 +156,7 @@ def test_a_unit_that_failed_ends_the_wait_with_its_journal(one: Machine) -> None
 def test_a_unit_that_cannot_come_ends_the_wait(one: Machine, unit: str) -> None:
     one.succeed("printf '[Service]\\nExecStart=true\\n' > /run/systemd/system/idle.service")
     one.succeed("systemctl daemon-reload")
-    with pytest.raises(WaitFailed, match="no job is pending|not-found"):
+    with pytest.raises(WaitFailed, match=r"no job is pending|not-found"):
         one.wait_for_unit(unit, timeout=60)
 
 
@@ -246,9 +246,10 @@ def test_a_forwarded_port(one: Machine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     reply = "HTTP/1.0 200 OK\\r\\nContent-Length: 6\\r\\n\\r\\ninside"
+    serve = f'while printf "{reply}" | nc -Nl 8080; do :; done'
     one.succeed(
         "systemctl stop web 2>/dev/null || true",
-        f"systemd-run --quiet --unit web sh -c 'while printf \"{reply}\" | nc -Nl 8080; do :; done'",
+        f"systemd-run --quiet --unit web sh -c '{serve}'",
     )
     one.wait_for_open_port(8080)
     one.forward_port(port, 8080)

@@ -379,11 +379,11 @@ class ShellProcess:
     ) -> None:
         self._machine = machine
         self._timeout = timeout
-        self._output = tempfile.SpooledTemporaryFile(1 << 20)  # noqa: SIM115 - read once
+        self._output = bytearray()
         self.request = Request(
             line,
             limit=None if timeout is None else timeout + _KILLED + _GRACE,
-            sink=stdout or self._output.write,
+            sink=stdout or self._output.extend,
             data=data,
         )
         self._completed: Completed | None = None
@@ -434,9 +434,7 @@ class ShellProcess:
         status = self.request.status
         if status is None:
             return Completed(128 + 9, b"", b"", signal=9)
-        with self._output as output:
-            output.seek(0)
-            stdout = output.read()
+        stdout = bytes(self._output)
         late = self._timeout is not None and self.request.seconds >= self._timeout
         if late and status in (124, 128 + 9):
             return Completed(124, stdout, b"", timed_out=True, signal=9)

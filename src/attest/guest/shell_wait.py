@@ -95,11 +95,13 @@ class Probe:
                 return f"! {_process_command(self._subject)}"
             case WaitKind.UNIT:
                 properties = ",".join((*_UNIT_PROPERTIES, "Job"))
-                # Of the jobs only whether there are any matters, and only where nothing is active.
+                show = f"systemctl --no-pager show --property={properties} {quoted}"
+                # Whether there are jobs matters where it is inactive; then its own may have ended
+                # since it was looked at.
                 return (
-                    f"state=$(systemctl --no-pager show --property={properties} {quoted}); "
-                    'printf "%s\\n" "$state"; case $state in *ActiveState=inactive*) '
-                    "systemctl --no-pager list-jobs | grep '^No jobs' || true;; esac"
+                    f"state=$({show}); case $state in *ActiveState=inactive*) "
+                    f"systemctl --no-pager list-jobs; {show};; "
+                    '*) printf "%s\\n" "$state";; esac'
                 )
 
     def _port_command(self, opened: tuple[str, int], closed: tuple[str, int]) -> str:

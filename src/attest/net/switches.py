@@ -17,7 +17,12 @@ from attest.errors import HostError
 from attest.net.bridge import join_switch
 from attest.net.cell import Cell
 
-__all__ = ["Switches"]
+__all__ = ["Switches", "find_vde_switch"]
+
+
+def find_vde_switch() -> str | None:
+    """The ``vde_switch`` that is installed."""
+    return shutil.which("vde_switch")
 
 
 class Switches:
@@ -46,8 +51,8 @@ class Switches:
         if vlan in self._started:
             return
         tap = join_switch(self._cell, vlan) if bridged else ""
-        if shutil.which("vde_switch"):
-            self._start_installed(directory, tap)
+        if program := find_vde_switch():
+            self._start_installed(program, directory, tap)
         else:
             self._start_own(directory, tap)
         self._started.add(vlan)
@@ -67,10 +72,10 @@ class Switches:
                 pass_fds=[listener.fileno()],
             )  # fmt: skip
 
-    def _start_installed(self, directory: Path, tap: str) -> None:
+    def _start_installed(self, program: str, directory: Path, tap: str) -> None:
         # As a hub it does not look into 802.1Q tags, which tests may use themselves.
         process = self._run(
-            ["vde_switch", "--sock", str(directory), "--dirmode", "0700", "--hub",
+            [program, "--sock", str(directory), "--dirmode", "0700", "--hub",
              *(["--tap", tap] if tap else [])],
             pass_fds=[],
         )  # fmt: skip

@@ -98,14 +98,14 @@ class _Client:
     ) -> None:  # fmt: skip
         self._connection = connection
         self._own = own
-        self._peer = peer
         self._selector = selector
         self._switch = switch
-        self._connected = False
         self._waiting: deque[bytes] = deque(maxlen=_WAITING)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.setblocking(False)
         self._sock.bind(str(own))
+        # Now: libvdeplug removes the path as soon as it has the answer.
+        self._sock.connect(peer)
         selector.register(self._sock, selectors.EVENT_READ, self._ready)
         selector.register(connection, selectors.EVENT_READ, self._closed)
         switch.ports.append(self)
@@ -116,19 +116,13 @@ class _Client:
             self._waiting.append(frame)
             return
         try:
-            self._connect()
             self._sock.send(frame)
         except BlockingIOError:
             self._waiting.append(frame)
             events = selectors.EVENT_READ | selectors.EVENT_WRITE
             self._selector.modify(self._sock, events, self._ready)
         except OSError:
-            return  # it is not there yet, or not any more
-
-    def _connect(self) -> None:
-        if not self._connected:
-            self._sock.connect(self._peer)
-            self._connected = True
+            return  # it is not there any more
 
     def _ready(self, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -202,8 +196,12 @@ class _Door:
             return
         self._count += 1
         own = self._directory / f"port{self._count}"
-        _Client(connection, own, peer, self._selector, self._switch)
-        connection.send(ADDRESS.pack(socket.AF_UNIX, str(own).encode()))
+        try:
+            _Client(connection, own, peer, self._selector, self._switch)
+            connection.send(ADDRESS.pack(socket.AF_UNIX, bytes(own)))
+        except OSError:  # there is no such socket
+            connection.close()
+            own.unlink(missing_ok=True)
 
 
 def _peer(connection: socket.socket) -> bytes | None:
@@ -219,24 +217,27 @@ def _peer(connection: socket.socket) -> bytes | None:
     return bytes(path.partition(b"\0")[0]) or None
 
 
-def join(control: Path, peer: Path) -> tuple[socket.socket, Path]:
-    """Connect to a VDE switch on behalf of a program that will receive its frames on a socket.
+def join(control: Path, own: Path) -> tuple[socket.socket, socket.socket]:
+    """Connect to a VDE switch.
 
     Args:
         control: The switch's ``ctl``.
-        peer: Where the program will bind its datagram socket.
+        own: A new path, for the datagram socket.
 
     Returns:
-        The connection, which is to be held as long as the program is on the network, and the
-        socket to which it is to send.
+        The connection, which is to be held as long as one is on the network, and the datagram
+        socket, on which frames are sent and received.
     """
+    frames = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    frames.bind(str(own))
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(str(control))
     connection.sendall(
-        REQUEST.pack(_MAGIC, _VERSION, _NEW_PORT) + ADDRESS.pack(socket.AF_UNIX, str(peer).encode())
+        REQUEST.pack(_MAGIC, _VERSION, _NEW_PORT) + ADDRESS.pack(socket.AF_UNIX, bytes(own))
     )
     _, path = ADDRESS.unpack(connection.recv(ADDRESS.size, socket.MSG_WAITALL))
-    return connection, Path(os.fsdecode(path.partition(b"\0")[0]))
+    frames.connect(path.partition(b"\0")[0])
+    return connection, frames
 
 
 def _main(listener: int, directory: str, tap: str = "") -> None:

@@ -38,7 +38,8 @@ class ScriptSpec:
         shared_dir: The directory that it may share with the guest.
         log: The file for its standard error.
         sockets: The directory of the VDE switch of each network, by the network's number.
-        cards: Options for QEMU that make network cards, where the script makes none.
+        cards: Network cards to add, where the script makes none: the socket of each one's frames,
+            by its MAC address.
         allow_reboot: The guest may reboot; otherwise a reboot ends QEMU.
     """
 
@@ -48,7 +49,7 @@ class ScriptSpec:
     shared_dir: Path
     log: Path
     sockets: Mapping[int, Path] = field(default_factory=dict)
-    cards: Sequence[str] = ()
+    cards: Mapping[str, socket.socket] = field(default_factory=dict)
     allow_reboot: bool = False
 
     def environment(self) -> dict[str, str]:
@@ -69,8 +70,13 @@ class ScriptSpec:
             "-chardev", f"socket,id=shell,fd={shell}",
             # The guest's /dev/hvc0.
             "-device", "virtio-serial", "-device", "virtconsole,chardev=shell",
-            "-device", "virtio-rng-pci", "-serial", "stdio", *self.cards,
+            "-device", "virtio-rng-pci", "-serial", "stdio",
         ]  # fmt: skip
+        for index, (mac, frames) in enumerate(self.cards.items()):
+            arguments += [
+                "-netdev", f"dgram,id=card{index},local.type=fd,local.str={frames.fileno()}",
+                "-device", f"virtio-net-pci,netdev=card{index},mac={mac}",
+            ]  # fmt: skip
         if not self.allow_reboot:
             arguments.append("-no-reboot")
         if not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
@@ -109,7 +115,7 @@ class StartScript(Monitored):
         run = f'cd "$0" || exit\n{spec.command.strip()} "$@"'
         self._process = WatchedProcess(
             enter(["sh", "-c", run, str(spec.state_dir), *spec.arguments(*inherited)]),
-            pass_fds=inherited,
+            pass_fds=[*inherited, *(frames.fileno() for frames in spec.cards.values())],
             stderr=spec.log,
             on_exit=self._ended,
             stdin=stdin,
