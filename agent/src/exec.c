@@ -118,7 +118,9 @@ static bool outputs_open(const struct exec *exec)
 static void exec_progress(struct exec *exec)
 {
     for (int i = 0; i < CHANNELS; i++) {
-        if (exec->exited && (exec->leave_background || exec->killed != DONE))
+        /* What goes on in the background holds a command by its output, not by its errors. */
+        bool held = i == OUTPUT || watch_active(&exec->outputs[OUTPUT].watch);
+        if (exec->exited && (exec->leave_background || exec->killed != DONE || !held))
             output_limit(&exec->outputs[i]);
         output_pump(exec, &exec->outputs[i]);
     }

@@ -42,7 +42,7 @@ def _picture(machine: Machine, name: str) -> Image.Image:
 
 @pytest.mark.timeout(300)
 def test_a_text_console_is_seen_and_typed_into(pc: Machine) -> None:
-    pc.succeed("systemctl restart getty@tty1", "chvt 1")
+    pc.succeed("systemctl restart getty@tty1")
     pc.wait_until_tty_matches("1", "login: $", timeout=60)
     pc.send_chars("root\n")
     pc.wait_until_tty_matches("1", r"root@pc:\S* ?# *$", timeout=60)

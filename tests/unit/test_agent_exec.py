@@ -210,6 +210,12 @@ def test_background_processes_that_closed_their_output_live_on(client: AgentClie
     await_end(client, pid)
 
 
+def test_background_processes_may_keep_the_errors_open(client: AgentClient) -> None:
+    result, stream = client.sh("sleep 1000 >&2 & echo $!; echo told >&2")
+    assert (result.code, stream.stderr) == (0, b"told\n")
+    os.kill(int(stream.stdout), signal.SIGKILL)
+
+
 def test_background_output_may_be_left(client: AgentClient) -> None:
     stream = client.open(EXEC, [(COMMAND, b"sleep 1000 & echo $!; exit 4"), LEAVE])
     result = client.finish(stream)
