@@ -37,7 +37,13 @@ def bare(cluster: Cluster) -> Machine:
 
 def _picture(machine: Machine, name: str) -> Image.Image:
     machine.screenshot(name)
-    return Image.open(machine.out_dir / f"{name}.png")
+    return _read(machine.out_dir / f"{name}.png")
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        picture.load()
+        return picture
 
 
 @pytest.mark.timeout(300)
@@ -80,7 +86,7 @@ def test_a_window_is_found_seen_and_typed_into(pc: Machine) -> None:
 def test_a_text_that_does_not_come_leaves_a_picture(pc: Machine) -> None:
     with pytest.raises(WaitFailed, match=r"did not show 'nonesuch' in 0\.1 s; picture: (.*);"):
         pc.wait_for_text("nonesuch", timeout=0.1)
-    assert Image.open(pc.out_dir / "pc-not-found.png").format == "PNG"
+    assert _read(pc.out_dir / "pc-not-found.png").format == "PNG"
 
 
 def test_a_key_that_does_not_exist_is_named(pc: Machine) -> None:

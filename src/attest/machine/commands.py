@@ -24,6 +24,18 @@ _SHOWN_OUTPUT: Final = 16_384
 """Characters of a command's output that go into the events; the test itself gets all of it."""
 
 
+class RootShell:
+    """What scripts take for the socket of a root shell; each `send` is a command of its own."""
+
+    def __init__(self, machine: Commands) -> None:
+        self._machine = machine
+
+    def send(self, data: bytes) -> int:
+        """Run lines of bash and wait for nothing; return how many bytes they were."""
+        self._machine.execute(data.decode(), check_output=False)
+        return len(data)
+
+
 class Commands(Lifecycle):
     """Commands, each run by bash."""
 
@@ -96,6 +108,11 @@ class Commands(Lifecycle):
         channel = self.channel
         self._events.emit(Kind.COMMAND, f"start: {command}", machine=self.name)
         return channel.start(command, user=user, env=env, stdin=stdin, pty=pty)
+
+    @property
+    def shell(self) -> RootShell:
+        """A root shell, for what nobody waits for."""
+        return RootShell(self)
 
     def wait_until_succeeds(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
         """Repeat a command until it exits with 0, and return its output.

@@ -45,6 +45,16 @@ class Units(Waits):
         """`wait_for_unit`, as older NixOS drivers call it."""
         self.wait_for_unit(jobname)
 
+    def switch_root(self) -> None:
+        """Go on from a systemd initrd, with a shell in it, into the system; wait for that.
+
+        Images of attest's have no systemd in their initrd; NixOS's ``testing.initrdBackdoor`` has.
+        """
+        self.wait_for_unit("initrd.target")
+        self.execute("systemctl isolate --no-block initrd-switch-root.target >/dev/null 2>&1")
+        self.connected = False
+        self.connect()
+
     def _wait_for_user_unit(self, unit: str, user: str, timeout: float) -> None:
         # The agent watches the system's manager only: whoever asks a user's must be that user.
         deadline = time.monotonic() + timeout

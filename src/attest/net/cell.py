@@ -66,7 +66,10 @@ class Cell:
         else:
             raise _refusal(reasons[0])
         self.pid = _only_child(self._process.pid)
-        self._enter_as_root = ["nsenter", "--target", str(self.pid), "--net", "--pid", "--mount"]
+        # Its working directory stays, which is else lost with the change of the mounts.
+        self._enter_as_root = [
+            "nsenter", "--target", str(self.pid), "--net", "--pid", "--mount", "--wd=.",
+        ]  # fmt: skip
         self._enter = [
             *self._enter_as_root, *(["--user", "--preserve-credentials"] if user else []),
         ]  # fmt: skip

@@ -28,14 +28,15 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 ALSO_GLOBAL: Final = (
-    "cluster", "debug", "join_all", "log", "machines", "machines_nspawn",
+    "cluster", "create_machine", "debug", "join_all", "log", "machines", "machines_nspawn",
     "machines_qemu", "polling_condition", "retry", "run_tests", "serial_stdout_off",
     "serial_stdout_on", "start_all", "subtest", "t", "test_script", "vlans", "wait_all",
 )  # fmt: skip
 """Attributes and methods of `Driver` that a script finds under their bare names, too."""
 
 IMPORTED: Final[Mapping[str, ModuleType | type]] = {
-    "os": os, "Machine": Machine, "BaseMachine": Machine, "QemuMachine": Machine, "VLan": VLan,
+    "os": os, "Machine": Machine, "BaseMachine": Machine, "QemuMachine": Machine,
+    "NspawnMachine": Machine, "VLan": VLan,
 }  # fmt: skip
 """Modules and types that a script finds without an import."""
 
@@ -91,6 +92,25 @@ class Driver:
         """Wait until all machines have powered off."""
         for machine in self.machines:
             machine.wait_for_shutdown()
+
+    def create_machine(
+        self,
+        start_command: str | Mapping[str, Any],
+        *,
+        name: str | None = None,
+        keep_vm_state: bool = False,
+        keep_machine_state: bool = False,
+    ) -> Machine:
+        """Make a machine of a start script, see `attest.cluster.Cluster.create_machine`.
+
+        Args:
+            start_command: A command line, or a dictionary as older scripts have it.
+            name: The machine's name; default: that in ``run-NAME-vm``, else ``machine``.
+            keep_vm_state: Go on with the files of the last machine of that name.
+            keep_machine_state: The same, as newer NixOS drivers call it.
+        """
+        keep = keep_vm_state or keep_machine_state
+        return self.cluster.create_machine(start_command, name=name, keep_vm_state=keep)
 
     @contextmanager
     def subtest(self, name: str) -> Iterator[None]:

@@ -32,6 +32,7 @@ class WatchedProcess:
         stdin: The descriptor of its standard input; default: empty.
         stdout: The descriptor of its standard output; default: the file.
         env: Its environment; default: the driver's.
+        cwd: Its working directory; default: the driver's.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class WatchedProcess:
         stdin: int = subprocess.DEVNULL,
         stdout: int | None = None,
         env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> None:
         self._on_exit = on_exit
         self._complete = complete
@@ -56,7 +58,7 @@ class WatchedProcess:
         with stderr.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=stdin, stdout=log if stdout is None else stdout, stderr=log,
-                pass_fds=pass_fds, start_new_session=True, env=env,
+                pass_fds=pass_fds, start_new_session=True, env=env, cwd=cwd,
             )  # fmt: skip
         self.pid = self._process.pid
         self._watcher = threading.Thread(

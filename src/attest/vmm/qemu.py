@@ -326,6 +326,7 @@ class Qemu(Monitored):
             enter(command_line(spec, ends.inherited)),
             pass_fds=ends.inherited.descriptors,
             stderr=spec.directory / "qemu.log",
+            cwd=spec.directory,
             on_exit=self._ended,
         )
         ends.hand_over()
