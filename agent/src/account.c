@@ -142,7 +142,7 @@ static void set_pair(char **environment, const char *name, const char *value)
 
 char **environment_make(const struct account *account, bool terminal, char *const *extra)
 {
-    size_t count = 6;
+    size_t count = 7;
     for (size_t i = 0; extra && extra[i]; i++)
         count++;
     char **environment = allocate((count + 1) * sizeof *environment);
@@ -151,6 +151,7 @@ char **environment_make(const struct account *account, bool terminal, char *cons
     set_pair(environment, "USER", account ? account->name : "root");
     set_pair(environment, "LOGNAME", account ? account->name : "root");
     set_pair(environment, "SHELL", account ? account->shell : shell_path());
+    set_pair(environment, "DISPLAY", ":0.0");
     if (terminal)
         set_pair(environment, "TERM", "xterm-256color");
     for (size_t i = 0; extra && extra[i]; i++)

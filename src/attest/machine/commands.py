@@ -20,6 +20,9 @@ from attest.scope import cancellable
 
 __all__ = ["Commands"]
 
+_FIRST: Final = "set -euo pipefail; cd /tmp; "
+"""What comes before each command, as in NixOS's test guests."""
+
 _SHOWN_OUTPUT: Final = 16_384
 """Characters of a command's output that go into the events; the test itself gets all of it."""
 
@@ -46,7 +49,7 @@ class Commands(Lifecycle):
         check_output: bool = True,
         timeout: float | None = DEFAULT_TIMEOUT,
     ) -> tuple[int, str]:
-        """Run a command with bash under ``set -euo pipefail``.
+        """Run a command with bash in ``/tmp``, under ``set -euo pipefail``.
 
         Returns:
             Exit code and standard output. 124 when ``timeout`` seconds have passed; ``(-1,
@@ -57,7 +60,7 @@ class Commands(Lifecycle):
             channel = self.channel
             self._events.emit(Kind.COMMAND, f"start: {command.strip()}", machine=self.name)
             process = channel.start(
-                f"set -euo pipefail; {command}", timeout=timeout, stdout=_drop, stderr=_drop
+                f"{_FIRST}{command}", timeout=timeout, stdout=_drop, stderr=_drop
             )
             threading.Thread(target=_drain, args=[process], daemon=True).start()
             return -2, ""
@@ -178,7 +181,7 @@ class Commands(Lifecycle):
 
     def _attempt(self, channel: Channel, command: str, timeout: float | None) -> Completed:
         with self._explained():
-            process = channel.start(f"set -euo pipefail; {command}", timeout=timeout)
+            process = channel.start(f"{_FIRST}{command}", timeout=timeout)
             try:
                 with cancellable(process.cancel):
                     return watched(process.wait)

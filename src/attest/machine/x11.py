@@ -38,7 +38,7 @@ class X11(Waits):
 
     def get_window_names(self) -> list[str]:
         """The names of all windows."""
-        tree = self._look_at("DISPLAY=${DISPLAY:-:0} xwininfo -root -tree")
+        tree = self._look_at("xwininfo -root -tree")
         return re.findall(r'0x[0-9a-f]+ "([^"]*)"', tree)
 
     def wait_for_window(self, regexp: str, timeout: float = DEFAULT_TIMEOUT) -> None:
