@@ -144,9 +144,17 @@ def test_a_mistake_is_found_at_its_place(text: str, expected: str) -> None:
         "names = wait_all(machines, lambda each: each.name)\nprint(names[0].upper())",
         "cluster.restore(cluster.checkpoint())",
         "import os\nprint(os.environ)",
+        "def f():\n    out = machine.succeed('true')\n    out = out.split()\n    return out",
+        "def f():\n    def g():\n        nonlocal n\n        n = 1\n    n = 0\n    return g(), n",
+        "rows = []\nprint(rows)",
+        "import attest_untyped\nattest_untyped.anything(1)",
     ],
 )
-def test_what_is_right_is_left_alone(text: str) -> None:
+def test_what_is_right_is_left_alone(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "attest_untyped.py").write_text("def anything(*arguments): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
     assert found(text) == []
 
 
