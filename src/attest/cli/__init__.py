@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import click
@@ -55,8 +57,15 @@ def _attest() -> None:
 
 def main() -> None:
     """Run the command and exit; `attest.errors` has the exit codes."""
-    try:
+    with exit_codes():
         _attest.main(standalone_mode=False)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Tell the user of errors, and exit with their codes."""
+    try:
+        yield
     except click.ClickException as error:
         error.show()
         sys.exit(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from attest.machine import Machine
 from attest.manifest import Manifest
 from attest.report.doing import Doing
 from attest.report.journal import journal
+from attest.report.junit import junit
 from attest.report.live import View, view
 from attest.report.traceback import script_lines
 from attest.runs import new_run_directory
@@ -49,6 +50,8 @@ class Options:
         verbose: Show consoles and the output of commands.
         interactive: Open a Python console instead of running the script.
         pause_on_failure: Open it when the script has failed.
+        junit: A file for a report as JUnit XML.
+        state_dir: Where start scripts' directories are kept from run to run.
     """
 
     accelerator: str = "auto"
@@ -61,6 +64,8 @@ class Options:
     verbose: bool = False
     interactive: bool = False
     pause_on_failure: bool = False
+    junit: Path | None = None
+    state_dir: Path | None = None
 
     @property
     def attended(self) -> bool:
@@ -94,6 +99,7 @@ def run_test(test: Manifest, options: Options) -> int:
     events.subscribe(doing.take)
     with (
         journal(events, directory / "events.jsonl"),
+        junit(events, options.junit) if options.junit else nullcontext(),
         view(
             events, list(test.nodes), verbose=options.verbose, table=not options.attended
         ) as shown,
@@ -172,6 +178,7 @@ class _Run:
             vmm=self._options.vmm,
             programs=self._options.programs,
             hugepages=self._options.hugepages,
+            state_dir=self._options.state_dir,
             out_dir=self._directory,
             events=self._events,
             on_fatal=self._script.abort,

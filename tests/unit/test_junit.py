@@ -1,0 +1,41 @@
+"""The JUnit report of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import junitparser
+import pytest
+
+from attest.events import EventLog, Kind
+from attest.report.junit import junit
+
+
+def _suite(path: Path) -> dict[str, junitparser.TestCase]:
+    (suite,) = junitparser.JUnitXml.fromfile(str(path))
+    return {case.name: case for case in suite}
+
+
+def _report(path: Path) -> None:
+    events = EventLog()
+    with junit(events, path), events.span(Kind.RUN, "the test"):
+        with events.span(Kind.SUBTEST, "first"), events.span(Kind.SUBTEST, "inner"):
+            events.emit(Kind.LOG, "said in the first")
+        events.emit(Kind.CONSOLE, "broken \ufffe\ud800 line", machine="web")
+        with events.span(Kind.GROUP, "group"), events.span(Kind.SUBTEST, "second"):
+            raise ValueError("wrong\nand more")
+
+
+def test_each_subtest_at_the_top_is_a_case_and_so_is_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "report.xml"
+    with pytest.raises(ValueError, match="wrong"):
+        _report(path)
+    cases = _suite(path)
+    assert list(cases) == ["first", "second", "the test"]
+    assert "said in the first" in (cases["first"].system_out or "")
+    assert "said in the first" not in (cases["second"].system_out or "")
+    assert "broken" in (cases["the test"].system_out or "")
+    assert cases["first"].result == []
+    for name in ("second", "the test"):
+        (failure,) = cases[name].result
+        assert (failure.message, failure.text) == ("wrong", "wrong\nand more")

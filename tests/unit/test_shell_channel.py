@@ -1,0 +1,256 @@
+"""The channel over a backdoor shell: a real bash on this host in the place of a guest's."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attest.errors import ChannelError, MachineError, WaitFailed
+from attest.guest import shell_channel
+from attest.guest.identity import Identity
+from attest.guest.protocol import PowerAction, WaitKind
+from attest.guest.shell_channel import ShellChannel, ShellHost
+
+_GREETING = b"booting\r\nSpawning backdoor root shell...\n"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> ShellHost:
+    """A host that shares no directory with the guest."""
+    (tmp_path / "shared").mkdir()
+    return ShellHost(tmp_path / "shared", lambda *_: None, lambda _: None)
+
+
+@pytest.fixture
+def channel(host: ShellHost) -> Iterator[ShellChannel]:
+    """A channel to a bash, greeted."""
+    ours, theirs = socket.socketpair()
+    with subprocess.Popen(
+        ["bash", "--norc"], stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL
+    ) as bash:
+        theirs.sendall(_GREETING)
+        theirs.close()
+        channel = ShellChannel("m", ours, host)
+        channel.connect(10)
+        yield channel
+        channel.close()
+        bash.kill()
+
+
+@pytest.fixture
+def fake(host: ShellHost) -> Iterator[tuple[ShellChannel, socket.socket]]:
+    """A channel, and the other end of it, which the test plays."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    theirs.sendall(_GREETING)
+    channel = ShellChannel("m", ours, host)
+    channel.connect(10)
+    with theirs:
+        yield channel, theirs
+        channel.close()
+
+
+def test_output_and_exit_code(channel: ShellChannel) -> None:
+    done = channel.run("printf 'a\\0b'; exit 3")
+    assert (done.stdout, done.status, done.timed_out) == (b"a\0b", 3, False)
+    assert channel.run(["echo", "it's", "two words"]).stdout == b"it's two words\n"
+
+
+def test_a_time_limit(channel: ShellChannel) -> None:
+    done = channel.run("echo before; sleep 60", timeout=0.2)
+    assert (done.stdout, done.status, done.timed_out) == (b"before\n", 124, True)
+    assert not channel.run("exit 124", timeout=60).timed_out
+
+
+def test_commands_queue(channel: ShellChannel) -> None:
+    first = channel.start("sleep 0.3; echo first")
+    second = channel.start("echo second")
+    assert second.wait().stdout == b"second\n"
+    assert first.wait(0).stdout == b"first\n"
+    with pytest.raises(TimeoutError):
+        channel.start("sleep 0.5").wait(0.01)
+
+
+def test_a_command_that_nobody_waits_for(channel: ShellChannel, tmp_path: Path) -> None:
+    begun = channel.start("sleep 0.5; echo unseen")
+    never = channel.start(f"touch {tmp_path}/never")
+    begun.cancel()
+    never.cancel()
+    assert begun.wait().signal == 9
+    assert channel.run("echo seen").stdout == b"seen\n"
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_sink_that_fails_concerns_its_command_only(channel: ShellChannel) -> None:
+    def full(_data: bytes) -> None:
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        channel.run("echo text", stdout=full)
+    assert channel.run("echo seen").stdout == b"seen\n"
+
+
+def test_files_go_through_the_shell(channel: ShellChannel, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "data").write_bytes(bytes(range(256)) * 1000)
+    (source / "link").symlink_to("data")
+    channel.put(source, str(tmp_path / "deep" / "target"))
+    assert (tmp_path / "deep" / "target" / "data").read_bytes() == bytes(range(256)) * 1000
+    channel.get(str(tmp_path / "deep" / "target"), tmp_path / "back")
+    assert (tmp_path / "back" / "data").read_bytes() == bytes(range(256)) * 1000
+    assert (tmp_path / "back" / "link").readlink() == Path("data")
+
+
+def test_files_that_cannot_be_copied(channel: ShellChannel, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match="file/below"):
+        channel.put(tmp_path / "file", str(tmp_path / "file" / "below"))
+    with pytest.raises(MachineError, match="nonesuch"):
+        channel.get("/nonesuch", tmp_path / "nothing")
+    assert channel.run("echo alive").stdout == b"alive\n"
+
+
+def test_waits(channel: ShellChannel, tmp_path: Path) -> None:
+    file = tmp_path / "with blank"
+    wait = channel.start_wait(WaitKind.FILE_EXISTS, str(file), timeout=30)
+    with pytest.raises(TimeoutError):
+        wait.result(0.1)
+    file.touch()
+    wait.result()
+    channel.start_wait(WaitKind.PROCESS, "1", timeout=30).result()
+    with pytest.raises(WaitFailed, match=r"no file_gone .* in 0\.2 s"):
+        channel.start_wait(WaitKind.FILE_GONE, str(file), timeout=0.2).result()
+
+
+def test_ports(channel: ShellChannel) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        seen = channel.start_wait(WaitKind.PORT_OPEN, "localhost", timeout=30, port=port).result()
+        assert seen == f"localhost port {port}: open"
+        with pytest.raises(WaitFailed, match=r"last seen: .*: open"):
+            channel.start_wait(WaitKind.PORT_CLOSED, "127.0.0.1", timeout=0.3, port=port).result()
+    channel.start_wait(WaitKind.PORT_CLOSED, "127.0.0.1", timeout=30, port=port).result()
+
+
+@pytest.mark.parametrize("datagram", [False, True])
+def test_unix_sockets(channel: ShellChannel, tmp_path: Path, datagram: bool) -> None:
+    kind = socket.SOCK_DGRAM if datagram else socket.SOCK_STREAM
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX, kind) as server:
+        server.bind(path)
+        wait = channel.start_wait(WaitKind.UNIX_SOCKET, path, timeout=30, datagram=datagram)
+        if not datagram:
+            with pytest.raises(TimeoutError):
+                wait.result(0.2)  # bound, but nobody listens
+            server.listen()
+        wait.result()
+
+
+def test_a_wait_ends_when_it_is_cancelled(channel: ShellChannel) -> None:
+    wait = channel.start_wait(WaitKind.FILE_EXISTS, "/never", timeout=60)
+    threading.Timer(0.2, wait.cancel).start()
+    with pytest.raises(WaitFailed, match="was cancelled"):
+        wait.result()
+
+
+def test_a_wait_behind_a_long_command_keeps_its_time_limit(channel: ShellChannel) -> None:
+    channel.start("sleep 2")
+    with pytest.raises(WaitFailed, match=r"no file_exists / in 0\.3 s"):
+        channel.start_wait(WaitKind.FILE_EXISTS, "/", timeout=0.3).result()
+
+
+def test_what_a_shell_cannot_do(channel: ShellChannel) -> None:
+    with pytest.raises(MachineError, match="cannot give a command standard input"):
+        channel.start("cat", stdin=True)
+    with pytest.raises(MachineError, match="cannot give a command a terminal"):
+        channel.start("top", pty=(24, 80))
+    with pytest.raises(MachineError, match="cannot tell a guest who it is"):
+        channel.identity(Identity())
+    with pytest.raises(MachineError, match="as it comes"):
+        channel.start("true").read()
+
+
+# When the guest is not as it should be
+
+
+def test_a_guest_that_hangs(
+    fake: tuple[ShellChannel, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, _ = fake
+    monkeypatch.setattr(shell_channel, "_GRACE", 0.1)
+    monkeypatch.setattr(shell_channel, "_KILLED", 0.1)
+    with pytest.raises(ChannelError, match="no longer answers"):
+        channel.run("true", timeout=0.1)
+    with pytest.raises(ChannelError, match="no longer answers"):
+        channel.start("true")
+
+
+@pytest.mark.parametrize(
+    "answer", [b"not base64!\n0\n", b"YQ=\n0\n", b"YQ==\nzero\n", b"YQ==\n-1\n", b"\n" + b"1" * 99]
+)
+def test_a_shell_that_says_something_else(
+    fake: tuple[ShellChannel, socket.socket], answer: bytes
+) -> None:
+    channel, shell = fake
+    process = channel.start("true")
+    shell.sendall(answer)
+    with pytest.raises(ChannelError, match="broke the protocol"):
+        process.wait(10)
+
+
+def test_a_connection_that_ends(fake: tuple[ShellChannel, socket.socket]) -> None:
+    channel, shell = fake
+    processes = [channel.start("one"), channel.start("two")]
+    shell.close()
+    for process in processes:
+        with pytest.raises(ChannelError, match="closed its shell's connection"):
+            process.wait(10)
+
+
+def test_an_interrupt_is_told_to_all(fake: tuple[ShellChannel, socket.socket]) -> None:
+    channel, _ = fake
+    process = channel.start("one")
+    channel.interrupt("the machine reboots")
+    with pytest.raises(ChannelError, match="the machine reboots"):
+        process.wait(10)
+
+
+def test_it_begins_anew_after_a_reboot(host: ShellHost) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.settimeout(10)
+        channel = ShellChannel("m", ours, host)
+        theirs.sendall(_GREETING)
+        channel.connect(10)
+        channel.reconnect(ours, "it reboots")
+        theirs.sendall(b"rest of a line" + _GREETING)
+        channel.connect(10)
+        channel.power(PowerAction.POWER_OFF)
+        assert theirs.recv(100) == b"poweroff\n"
+        channel.close()
+
+
+def test_no_greeting(host: ShellHost) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        channel = ShellChannel("m", ours, host)
+        theirs.sendall(b"login: ")
+        with pytest.raises(ChannelError, match=r"did not greet in 0\.1 s"):
+            channel.connect(0.1)
+        channel.close()
+
+
+def test_a_greeting_that_is_awaited_can_be_interrupted(host: ShellHost) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        channel = ShellChannel("m", ours, host)
+        threading.Timer(0.1, channel.interrupt, ["enough"]).start()
+        with pytest.raises(ChannelError, match="enough"):
+            channel.connect(60)
+        channel.close()
