@@ -84,6 +84,8 @@ _TEST: Final = [
     Need("libc6-dev", "/usr/include/stdlib.h", "compiles the programs in C with sanitizers"),
     Need("cpio", "cpio", "lets the tests read initrds"),
     Need("openssh-client", "ssh-keygen", "makes SSH host keys for the tests"),
+    Need("socat", "socat", "opens shells in machines elsewhere than on the terminal"),
+    Need("tesseract-ocr", "tesseract", "reads the text that machines show"),
     Need("vde2", "vde_switch", "is what NixOS's driver connects machines with"),
 ]
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 from terminal import Terminal
+
+from attest.machine import Machine
 
 
 def test_a_shell_is_a_terminal_in_the_guest() -> None:
@@ -40,3 +45,19 @@ def test_without_a_terminal_there_is_no_shell() -> None:
     )  # fmt: skip
     assert result.returncode == 2
     assert "needs a terminal" in result.stderr
+
+
+def test_a_shell_may_be_somewhere_else(machine: Machine, tmp_path: Path) -> None:
+    path = str(tmp_path / "shell")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        shell = threading.Thread(target=machine.shell_interact, args=[f"UNIX-CONNECT:{path}"])
+        shell.start()
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rw") as lines:
+            print("tty; echo sum-$((40 + 2)); exit", file=lines, flush=True)
+            text = lines.read()
+        shell.join()
+    assert "/dev/pts/" in text
+    assert "sum-42" in text
