@@ -143,3 +143,10 @@ def test_memory_is_a_whole_number_of_huge_pages() -> None:
         parse_manifest({"nodes": {"a": {"memory": 97, "hugepages": True}}})
     with pytest.raises(ManifestError, match=r"nodes\.a\.memory: .* found 97"):
         on_hugepages(parse_manifest({"nodes": {"a": {"memory": 97}}}))
+
+
+def test_a_machine_with_a_display_is_a_q35() -> None:
+    nodes = parse_manifest({"nodes": {"pc": {"graphics": True}, "other": {}}}).nodes
+    assert (nodes["pc"].machine, nodes["other"].machine) == ("q35", "microvm")
+    with pytest.raises(ManifestError, match=r"nodes\.pc\.machine: a machine with a display is a q"):
+        parse_manifest({"nodes": {"pc": {"graphics": True, "machine": "microvm"}}})

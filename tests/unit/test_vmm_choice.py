@@ -69,6 +69,7 @@ def test_auto_takes_the_first_that_is_here(install: Install) -> None:
         ("prefault", "Cloud Hypervisor"),
         ("q35", "QEMU"),
         ("nested", "QEMU"),
+        ("graphics", "QEMU"),
         ("tcg", "QEMU"),
     ],
 )

@@ -53,6 +53,13 @@ def understand(output: bytes) -> Seen:
         ValueError: It is something else.
     """
     head, _, data = output.partition(b"\n")
+    try:
+        return _understand(head, data)
+    except Exception as error:  # Pillow's are many
+        raise ValueError(str(error) or repr(error)) from None
+
+
+def _understand(head: bytes, data: bytes) -> Seen:
     kind, *words = head.decode(errors="replace").replace(",", " ").split() or [""]
     if kind == "png":
         return Seen(open_picture(data))
@@ -73,11 +80,15 @@ def understand(output: bytes) -> Seen:
 def _frame_buffer(width: int, height: int, bits: int, stride: int, *, data: bytes) -> Image:
     if bits != 32:
         raise ValueError(f"the frame buffer has {bits} bits a pixel, not 32")
+    if len(data) < height * stride:
+        raise ValueError("the frame buffer is cut off")
     rows = (data[row * stride :][: width * 4] for row in range(height))
     return from_pixels(width, height, b"".join(rows))
 
 
 def _console(rows: int, columns: int, *, data: bytes) -> list[str]:
+    if len(data) < rows * columns * 4:
+        raise ValueError("the text console is cut off")
     # Documentation/admin-guide/devices.txt: vcsu has a character of four bytes for each place.
     text = data.decode("utf-32-le", errors="replace").replace("\0", " ")
     return [text[row * columns :][:columns] for row in range(rows)]

@@ -1,0 +1,54 @@
+"""The table of NixOS's names: each is there, nothing is missing, and what shows it exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attest.machine import Machine
+from attest.script.driver import ALSO_GLOBAL, IMPORTED
+
+_ROOT = Path(__file__).parents[2]
+_ROW = re.compile(r"\| `([^`]+)` \| (same|differs|unsupported) \| (?:`([^`]+)`)? ?\| (.*) \|")
+_GLOBALS, _MACHINE = (
+    {name.removesuffix(" …"): row for name, *row in _ROW.findall(part)}
+    for part in (_ROOT / "docs/nixos-compat.md").read_text().split("## ")[1:3]
+)
+_OWN = {
+    # globals
+    "cluster", "wait_all",
+    # of a machine
+    "absence", "channel", "close", "console_lines", "expect_end", "go_back", "leave",
+    "reach_again", "restore", "snapshot", "spawn", "stage", "vmm",
+}  # fmt: skip
+"""What attest has beyond NixOS's driver, or for itself."""
+
+
+def test_each_global_is_in_the_table() -> None:
+    there = {*ALSO_GLOBAL, *IMPORTED, "driver", "machine", "vlan1"}
+    also = {"BaseMachine", "QemuMachine", "NspawnMachine"}
+    assert there - _OWN - also == {
+        name for name, row in _GLOBALS.items() if row[0] != "unsupported"
+    }
+
+
+def test_each_method_and_attribute_of_a_machine_is_in_the_table() -> None:
+    there = {name for name in dir(Machine) if not name.startswith("_")}
+    assigned = {"name", "out_dir", "state_dir", "shared_dir"}
+    assert there - _OWN | assigned == set(_MACHINE)
+
+
+@pytest.mark.parametrize("name", [*_GLOBALS, *_MACHINE])
+def test_what_shows_it_exists(name: str) -> None:
+    verdict, shown, note = _GLOBALS.get(name) or _MACHINE[name]
+    assert note or verdict == "same"
+    if verdict == "unsupported":
+        return
+    if shown.startswith("scripts/"):
+        script = (_ROOT / "tests" / shown).read_text()
+        assert re.search(rf"\b{name}\b", script), shown
+        return
+    tests = [path.read_text() for path in (_ROOT / "tests/guest").glob("test_*.py")]
+    assert any(f"def {shown}(" in text for text in tests), shown
