@@ -95,6 +95,23 @@ def test_a_killed_driver_leaves_nothing() -> None:
     assert not Path(scratch).exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of other users")
+def test_a_killed_driver_leaves_nothing_of_other_users() -> None:
+    alien = "directory = scratch.path / 'alien'\ndirectory.mkdir(0o700)\n"
+    alien += "(directory / 'file').touch()\nimport os; os.chown(directory, 12345, 12345)\n"
+    before, after = _DRIVER.split("make_bridges(cell", 1)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", f"{before}{alien}make_bridges(cell{after}"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert driver.stdout is not None
+    scratch, _ = driver.stdout.readline().split()
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    _await(lambda: not Path(scratch).exists())
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_a_killed_process_outside_takes_the_one_inside_with_it(cell: Cell, early: bool) -> None:
     process = subprocess.Popen(

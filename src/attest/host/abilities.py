@@ -13,6 +13,7 @@ __all__ = ["WORDS", "table"]
 WORDS: Final[Mapping[str, str]] = {
     "tcg": "without KVM",
     "nested": "nested",
+    "graphics": "graphics",
     "q35": 'machine = "q35"',
     "reboot": "allow_reboot=True",
     "set_link": "links that go down",

@@ -29,6 +29,14 @@ echo ready
 cat > /dev/null
 kill -9 -1
 rm -rf -- "$1"
+exit 0
+"""
+
+# Root's user namespace knows only root: what belongs to others, as a jail does, is left to a shell
+# outside.
+_OUTSIDE: Final = """
+scratch=$1; shift
+"$@" && rm -rf -- "$scratch"
 """
 
 # A parent that died before the wish was made sends no signal; but then the process has got PID 1
@@ -65,7 +73,7 @@ class Cell:
             reasons.append(self._process.communicate()[1].decode(errors="replace").strip())
         else:
             raise _refusal(reasons[0])
-        self.pid = _only_child(self._process.pid)
+        self.pid = _only_child(_only_child(self._process.pid))
         # Its working directory stays, which is else lost with the change of the mounts.
         self._enter_as_root = [
             "nsenter", "--target", str(self.pid), "--net", "--pid", "--mount", "--wd=.",
@@ -109,7 +117,8 @@ def _unshare(user: list[str], scratch: Path) -> subprocess.Popen[bytes]:
     if unshare is None:
         raise HostError("`unshare` was not found", hint="apt-get install util-linux")
     return subprocess.Popen(
-        [unshare, *user, "--net", "--pid", "--mount", "--fork", "--kill-child",
+        ["sh", "-c", _OUTSIDE, "cell", str(scratch),
+         unshare, *user, "--net", "--pid", "--mount", "--fork", "--kill-child",
          "sh", "-c", _INIT, "cell", str(scratch)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the driver, which then closes the cell in order
