@@ -298,6 +298,14 @@ def test_lives(kind: str, tmp_path: Path) -> None:
         assert not one.booted
 
 
+def test_its_qemu(shell_cluster: Cluster) -> None:
+    machine = shell_cluster["shared"]
+    assert "VM status: running" in machine.send_monitor_command("info status")
+    machine.screenshot("screen")
+    assert (machine.out_dir / "screen.png").read_bytes().startswith(b"\x89PNG")
+    machine.send_key("ctrl-alt-f2")
+
+
 # What a shell cannot do
 
 

@@ -111,16 +111,16 @@ class StartScript(Monitored):
         stdin, keyboard = os.pipe()
         self.console = ConsolePipes(FileIO(output), FileIO(keyboard, "w"))
         inherited = [qmp.detach(), shell.detach()]
-        # Entering a mount namespace leaves the working directory.
-        run = f'cd "$0" || exit\n{spec.command.strip()} "$@"'
+        run = f'{spec.command.strip()} "$@"'
         self._process = WatchedProcess(
-            enter(["sh", "-c", run, str(spec.state_dir), *spec.arguments(*inherited)]),
+            enter(["sh", "-c", run, "sh", *spec.arguments(*inherited)]),
             pass_fds=[*inherited, *(frames.fileno() for frames in spec.cards.values())],
             stderr=spec.log,
             on_exit=self._ended,
             stdin=stdin,
             stdout=stdout,
             env=spec.environment(),
+            cwd=spec.state_dir,
         )
         for end in (*inherited, stdin, stdout):
             os.close(end)
