@@ -12,6 +12,8 @@ import pytest
 import start_scripts
 from leftovers import Host
 
+_DRIVER = str(Path(sys.executable).with_name("attest-nixos-driver"))
+
 _PASSES = """\
 start_all()
 with subtest("they meet"):
@@ -47,7 +49,7 @@ def _run(
     host: Host, out: Path, *options: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     out.mkdir(exist_ok=True)
-    command = [str(Path(sys.executable).with_name("attest-nixos-driver")), "-o", str(out), *options]
+    command = [_DRIVER, "-o", str(out), *options]
     return subprocess.run(
         command, env={**host.environment, **environment}, capture_output=True, text=True,
         stdin=subprocess.DEVNULL, check=False,
@@ -91,3 +93,19 @@ def test_a_test_that_passes_and_one_that_goes_on_with_its_state(host: Host, tmp_
     assert "command `exit 7` was required to succeed: exit code 7" in result.stderr
     assert _verdicts(out / "report.xml") == {"first": True, "second": False, "nixos-test": False}
     host.await_nothing_left("after a failure")
+
+
+def test_a_driver_that_is_killed_leaves_nothing(host: Host, tmp_path: Path) -> None:
+    script = start_scripts.write(tmp_path, "a", 1, [1])
+    test = tmp_path / "test-script"
+    test.write_text("a.forward_port(0, 80)\nprint('forwarded', flush=True)\na.sleep(1000)\n")
+    with subprocess.Popen(
+        [_DRIVER, "--start-scripts", str(script), "--vlans", "1", "-o", str(tmp_path), str(test)],
+        env=host.environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as driver:  # fmt: skip
+        assert driver.stdout is not None
+        while driver.stdout.readline() != b"forwarded\n":
+            assert driver.poll() is None
+        driver.kill()
+    host.await_nothing_left("after the driver was killed")

@@ -58,6 +58,7 @@ def fake(host: ShellHost) -> Iterator[tuple[ShellChannel, socket.socket]]:
 def test_output_and_exit_code(channel: ShellChannel) -> None:
     done = channel.run("printf 'a\\0b'; exit 3")
     assert (done.stdout, done.status, done.timed_out) == (b"a\0b", 3, False)
+    assert channel.run("cat; echo read").stdout == b"read\n"
     assert channel.run(["echo", "it's", "two words"]).stdout == b"it's two words\n"
 
 

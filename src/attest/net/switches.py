@@ -12,12 +12,19 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 from attest.errors import HostError
 from attest.net.bridge import join_switch
 from attest.net.cell import Cell
 
 __all__ = ["Switches", "find_vde_switch"]
+
+
+# The cell's own; by default, a socket holds ten frames that its owner has not read yet.
+_LONG_QUEUES: Final = (
+    "sh", "-c", 'echo 512 2>/dev/null >/proc/sys/net/unix/max_dgram_qlen; exec "$@"', "sh",
+)  # fmt: skip
 
 
 def find_vde_switch() -> str | None:
@@ -90,7 +97,8 @@ class Switches:
 
     def _run(self, command: list[str], *, pass_fds: list[int]) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            self._cell.enter(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            self._cell.enter([*_LONG_QUEUES, *command]),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             pass_fds=pass_fds, start_new_session=True,
         )  # fmt: skip
         self._undo.callback(process.wait)

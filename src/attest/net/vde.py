@@ -48,7 +48,6 @@ _WAITING: Final = 256
 _ADDRESSES: Final = 4096
 """Addresses that the switch remembers, at most: a guest may make up any number of them."""
 
-_QUEUE: Final = Path("/proc/sys/net/unix/max_dgram_qlen")
 _IFF_TAP_NO_PI: Final = 0x0002 | 0x1000
 _TUNSETIFF: Final = 0x400454CA
 
@@ -241,8 +240,6 @@ def join(control: Path, own: Path) -> tuple[socket.socket, socket.socket]:
 
 
 def _main(listener: int, directory: str, tap: str = "") -> None:
-    with suppress(OSError):  # the cell's own: the default holds ten frames for each socket
-        _QUEUE.write_text("512")
     selector = selectors.DefaultSelector()
     switch = _Switch()
     door = _Door(Path(directory), selector, switch)
