@@ -10,6 +10,7 @@ with subtest("cron runs jobs in their minute"):
     machine.succeed("systemctl start cron")
     machine.wait_for_unit("cron.service")
     machine.wait_for_file("/tmp/ran", timeout=120)
+    machine.wait_until_succeeds("test -s /tmp/ran")
     assert int(machine.succeed("head -n 1 /tmp/ran")) % 60 < 10
 
 with subtest("who is not allowed to has no table of jobs"):
