@@ -1,19 +1,36 @@
-"""Round trips of commands in a running Debian guest under software emulation.
+"""Round trips of commands in a running Debian guest under software emulation, and their parts.
+
+The parts are those of ``succeed("true")``, a mean of all:
+
+- host: the driver, before the request is written and after the first of the answer is there;
+- channel: the way of a question that the agent answers at once, there and back;
+- guest: the rest, until the answer is written;
+- agent, template, shell: what of the guest's processor each took, also while nobody waited for it.
+  The shell is forked from the template, runs the command, and is cleared away.
 
 Usage: ``python -m bench.commands [COUNT]``, by default 1000 of each.
 """
 
 from __future__ import annotations
 
+import contextlib
+import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from attest.cluster import Cluster
+from attest.guest.protocol import FrameParser
+from attest.guest.session import Session
+from attest.machine import Machine
 from bench.figures import HEADER, row
 
 _PAUSE = 0.15
 """Seconds between two paced commands: more than an emulated bash needs to start."""
+
+_THREADS = 20
 
 
 def _series(count: int, call: Callable[[], object], pause: float = 0.0) -> list[float]:
@@ -26,8 +43,86 @@ def _series(count: int, call: Callable[[], object], pause: float = 0.0) -> list[
     return seconds
 
 
+class _Wire:
+    """When requests have been written, and when the first of an answer has come."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._written: float | None = None
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch all sessions; ``seconds`` then has the time of each question on its way."""
+        write, feed = Session.send, FrameParser.feed
+
+        def send(session: Session, frame: bytes) -> None:
+            write(session, frame)
+            self._written = time.perf_counter()
+
+        def came(parser: FrameParser, data: Any) -> Any:
+            if self._written is not None:
+                self.seconds.append(time.perf_counter() - self._written)
+                self._written = None
+            return feed(parser, data)
+
+        Session.send, FrameParser.feed = send, came  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Session.send, FrameParser.feed = write, feed  # type: ignore[method-assign]
+
+
+def _processor(machine: Machine) -> dict[str, float]:
+    """Seconds of the guest's processor: of the agent, the template, and all shells that ended."""
+    agent, ended, template = machine.succeed(
+        'cut -d" " -f1 /proc/$PPID/schedstat; cut -d" " -f16,17 /proc/$PPID/stat;'
+        'cut -d" " -f1 /proc/$(pgrep -o -P $PPID -x bash)/schedstat'
+    ).splitlines()
+    return {
+        "agent": int(agent) / 1e9,
+        "template": int(template) / 1e9,
+        "shell": sum(map(int, ended.split())) / 100,
+    }
+
+
+def _parts(machine: Machine, count: int, pause: float) -> str:
+    def true() -> None:
+        machine.succeed("true")
+
+    question, command = _Wire(), _Wire()
+    with question.watched():
+        _series(count, machine.channel.info, pause)
+    before = _processor(machine)
+    with command.watched():
+        total = _series(count, true, pause)
+    after = _processor(machine)
+    channel = statistics.median(question.seconds)
+    parts = {
+        "total": statistics.median(total),
+        "host": statistics.median(total) - statistics.median(command.seconds),
+        "channel": channel,
+        "guest": statistics.median(command.seconds) - channel,
+    } | {name: (after[name] - before[name]) / count for name in after}
+    return "  ".join(f"{name} {seconds * 1000:.2f}" for name, seconds in parts.items())
+
+
+def _at_once(count: int, call: Callable[[], object]) -> list[float]:
+    """The times of calls in threads of which each makes its share, one after the other."""
+    seconds: list[float] = []
+    share = max(count // _THREADS, 1)
+    threads = [
+        threading.Thread(target=lambda: seconds.extend(_series(share, call)))
+        for _ in range(_THREADS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seconds
+
+
 def main() -> None:
-    """Boot one machine and print the table."""
+    """Boot one machine and print the tables."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with Cluster({"nodes": {"machine": {"image": "debian"}}}, accelerator="tcg") as cluster:
         machine = cluster["machine"]
@@ -39,10 +134,14 @@ def main() -> None:
         print(row("succeed('true'), one after the other", true))
         paced = _series(max(count // 5, 1), lambda: machine.succeed("true"), _PAUSE)
         print(row("succeed('true'), with pauses between", paced))
+        at_once = _at_once(count, lambda: machine.succeed("true"))
+        print(row(f"succeed('true'), {_THREADS} at once", at_once))
         cold = _series(max(count // 10, 1), lambda: channel.run("true", cwd="/tmp"))
         print(row("a bash started for it", cold))
         program = _series(max(count // 10, 1), lambda: channel.run(["/bin/true"]))
-        print(row("a program started for it", program))
+        print(row("a program started for it (/bin/true)", program))
+        print(f"\none after the other: {_parts(machine, count, 0)}")
+        print(f"with pauses between: {_parts(machine, max(count // 5, 1), _PAUSE)}")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def _carry(source: Path, architecture: str, work: Path) -> str:
     """Compile a shared object to which nothing is linked; how the program gets its bytes."""
     compiled, linked, listed = work / "object.o", work / "object.so", work / "object.bytes"
     _cc(architecture, *_FLAGS, "-c", "-fPIC", source, "-o", compiled)
-    _cc(architecture, "-shared", "-nostdlib", "-s", compiled, "-o", linked)
+    _cc(architecture, "-shared", "-nostdlib", "-s", "-Wl,-z,norelro", compiled, "-o", linked)
     listed.write_text(",".join(map(str, linked.read_bytes())))
     return f'-D{source.stem.upper()}_OBJECT="{listed}"'
 

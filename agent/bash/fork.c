@@ -37,21 +37,21 @@ extern int num_shell_builtins;
 extern char *command_execution_string; /* the argument of -c */
 extern pid_t dollar_dollar_pid, shell_pgrp;
 void *bind_variable(const char *name, char *value, int flags);
+/* Of glibc; musl has none. */
+__attribute__((weak)) int on_exit(void (*function)(int status, void *argument), void *argument);
 
 extern struct builtin attest_fork_struct;
 
 enum { SMALL_MAPPING = 65536 };
 
-static char command[COMMAND_MAX];
-
 /* A message with so many descriptors; false when the agent wants nothing more. */
-static int receive(int descriptors[], size_t count)
+static int receive(char command[COMMAND_MAX], int descriptors[], size_t count)
 {
     union {
         struct cmsghdr header;
         char space[CMSG_SPACE(3 * sizeof(int))];
     } control;
-    struct iovec bytes = {command, sizeof command};
+    struct iovec bytes = {command, COMMAND_MAX};
     struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     if (recvmsg(SHELL_SOCKET, &message, 0) <= 0 || message.msg_controllen < CMSG_LEN(count * sizeof(int)))
         return 0;
@@ -61,7 +61,7 @@ static int receive(int descriptors[], size_t count)
 
 /* What would be different in a bash that starts now: shells that wait in a snapshot wake up under other names and times, and
  * would all draw the same $RANDOM. */
-static void become_fresh(void)
+static void become_fresh(const char *command)
 {
     char text[65] = "0";
     uint32_t seed = 0;
@@ -76,27 +76,42 @@ static void become_fresh(void)
     bind_variable("RANDOM", text, 0);
 }
 
+/* All is done but to leave the memory, which takes as long as most commands: tell the agent already, and let it go first. */
+static void end(int status, void *argument)
+{
+    const union sigval code = {.sival_int = status & 0xff};
+    (void)argument;
+    if (getpid() != dollar_dollar_pid) /* a subshell */
+        return;
+    fflush(NULL);
+    if (syscall(SYS_close_range, 0, ~0U, 0) == 0 && sigqueue(getppid(), SIGCHLD, code) == 0)
+        sched_yield();
+}
+
 /* In a fork: wait for a command, and become the shell that runs it. */
 static int begin(int socket)
 {
     int descriptors[3];
+    char command[COMMAND_MAX] = "";
     pid_t pid = getpid();
     setsid();
     dollar_dollar_pid = shell_pgrp = pid;
     dup2(socket, SHELL_SOCKET);
     close(socket);
-    become_fresh(); /* has its own copy of each page that it will write to once there is a command */
-    if (!receive(descriptors, 3))
+    become_fresh(command); /* has its own copy of each page that it will write to once there is a command */
+    if (!receive(command, descriptors, 3))
         return 1;
     for (int i = 0; i < 3; i++) {
         dup2(descriptors[i], i);
         close(descriptors[i]);
     }
-    become_fresh();
+    become_fresh(command);
     /* An agent that does not hear of it runs the command elsewhere. */
     if (send(SHELL_SOCKET, &pid, sizeof pid, MSG_NOSIGNAL) < 0)
         return 1;
     close(SHELL_SOCKET);
+    if (on_exit)
+        on_exit(end, NULL);
     return 0;
 }
 
@@ -122,14 +137,14 @@ static void own_pages(void)
 static int serve(void *words)
 {
     int socket;
-    char ready = 0;
+    char ready = 0, nothing[COMMAND_MAX];
     (void)words;
     /* bash has put this builtin into a copy of its table. */
     shell_builtins = static_shell_builtins;
     num_shell_builtins--;
     own_pages();
     send(SHELL_SOCKET, &ready, sizeof ready, MSG_NOSIGNAL);
-    while (receive(&socket, 1)) {
+    while (receive(nothing, &socket, 1)) {
         if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL) == 0)
             return begin(socket);
         close(socket);

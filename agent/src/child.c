@@ -6,12 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "system.h"
 
-enum { KILLED_MAX = 4096 };
+enum { KILLED_MAX = 4096, ENDING_MAX = 64, PATIENCE_S = 1 };
 
 static struct child *children;
+static pid_t ending[ENDING_MAX];
+static size_t ending_count;
 
 void child_watch(struct child *child, pid_t pid, void (*exited)(struct child *, int))
 {
@@ -30,18 +33,55 @@ void child_forget(struct child *child)
     child->pid = 0;
 }
 
+static struct child *child_find(pid_t pid)
+{
+    struct child *child = children;
+    while (child && child->pid != pid)
+        child = child->next;
+    return child;
+}
+
+static void ending_forget(pid_t pid)
+{
+    for (size_t i = 0; i < ending_count; i++)
+        if (ending[i] == pid)
+            ending[i--] = ending[--ending_count];
+}
+
 void children_reap(void)
 {
     int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        struct child *child = children;
-        while (child && child->pid != pid)
-            child = child->next;
+        ending_forget(pid);
+        struct child *child = child_find(pid);
         if (child) {
             child_forget(child);
             child->exited(child, status);
         }
+    }
+}
+
+void child_ends(pid_t pid, int code)
+{
+    struct child *child = child_find(pid);
+    if (!child || ending_count == ENDING_MAX)
+        return;
+    ending[ending_count++] = pid;
+    child_forget(child);
+    child->exited(child, (code & 0xff) << 8 /* as waitpid() has it */);
+}
+
+void children_settle(void)
+{
+    const struct timespec patience = {.tv_sec = PATIENCE_S};
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    while (ending_count) {
+        children_reap();
+        if (ending_count && sigtimedwait(&set, NULL, &patience) < 0)
+            ending_count = 0; /* a debugger may hold them for ever */
     }
 }
 

@@ -16,6 +16,11 @@ void child_forget(struct child *child);
 /* Collect processes that have ended, those nobody watches too. Called after SIGCHLD. */
 void children_reap(void);
 
+/* A process says that it is about to exit with this code, and holds nothing any more but its memory. */
+void child_ends(pid_t pid, int code);
+/* Return when all who said so are gone, so that what comes next finds them gone. */
+void children_settle(void);
+
 /* SIGKILL for the process group of a session's leader and every process of its session. */
 void kill_session(pid_t leader);
 

@@ -31,7 +31,9 @@ static void signalled(struct watch *watch, uint32_t events)
     struct signalfd_siginfo info;
     (void)events;
     while (read(watch->fd, &info, sizeof info) == sizeof info)
-        if (info.ssi_signo != SIGCHLD && getpid() != 1)
+        if (info.ssi_signo == SIGCHLD && info.ssi_code == SI_QUEUE)
+            child_ends((pid_t)info.ssi_pid, info.ssi_int);
+        else if (info.ssi_signo != SIGCHLD && getpid() != 1)
             exit(0);
         else if (info.ssi_signo != SIGCHLD)
             power_request(POWER_OFF);

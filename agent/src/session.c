@@ -7,9 +7,11 @@
 #include <string.h>
 #include <sys/utsname.h>
 
+#include "child.h"
 #include "link.h"
 #include "memory.h"
 #include "operations.h"
+#include "shells.h"
 #include "system.h"
 #include "version.h"
 
@@ -40,6 +42,7 @@ static void stream_free(struct stream *stream)
     *slot = stream->next;
     stream_count--;
     free(stream);
+    shells_doubt();
 }
 
 size_t stream_room(struct stream *stream)
@@ -239,6 +242,7 @@ static void open_stream(struct link *link, const struct frame *frame)
         session_error(link, error);
         return;
     }
+    children_settle();
     struct stream *stream = *slot = allocate(sizeof *stream);
     *stream = (struct stream){.number = frame->stream, .operation = operation, .send_window = WINDOW_START,
                               .receive_window = WINDOW_START};

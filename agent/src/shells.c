@@ -40,7 +40,8 @@ static const unsigned char builtin[] = {
 #include FORK_OBJECT
 };
 
-/* What a shell takes in at its start. When it is no longer so, the template is not like a fresh one. */
+/* What a shell takes in at its start. When it is no longer so, the template is not like a fresh one. That is looked at after
+ * each operation of the host, which may have changed it. */
 struct stamp {
     const char *shell, *path;
     struct {
@@ -57,6 +58,7 @@ static bool ready;                  /* it has said so */
 static int waiting;                 /* the socket of a fork that waits for a command, or 0 */
 static size_t deaths;               /* of templates, since one was last used */
 static struct stamp stamp;
+static bool doubted = true; /* the stamp may be another now */
 
 static void stamp_now(struct stamp *now)
 {
@@ -120,6 +122,9 @@ static void template_speaks(struct watch *watch, uint32_t events)
 static void check_stamp(void)
 {
     struct stamp now;
+    if (!doubted)
+        return;
+    doubted = false;
     stamp_now(&now);
     if (memcmp(&now, &stamp, sizeof now) == 0)
         return;
@@ -196,7 +201,6 @@ static bool shell_socket(int ends[2])
 static void template_start(void)
 {
     int ends[2];
-    check_stamp();
     pid_t pid = -1;
     if (strcmp(shell_name(), "bash") == 0 && shell_socket(ends)) {
         pid = template_execute(ends[1]);
@@ -263,26 +267,39 @@ bool shells_take(const char *command, struct running *running)
     check_stamp();
     if (strlen(command) >= COMMAND_MAX || !ready)
         return false;
-    /* The one that waits may be no more. On new pipes: when it is stopped, it keeps the others open. */
-    for (int tries = waiting ? 2 : 1; tries > 0; tries--) {
-        if (start_on_pipes(running, begin, (void *)command)) {
-            deaths = 0;
-            return true;
-        }
+    if (!start_on_pipes(running, begin, (void *)command)) {
+        template_discard();
+        return false;
     }
-    template_discard();
-    return false;
+    deaths = 0;
+    return true;
+}
+
+void shells_doubt(void)
+{
+    doubted = true;
+}
+
+static bool wants_template(void)
+{
+    return !template.pid && deaths < DEATHS_MAX;
+}
+
+static bool wants_fork(void)
+{
+    return ready && !waiting;
 }
 
 bool shells_wanting(void)
 {
-    return template.pid ? ready && !waiting : deaths < DEATHS_MAX;
+    return doubted || wants_template() || wants_fork();
 }
 
 void shells_prepare(void)
 {
-    if (template.pid)
-        waiting = fork_template();
-    else
+    check_stamp();
+    if (wants_template())
         template_start();
+    else if (wants_fork())
+        waiting = fork_template();
 }

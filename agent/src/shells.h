@@ -14,6 +14,9 @@ enum {
 /* Run the command in a fork. False: there is none that would run it as a fresh shell does. */
 bool shells_take(const char *command, struct running *running);
 
+/* An operation has ended, after which a fresh shell may be another than before. */
+void shells_doubt(void);
+
 /* Whether something could be prepared for the next command, and doing so: for when the loop has nothing else to do. */
 bool shells_wanting(void);
 void shells_prepare(void);

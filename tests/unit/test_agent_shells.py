@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import resource
 import select
 import shutil
 import signal
@@ -12,13 +11,18 @@ from pathlib import Path
 
 import pytest
 from agent_client import (
+    DONE,
+    WAIT,
     AgentClient,
+    Fields,
     Result,
     Stream,
     agent_socket,
     client,
     root_only,
     running_agent,
+    u32,
+    u64,
 )
 
 __all__ = ["agent_socket", "client"]
@@ -239,8 +243,16 @@ def test_a_shell_has_the_limits_that_the_agent_has_now(tmp_path: Path) -> None:
     path = tmp_path / "agent"
     with running_agent(path) as process, AgentClient(path) as client:
         await_waiting_shell(process.pid)
-        resource.prlimit(process.pid, resource.RLIMIT_CORE, (4096, 4096))
+        assert client.sh("prlimit --pid $PPID --core=4096")[0].code == 0
         assert client.sh("ulimit -c")[1].stdout == b"4\n"
+
+
+def test_whatever_comes_after_a_command_finds_its_shell_gone(client: AgentClient) -> None:
+    at_once: Fields = [(1, u32(7)), (4, u64(0))]
+    for _ in range(5):
+        await_waiting_shell(agent_of(client))
+        _, stream = client.sh("echo $$; printf -v memory %100000000s")  # which takes long to free
+        assert client.run(WAIT, [*at_once, (2, stream.stdout.strip())])[0].status == DONE
 
 
 def test_shells_end_with_their_agent(tmp_path: Path) -> None:
