@@ -289,7 +289,7 @@ static const char *command_read(struct command *command, const struct request *r
     return NULL;
 }
 
-/* Whether a waiting shell would do: it has the default surroundings. */
+/* Whether a forked shell would do: it has the default surroundings. */
 static bool is_plain(const struct request *request)
 {
     return request_has(request, COMMAND) && !request_has(request, ARGUMENT) && !request_has(request, DIRECTORY) &&

@@ -92,6 +92,7 @@ def test_environment(client: AgentClient) -> None:
     _, stream = client.run(EXEC, argv("env"))
     variables = dict(line.split("=", 1) for line in stream.stdout.decode().splitlines())
     assert variables.pop("SHELL").startswith("/")
+    assert variables.pop("DISPLAY") == ":0.0"
     assert variables == {"PATH": PATH, "HOME": "/root", "USER": "root", "LOGNAME": "root"}
 
 
@@ -100,7 +101,7 @@ def test_environment_is_added_and_replaced(client: AgentClient) -> None:
     _, stream = client.run(EXEC, [*argv("env"), *more])
     lines = stream.stdout.decode().splitlines()
     assert {"A=3", "HOME=/h", "EMPTY="} <= set(lines)
-    assert len(lines) == 7
+    assert len(lines) == 8
 
 
 def test_working_directory(client: AgentClient, tmp_path: Path) -> None:
