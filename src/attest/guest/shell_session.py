@@ -156,10 +156,11 @@ class ShellSession:
             pass  # it has seen that
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
-        if self._end_signal >= 0:
-            os.close(self._end_signal)
-            self._end_signal = -1
-            self._sock.close()
+        with self._changed:  # several may end it at once
+            if self._end_signal >= 0:
+                os.close(self._end_signal)
+                self._end_signal = -1
+                self._sock.close()
 
     def _fail(self, reason: str) -> None:
         with self._changed:
