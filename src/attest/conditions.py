@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from attest.errors import ConditionFailed, WaitFailed
 from attest.events import EventLog, Kind
-from attest.pauses import pauses
+from attest.pauses import tries
 
 __all__ = ["PollingCondition", "watched"]
 
@@ -54,16 +54,12 @@ class PollingCondition:
         Raises:
             WaitFailed: It does not, after ``timeout`` seconds.
         """
-        deadline = time.monotonic() + timeout
         with self._events.span(Kind.WAIT, f"wait for {self.description}"):
-            for pause in pauses():
+            for _ in tries(timeout):
                 failure = self._failure()
                 if not failure:
                     return
-                if time.monotonic() + pause >= deadline:
-                    message = f"{self.description}: not so in {timeout:g} s: {failure}"
-                    raise WaitFailed("script", message)
-                time.sleep(pause)
+            raise WaitFailed("script", f"{self.description}: not so in {timeout:g} s: {failure}")
 
     @property
     def left(self) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["DEFAULT_TIMEOUT", "pauses"]
+__all__ = ["DEFAULT_TIMEOUT", "pauses", "tries"]
 
 DEFAULT_TIMEOUT: Final = 900.0
 """Seconds that NixOS's driver waits where a script names no limit."""
@@ -21,3 +22,16 @@ def pauses() -> Iterator[float]:
     while True:
         yield pause
         pause = min(pause * 1.5, _POLL_LAST)
+
+
+def tries(timeout: float) -> Iterator[float]:
+    """The tries of a wait that must try: the seconds left at each; there is one at least.
+
+    It pauses between them, and ends when the next would come after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    for pause in pauses():
+        yield deadline - time.monotonic()
+        if time.monotonic() + pause >= deadline:
+            return
+        time.sleep(pause)

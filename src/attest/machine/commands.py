@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -15,7 +14,7 @@ from attest.guest.channel import Channel, Running
 from attest.guest.console import plain_text
 from attest.guest.process import Completed
 from attest.machine.lifecycle import Lifecycle
-from attest.pauses import DEFAULT_TIMEOUT, pauses
+from attest.pauses import DEFAULT_TIMEOUT, tries
 from attest.scope import cancellable
 
 __all__ = ["Commands"]
@@ -149,10 +148,7 @@ class Commands(Lifecycle):
             completed = self._run(command, timeout)
             outputs.append(_text(completed.stdout))
             if not accept(completed.status):
-                raise CommandFailed(
-                    self.name, command, completed.status, outputs[-1], _text(completed.stderr),
-                    expected=expected,
-                )  # fmt: skip
+                raise self._failed(command, completed, expected)
         return "".join(outputs)
 
     def _look_at(self, command: str) -> str:
@@ -162,11 +158,15 @@ class Commands(Lifecycle):
             CommandFailed: It did not succeed.
         """
         completed = self._attempt(self.channel, command, DEFAULT_TIMEOUT)
-        output = _text(completed.stdout)
         if completed.status != 0:
-            errors = _text(completed.stderr)
-            raise CommandFailed(self.name, command, completed.status, output, errors)
-        return output
+            raise self._failed(command, completed, "to succeed")
+        return _text(completed.stdout)
+
+    def _failed(self, command: str, completed: Completed, expected: str) -> CommandFailed:
+        return CommandFailed(
+            self.name, command, completed.status, _text(completed.stdout), _text(completed.stderr),
+            expected=expected,
+        )  # fmt: skip
 
     def _run(self, command: str, timeout: float | None) -> Completed:
         channel = self.channel
@@ -193,25 +193,20 @@ class Commands(Lifecycle):
         self, command: str, timeout: float, accept: Callable[[int], bool], verb: str
     ) -> str:
         channel = self.channel
-        deadline = time.monotonic() + timeout
         with self._events.span(
             Kind.WAIT, f"wait until `{command.strip()}` {verb}s", machine=self.name
         ) as span:
-            for pause in pauses():
-                left = deadline - time.monotonic()
+            for left in tries(timeout):
                 completed = self._attempt(channel, command, max(left, 0.001))
                 if accept(completed.status):
                     span.data["stdout"] = _shown(completed.stdout)
                     return _text(completed.stdout)
-                if time.monotonic() + pause >= deadline:
-                    last = f"{_text(completed.stdout)}{_text(completed.stderr)}".strip()
-                    raise WaitFailed(
-                        self.name,
-                        f"`{command}` did not {verb} in {timeout:g} s: exit code {completed.status}"
-                        + (f", last output:\n{last}" if last else ""),
-                    )
-                time.sleep(pause)
-        raise AssertionError("pauses never end")
+            last = f"{_text(completed.stdout)}{_text(completed.stderr)}".strip()
+            raise WaitFailed(
+                self.name,
+                f"`{command}` did not {verb} in {timeout:g} s: exit code {completed.status}"
+                + (f", last output:\n{last}" if last else ""),
+            )
 
 
 def _drop(piece: bytes) -> None:

@@ -15,7 +15,7 @@ from attest.errors import MachineError, UsageError, WaitFailed
 from attest.events import Kind
 from attest.machine.commands import Commands
 from attest.machine.monitor import Monitor
-from attest.pauses import DEFAULT_TIMEOUT, pauses
+from attest.pauses import DEFAULT_TIMEOUT, tries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ class Display(Commands, Monitor):
         with self._events.span(
             Kind.ACTION, f"screenshot {path}", machine=self.name, image=str(path)
         ):
-            path.write_bytes(self._png())
+            path.write_bytes(self._look()[0])
 
     def get_screen_text(self) -> str:
         """The text that the machine shows, read from its picture.
@@ -67,11 +67,10 @@ class Display(Commands, Monitor):
             WaitFailed: It did not in ``timeout`` seconds.
         """
         pattern = re.compile(regex)
-        deadline = time.monotonic() + timeout
         last: tuple[bytes, str | None] | None = None
         text = ""
         with self._events.span(Kind.WAIT, f"wait for the text {regex!r}", machine=self.name):
-            for pause in pauses():
+            for _ in tries(timeout):
                 watched(lambda _: None)
                 seen = self._look()
                 if seen != last:  # reading takes longer than looking
@@ -79,9 +78,6 @@ class Display(Commands, Monitor):
                     for text in self._texts(*seen):
                         if pattern.search(text):
                             return
-                if time.monotonic() + pause >= deadline:
-                    break
-                time.sleep(pause)
             picture = self.out_dir / f"{self.name}-not-found.png"
             picture.write_bytes(seen[0])
             raise WaitFailed(
@@ -120,15 +116,11 @@ class Display(Commands, Monitor):
             for character in chars:
                 self.send_key(character, delay, log=False)
 
-    def _png(self) -> bytes:
-        return self._look()[0]
-
     def _look(self) -> tuple[bytes, str | None]:
         """The picture as PNG, and its text, where that is known."""
         if (picture := self._screendump()) is not None:
             return picture, None
-        with self._explained():
-            seen = self.channel.run(inside.COMMAND, timeout=60)
+        seen = self._attempt(self.channel, inside.COMMAND, 60)
         if seen.status != 0:
             raise MachineError(
                 self.name,

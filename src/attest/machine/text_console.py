@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 
 from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.commands import Commands
-from attest.pauses import DEFAULT_TIMEOUT, pauses
+from attest.pauses import DEFAULT_TIMEOUT, tries
 
 __all__ = ["TextConsoles"]
 
@@ -35,18 +34,15 @@ class TextConsoles(Commands):
             WaitFailed: It did not in ``timeout`` seconds.
         """
         pattern = re.compile(regexp)
-        deadline = time.monotonic() + timeout
         with self._events.span(Kind.WAIT, f"wait for {regexp!r} on tty{tty}", machine=self.name):
-            for pause in pauses():
+            for _ in tries(timeout):
                 text = self.get_tty_text(tty)
                 if pattern.search(text):
                     return
-                if time.monotonic() + pause >= deadline:
-                    raise WaitFailed(
-                        self.name,
-                        f"tty{tty} did not show {regexp!r} in {timeout:g} s; last seen:\n{text}",
-                    )
-                time.sleep(pause)
+            raise WaitFailed(
+                self.name,
+                f"tty{tty} did not show {regexp!r} in {timeout:g} s; last seen:\n{text}",
+            )
 
     def dump_tty_contents(self, tty: str) -> None:
         """Write what a virtual terminal shows into the machine's journal."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from typing import Final
 
 from attest.errors import WaitFailed
@@ -11,7 +10,7 @@ from attest.events import Kind
 from attest.guest.console import plain_text
 from attest.guest.protocol import WaitKind
 from attest.machine.waits import Waits
-from attest.pauses import DEFAULT_TIMEOUT, pauses
+from attest.pauses import DEFAULT_TIMEOUT, tries
 
 __all__ = ["Units"]
 
@@ -57,9 +56,8 @@ class Units(Waits):
 
     def _wait_for_user_unit(self, unit: str, user: str, timeout: float) -> None:
         # The agent watches the system's manager only: whoever asks a user's must be that user.
-        deadline = time.monotonic() + timeout
         with self._events.span(Kind.WAIT, f"wait for unit {unit} of {user}", machine=self.name):
-            for pause in pauses():
+            for _ in tries(timeout):
                 info = self.get_unit_info(unit, user)
                 state = info.get("ActiveState", "unknown")
                 if state == "active":
@@ -70,9 +68,7 @@ class Units(Waits):
                     raise WaitFailed(self.name, f"{now}: {result}", state=info)
                 if state == "inactive" and "No jobs" in self.systemctl("list-jobs --full", user)[1]:
                     raise WaitFailed(self.name, f"{now} and there are no pending jobs", state=info)
-                if time.monotonic() + pause >= deadline:
-                    raise WaitFailed(self.name, f"{now} after {timeout:g} s", state=info)
-                time.sleep(pause)
+            raise WaitFailed(self.name, f"{now} after {timeout:g} s", state=info)
 
     def _with_journal(self, unit: str, user: str | None, error: WaitFailed) -> WaitFailed:
         option = "--unit" if user is None else "--user-unit"

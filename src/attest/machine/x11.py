@@ -9,7 +9,7 @@ from typing import Final
 from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.waits import Waits
-from attest.pauses import DEFAULT_TIMEOUT, pauses
+from attest.pauses import DEFAULT_TIMEOUT, tries
 
 __all__ = ["X11"]
 
@@ -48,15 +48,12 @@ class X11(Waits):
             WaitFailed: There is none after ``timeout`` seconds.
         """
         pattern = re.compile(regexp)
-        deadline = time.monotonic() + timeout
         with self._events.span(Kind.WAIT, f"wait for a window {regexp!r}", machine=self.name):
-            for pause in pauses():
+            for _ in tries(timeout):
                 names = self.get_window_names()
                 if any(pattern.search(name) for name in names):
                     return
-                if time.monotonic() + pause >= deadline:
-                    raise WaitFailed(
-                        self.name,
-                        f"no window {regexp!r} in {timeout:g} s; there are: {', '.join(names)}",
-                    )
-                time.sleep(pause)
+            raise WaitFailed(
+                self.name,
+                f"no window {regexp!r} in {timeout:g} s; there are: {', '.join(names)}",
+            )
