@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from attest.events import Event, EventLog, Kind
+from attest.report.doing import Doing
 from attest.report.journal import journal
 from attest.report.lines import describe, headline
 from attest.report.live import view
@@ -72,7 +73,7 @@ def test_what_a_guest_said_does_not_steer_the_terminal() -> None:
 
 def test_a_view_ends_with_its_block() -> None:
     events, stream = EventLog(), io.StringIO()
-    with view(events, [], verbose=False, stream=stream):
+    with view(events, Doing(events, []), verbose=False, stream=stream):
         events.emit(Kind.LOG, "inside")
     events.emit(Kind.LOG, "afterwards")
     assert "inside" in stream.getvalue()

@@ -11,6 +11,7 @@ from attest.cluster import Cluster
 from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
 from attest.kept import Kept, find, read
+from attest.report.doing import Doing
 from attest.report.live import view
 from attest.terminal import interact
 
@@ -38,7 +39,10 @@ def resume(run: str | None, machine: str | None) -> None:
     with Cluster(
         kept.manifest, accelerator=kept.accelerator, cold=True, kept=kept, events=events
     ) as cluster:
-        with view(events, running, verbose=False), events.span(Kind.ACTION, "resume"):
+        with (
+            view(events, Doing(events, running), verbose=False),
+            events.span(Kind.ACTION, "resume"),
+        ):
             cluster.go_back(kept.saved(), "the failure")
         if machine or len(running) == 1:
             sys.exit(interact(cluster[machine or running[0]]))

@@ -11,6 +11,7 @@ from attest.cluster import Cluster
 from attest.errors import UsageError
 from attest.events import EventLog
 from attest.manifest import parse_manifest
+from attest.report.doing import Doing
 from attest.report.live import view
 from attest.terminal import interact
 
@@ -46,6 +47,6 @@ def shell(
     paths = programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor)
     with Cluster(manifest, accelerator=accel, vmm=vmm, programs=paths, events=events) as cluster:
         machine = cluster["machine"]
-        with view(events, ["machine"], verbose=False):
+        with view(events, Doing(events, ["machine"]), verbose=False):
             machine.connect()
         sys.exit(interact(machine))

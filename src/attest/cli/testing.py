@@ -96,13 +96,10 @@ def run_test(test: Manifest, options: Options) -> int:
     failure: BaseException | None = None
     alarms: list[Event] = []
     events.subscribe(lambda event: alarms.append(event) if event.kind is Kind.ALARM else None)
-    events.subscribe(doing.take)
     with (
         journal(events, directory / "events.jsonl"),
         junit(events, options.junit) if options.junit else nullcontext(),
-        view(
-            events, list(test.nodes), verbose=options.verbose, table=not options.attended
-        ) as shown,
+        view(events, doing, verbose=options.verbose, table=not options.attended) as shown,
         events.span(Kind.RUN, test.name, started=events.started) as span,
     ):
         try:

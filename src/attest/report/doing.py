@@ -32,10 +32,10 @@ class Activity(NamedTuple):
 
 
 class Doing:
-    """Follows events; hand each to `take`.
+    """Follows what happens, from now on.
 
     Args:
-        events: Their log, for its clock.
+        events: What happens.
         machines: The machines' names.
     """
 
@@ -44,9 +44,9 @@ class Doing:
         self._lock = threading.Lock()
         self._stages = dict.fromkeys(machines, "off")
         self._spans: dict[str, dict[int, Event]] = {name: {} for name in self._stages}
+        events.subscribe(self._take)
 
-    def take(self, event: Event) -> None:
-        """Follow one event."""
+    def _take(self, event: Event) -> None:
         if event.machine not in self._stages:
             return
         with self._lock:

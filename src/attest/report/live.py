@@ -30,7 +30,6 @@ class View:
 
     verbose: bool
     consoles: bool
-
     _checks: set[int] = field(default_factory=set)
 
     def lines(self, event: Event) -> list[str]:
@@ -47,7 +46,7 @@ class View:
 @contextmanager
 def view(
     events: EventLog,
-    machines: list[str],
+    doing: Doing,
     *,
     verbose: bool,
     table: bool = True,
@@ -57,14 +56,14 @@ def view(
 
     Args:
         events: What happens.
-        machines: The machines' names.
+        doing: What each machine is doing, as those events tell.
         verbose: Show the output of commands, and consoles.
         table: Show what each machine is doing now, on a terminal.
         stream: Where.
     """
     shown = View(verbose, consoles=verbose)
     if table and stream.isatty():
-        with _live(events, machines, shown, stream):
+        with _live(events, doing, shown, stream):
             yield shown
         return
     with _subscribed(events, lambda event: _print_plain(event, shown, stream)):
@@ -87,12 +86,11 @@ def _print_plain(event: Event, shown: View, stream: TextIO) -> None:
 
 
 @contextmanager
-def _live(events: EventLog, machines: list[str], shown: View, stream: TextIO) -> Iterator[None]:
+def _live(events: EventLog, doing: Doing, shown: View, stream: TextIO) -> Iterator[None]:
     from rich.console import Console
     from rich.live import Live
 
     console = Console(file=stream, highlight=False, soft_wrap=True)
-    doing = Doing(events, machines)
     with (
         Live(
             get_renderable=lambda: _table(doing),
@@ -100,7 +98,6 @@ def _live(events: EventLog, machines: list[str], shown: View, stream: TextIO) ->
             refresh_per_second=8,
             transient=True,
         ),
-        _subscribed(events, doing.take),
         _subscribed(events, lambda event: _show(event, shown, console)),
     ):
         yield
