@@ -29,6 +29,7 @@ __all__ = [
     "load_manifest",
     "on_hugepages",
     "parse_manifest",
+    "unreadable",
     "vlans_in",
 ]
 
@@ -204,7 +205,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(
-                f"{self.name}: script: cannot read {path}: {_unreadable(error)}"
+                f"{self.name}: script: cannot read {path}: {unreadable(error)}"
             ) from None
 
 
@@ -224,7 +225,7 @@ def load_manifest(path: Path | str) -> Manifest:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot read the manifest: {_unreadable(error)}") from None
+        raise ManifestError(f"{path}: cannot read the manifest: {unreadable(error)}") from None
     try:
         raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
@@ -413,7 +414,8 @@ def check_names(names: Iterable[str], *, source: str) -> None:
         raise ManifestError(f"{source}: nodes: {len(seen)} machines, at most {MAX_NODES} fit")
 
 
-def _unreadable(error: OSError | UnicodeDecodeError) -> str | None:
+def unreadable(error: OSError | UnicodeDecodeError) -> str | None:
+    """Why a text could not be read."""
     return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
 
 

@@ -27,7 +27,7 @@ from attest.net.switches import Switches
 from attest.net.vde import join
 from attest.net.vlan import VLan
 from attest.vmm.base import Saved, Vmm, VmmExit
-from attest.vmm.start_script import ScriptSpec, StartScript
+from attest.vmm.start_script import UNSAVED, ScriptSpec, StartScript
 
 if TYPE_CHECKING:
     from attest.checkpoint import Snapshot
@@ -271,9 +271,7 @@ class ScriptedMachines:
 
 
 def _unsaveable(name: str) -> MachineError:
-    return MachineError(
-        name, "a machine of a start script cannot be saved", hint="one of an image can"
-    )
+    return MachineError(name, UNSAVED, hint="one of an image can")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

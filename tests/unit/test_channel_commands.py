@@ -246,12 +246,13 @@ def test_a_file_is_seen_when_it_appears(
     wait = channel.start_wait(WaitKind.FILE_EXISTS, str(tmp_path / "new"), timeout=30)
     make(tmp_path / "new")
     wait.result()
-    assert channel.wait_for(WaitKind.FILE_EXISTS, str(tmp_path / "new"), timeout=30) is not None
+    wait = channel.start_wait(WaitKind.FILE_EXISTS, str(tmp_path / "new"), timeout=30)
+    assert wait.result() is not None
 
 
 def test_a_wait_that_runs_into_its_limit_says_for_what(channel: AgentChannel) -> None:
     with pytest.raises(WaitFailed, match=r"alice: no file_exists /nowhere in 0\.05 s"):
-        channel.wait_for(WaitKind.FILE_EXISTS, "/nowhere", timeout=0.05)
+        channel.start_wait(WaitKind.FILE_EXISTS, "/nowhere", timeout=0.05).result()
 
 
 def test_a_wait_can_be_cancelled(channel: AgentChannel) -> None:

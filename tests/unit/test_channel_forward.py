@@ -90,7 +90,7 @@ def test_a_unix_socket_inside(channel: AgentChannel, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        channel.wait_for(WaitKind.UNIX_SOCKET, path, timeout=30)
+        channel.start_wait(WaitKind.UNIX_SOCKET, path, timeout=30).result()
         listener.accept()[0].close()  # the wait's own connection
         with channel.connect_tcp(path, 0) as connection:
             client, _ = listener.accept()

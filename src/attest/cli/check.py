@@ -10,7 +10,7 @@ import click
 from attest.check.check import check as findings_of
 from attest.check.subject import Subject
 from attest.errors import UsageError
-from attest.manifest import Manifest, check_names, load_manifest
+from attest.manifest import Manifest, check_names, load_manifest, unreadable
 
 
 @click.command()
@@ -44,8 +44,7 @@ def of_manifest(manifest: Manifest) -> Subject:
         ManifestError: There is none, or it cannot be read.
     """
     text, filename = manifest.script_text()
-    vlans = {vlan for node in manifest.nodes.values() for vlan in node.vlans}
-    return Subject(text, filename, list(manifest.nodes), sorted(vlans))
+    return Subject(text, filename, list(manifest.nodes), manifest.all_vlans())
 
 
 def report(subject: Subject) -> int:
@@ -63,10 +62,8 @@ def _bare(path: Path, machines: list[str], vlans: list[int]) -> Subject:
     check_names(machines, source="--nodes")
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"cannot read {path}: it is not UTF-8 text") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {unreadable(error)}") from None
     return Subject(text, str(path), machines, vlans)
 
 

@@ -11,7 +11,7 @@ from attest.errors import HostError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["read", "variants"]
+__all__ = ["variants"]
 
 _SCALE: Final = 3
 """Tesseract wants letters of about 30 pixels; those of a text console have 10."""
@@ -21,11 +21,6 @@ _DARK: Final = 128
 
 _LIMIT: Final = 60
 """Seconds for one picture."""
-
-
-def read(picture: Image) -> str:
-    """The text as the first of the `variants` has it."""
-    return next(variants(picture))
 
 
 def variants(picture: Image) -> Iterator[str]:

@@ -26,9 +26,7 @@ def decode(data: bytes) -> tuple[int, int, bytes]:
     """
     if len(data) < _HEADER.size:
         raise XwdError("it is cut off")
-    (size, version, kind, _, width, height, _, little, *rest) = (
-        field for field in _HEADER.unpack_from(data)
-    )
+    size, version, kind, _, width, height, _, little, *rest = _HEADER.unpack_from(data)
     # byte_order, bitmap_unit, bitmap_bit_order, bitmap_pad, bits_per_pixel, bytes_per_line, …
     bits, line, colours = rest[3], rest[4], rest[11]
     if version != _VERSION or kind != _Z_PIXMAP or bits != 32 or little != 0:

@@ -219,37 +219,6 @@ class AgentChannel:
 
     # Waits
 
-    def wait_for(
-        self,
-        kind: WaitKind,
-        subject: str,
-        *,
-        timeout: float,
-        port: int | None = None,
-        wanted: str | None = None,
-        datagram: bool = False,
-    ) -> str:
-        """Wait in the guest until something is so.
-
-        Args:
-            kind: What to wait for.
-            subject: Its address, path, unit, or process name or id.
-            timeout: Seconds.
-            port: TCP port.
-            wanted: ActiveState of a unit; default ``active``.
-            datagram: The Unix socket takes datagrams.
-
-        Returns:
-            What was seen.
-
-        Raises:
-            WaitFailed: The time limit passed, or it cannot come any more.
-        """
-        wait = self.start_wait(
-            kind, subject, timeout=timeout, port=port, wanted=wanted, datagram=datagram
-        )
-        return wait.result()
-
     def start_wait(
         self,
         kind: WaitKind,
@@ -260,7 +229,19 @@ class AgentChannel:
         wanted: str | None = None,
         datagram: bool = False,
     ) -> Wait:
-        """Begin a wait, as `wait_for` has it, and return it under way."""
+        """Begin to wait in the guest until something is so.
+
+        Args:
+            kind: What to wait for.
+            subject: Its address, path, unit, or process name or id.
+            timeout: Seconds.
+            port: TCP port.
+            wanted: ActiveState of a unit; default ``active``.
+            datagram: The Unix socket takes datagrams.
+
+        Returns:
+            The wait under way.
+        """
         fields = (
             Fields()
             .u32(WaitField.KIND, kind)

@@ -198,7 +198,7 @@ class ShellChannel:
         wanted: str | None = None,
         datagram: bool = False,
     ) -> ShellWait:
-        """Begin a wait; see `attest.guest.agent_channel.AgentChannel.wait_for`."""
+        """Begin a wait; see `attest.guest.agent_channel.AgentChannel.start_wait`."""
         probe = Probe(kind, subject, port=port, wanted=wanted, datagram=datagram)
         subject = f"{subject}:{port}" if port is not None else subject
         what = f"{kind.name.lower()} {subject}"

@@ -22,9 +22,9 @@ from attest.vmm.base import ConsolePipes, Greet, Saved, VmmExit
 from attest.vmm.monitored import Monitored
 from attest.vmm.process import WatchedProcess
 
-__all__ = ["ScriptSpec", "StartScript", "unplugged_names"]
+__all__ = ["UNSAVED", "ScriptSpec", "StartScript", "unplugged_names"]
 
-_UNSAVED: Final = "a machine of a start script cannot be saved"
+UNSAVED: Final = "a machine of a start script cannot be saved"
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class StartScript(Monitored):
         Raises:
             MachineError: Always.
         """
-        raise MachineError(self.name, _UNSAVED)
+        raise MachineError(self.name, UNSAVED)
 
     def save_running(self, directory: Path) -> Saved:
         """It cannot.
@@ -162,7 +162,7 @@ class StartScript(Monitored):
         Raises:
             MachineError: Always.
         """
-        raise MachineError(self.name, _UNSAVED)
+        raise MachineError(self.name, UNSAVED)
 
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
