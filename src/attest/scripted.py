@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -275,7 +277,7 @@ def _unsaveable(name: str) -> MachineError:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
     process.wait()
 
 

@@ -39,11 +39,7 @@ scratch=$1; shift
 "$@" && rm -rf -- "$scratch"
 """
 
-# A parent that died before the wish was made sends no signal; but then the process has got PID 1
-# of the namespace as its parent, while a living one, outside the namespace, counts as 0.
-_DIES_WITH_PARENT: Final = (
-    "setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = 0 ] && exec "$@"', "sh",
-)  # fmt: skip
+_DIES_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL")
 
 
 class Cell:
@@ -83,7 +79,10 @@ class Cell:
         ]  # fmt: skip
 
     def enter(self, command: Sequence[str]) -> list[str]:
-        """The command line that runs ``command`` inside; it dies with the process so started."""
+        """The command line that runs ``command`` inside; it dies with the process so started.
+
+        Until it runs, in the first moment, only a signal to their process group ends both.
+        """
         return [*self._enter, *_DIES_WITH_PARENT, *command]
 
     def enter_as_root(self, command: Sequence[str]) -> list[str]:

@@ -87,9 +87,13 @@ class WatchedProcess:
         """
         self._killed = True
         if self._process.returncode is None:  # else its number may be another's
-            for pid in descendants(self.pid) or [self.pid]:
+            inside = descendants(self.pid)
+            for pid in inside:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            if not inside:  # its group is killed as one, also with a child that it just makes
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
             # When somebody stops its child, `nsenter` stops itself too, and would stay so.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGCONT)
