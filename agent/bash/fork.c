@@ -42,16 +42,16 @@ __attribute__((weak)) int on_exit(void (*function)(int status, void *argument), 
 
 extern struct builtin attest_fork_struct;
 
-enum { SMALL_MAPPING = 65536 };
+enum { SMALL_MAPPING = 200000 };
 
-/* A message with so many descriptors; false when the agent wants nothing more. */
-static int receive(char command[COMMAND_MAX], int descriptors[], size_t count)
+/* A message with so many descriptors, and at most so many bytes; false when the agent wants nothing more. */
+static int receive(char *text, size_t size, int descriptors[], size_t count)
 {
     union {
         struct cmsghdr header;
         char space[CMSG_SPACE(3 * sizeof(int))];
     } control;
-    struct iovec bytes = {command, COMMAND_MAX};
+    struct iovec bytes = {text, size};
     struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     if (recvmsg(SHELL_SOCKET, &message, 0) <= 0 || message.msg_controllen < CMSG_LEN(count * sizeof(int)))
         return 0;
@@ -61,12 +61,10 @@ static int receive(char command[COMMAND_MAX], int descriptors[], size_t count)
 
 /* What would be different in a bash that starts now: shells that wait in a snapshot wake up under other names and times, and
  * would all draw the same $RANDOM. */
-static void become_fresh(const char *command)
+static void become_fresh(void)
 {
     char text[65] = "0";
     uint32_t seed = 0;
-    memset(command_execution_string, 0, strlen(command_execution_string));
-    strcpy(command_execution_string, command);
     bind_variable("BASH_EXECUTION_STRING", command_execution_string, 0);
     bind_variable("SECONDS", text, 0);
     gethostname(text, sizeof text - 1);
@@ -76,7 +74,8 @@ static void become_fresh(const char *command)
     bind_variable("RANDOM", text, 0);
 }
 
-/* All is done but to leave the memory, which takes as long as most commands: tell the agent already, and let it go first. */
+/* All is done but to leave the memory, which takes as long as most commands: tell the agent already, and let it go first. The
+ * libraries have nothing to do then, and would write to their pages for it. */
 static void end(int status, void *argument)
 {
     const union sigval code = {.sival_int = status & 0xff};
@@ -86,26 +85,26 @@ static void end(int status, void *argument)
     fflush(NULL);
     if (syscall(SYS_close_range, 0, ~0U, 0) == 0 && sigqueue(getppid(), SIGCHLD, code) == 0)
         sched_yield();
+    _exit(status);
 }
 
 /* In a fork: wait for a command, and become the shell that runs it. */
 static int begin(int socket)
 {
     int descriptors[3];
-    char command[COMMAND_MAX] = "";
     pid_t pid = getpid();
     setsid();
     dollar_dollar_pid = shell_pgrp = pid;
     dup2(socket, SHELL_SOCKET);
     close(socket);
-    become_fresh(command); /* has its own copy of each page that it will write to once there is a command */
-    if (!receive(command, descriptors, 3))
+    become_fresh(); /* has its own copy of each page that it will write to once there is a command */
+    if (!receive(command_execution_string, COMMAND_MAX, descriptors, 3))
         return 1;
     for (int i = 0; i < 3; i++) {
         dup2(descriptors[i], i);
         close(descriptors[i]);
     }
-    become_fresh(command);
+    become_fresh();
     /* An agent that does not hear of it runs the command elsewhere. */
     if (send(SHELL_SOCKET, &pid, sizeof pid, MSG_NOSIGNAL) < 0)
         return 1;
@@ -125,7 +124,7 @@ static void own_pages(void)
     int memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
     FILE *mappings = fopen("/proc/self/maps", "re");
     while (memory >= 0 && mappings && fgets(line, sizeof line, mappings))
-        if (sscanf(line, "%lx-%lx", &start, &end) == 2 && end - start >= SMALL_MAPPING && strstr(line, " r-") &&
+        if (sscanf(line, "%lx-%lx", &start, &end) == 2 && end - start >= SMALL_MAPPING && strstr(line, " r-x") &&
             pread(memory, &byte, 1, (off_t)start) == 1 && pwrite(memory, &byte, 1, (off_t)start) < 0)
             break; /* it is only slower */
     if (mappings)
@@ -137,14 +136,15 @@ static void own_pages(void)
 static int serve(void *words)
 {
     int socket;
-    char ready = 0, nothing[COMMAND_MAX];
+    char ready = 0, nothing;
     (void)words;
     /* bash has put this builtin into a copy of its table. */
     shell_builtins = static_shell_builtins;
     num_shell_builtins--;
+    memset(command_execution_string, 0, strlen(command_execution_string)); /* the place for the command */
     own_pages();
     send(SHELL_SOCKET, &ready, sizeof ready, MSG_NOSIGNAL);
-    while (receive(nothing, &socket, 1)) {
+    while (receive(&nothing, 1, &socket, 1)) {
         if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL) == 0)
             return begin(socket);
         close(socket);

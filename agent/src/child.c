@@ -74,15 +74,18 @@ void child_ends(pid_t pid, int code)
 
 void children_settle(void)
 {
-    const struct timespec patience = {.tv_sec = PATIENCE_S};
+    const struct timespec at_once = {0}, patience = {.tv_sec = PATIENCE_S};
+    siginfo_t info;
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
-    while (ending_count) {
+    /* Also one that waits for nobody: while it does, the kernel keeps no other. */
+    while (sigtimedwait(&set, &info, ending_count ? &patience : &at_once) > 0) {
+        if (info.si_code == SI_QUEUE)
+            child_ends(info.si_pid, info.si_value.sival_int);
         children_reap();
-        if (ending_count && sigtimedwait(&set, NULL, &patience) < 0)
-            ending_count = 0; /* a debugger may hold them for ever */
     }
+    ending_count = 0; /* a debugger may hold them for ever */
 }
 
 /* Whether /proc/PID/stat says that it is a living process of the session. */

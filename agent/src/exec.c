@@ -19,7 +19,7 @@
 #include "system.h"
 
 enum { COMMAND = 1, ARGUMENT, DIRECTORY, USER, ENVIRONMENT, LIMIT, TERMINAL, FLAGS };
-enum { INPUT_FOLLOWS = 1, LEAVE_BACKGROUND = 2 };
+enum { INPUT_FOLLOWS = 1, LEAVE_BACKGROUND = 2, STRICT = 4 };
 enum { OUTPUT, ERROR, CHANNELS, DEATH_MS = 5000, END_OF_INPUT = 4 };
 
 static const uint32_t reading = EPOLLIN | EPOLLET;
@@ -242,14 +242,15 @@ static void command_free(struct command *command)
     account_free(command->account);
 }
 
-/* The arguments of SHELL -c TEXT. */
-static char **shell_arguments(const char *shell, const char *text)
+/* The arguments of SHELL -c TEXT, or of SHELL -euo pipefail -c TEXT. */
+static char **shell_arguments(const char *shell, bool strict, const char *text)
 {
-    char **arguments = allocate(4 * sizeof *arguments);
-    const char *name = strrchr(shell, '/') + 1;
-    arguments[0] = copy_text(name, strlen(name));
-    arguments[1] = copy_text("-c", 2);
-    arguments[2] = copy_text(text, strlen(text));
+    char **arguments = allocate(6 * sizeof *arguments);
+    const char *const words[] = {strrchr(shell, '/') + 1, "-euo", "pipefail", "-c", text};
+    size_t count = 0;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strict || i < 1 || i > 2)
+            arguments[count++] = copy_text(words[i], strlen(words[i]));
     return arguments;
 }
 
@@ -282,17 +283,17 @@ static const char *command_read(struct command *command, const struct request *r
     if (command->text) {
         texts_free(command->arguments);
         command->program = shell_path();
-        command->arguments = shell_arguments(command->program, command->text);
+        command->arguments = shell_arguments(command->program, command->flags & STRICT, command->text);
     } else {
         command->program = command->arguments[0];
     }
     return NULL;
 }
 
-/* Whether a forked shell would do: it has the default surroundings. */
+/* Whether a forked shell would do: it is a strict one, in the default surroundings. */
 static bool is_plain(const struct request *request)
 {
-    return request_has(request, COMMAND) && !request_has(request, ARGUMENT) && !request_has(request, DIRECTORY) &&
+    return (request_u32(request, FLAGS, 0) & STRICT) && request_has(request, COMMAND) && !request_has(request, ARGUMENT) && !request_has(request, DIRECTORY) &&
            !request_has(request, USER) && !request_has(request, ENVIRONMENT) && !request_has(request, TERMINAL);
 }
 
@@ -301,13 +302,16 @@ static bool start_warm(const struct request *request, struct running *running)
     if (!is_plain(request))
         return false;
     char *text = request_text(request, COMMAND);
-    bool taken = shells_take(text, running);
+    bool taken = shells_take(text, request_u32(request, FLAGS, 0) & INPUT_FOLLOWS, running);
     free(text);
     return taken;
 }
 
-static const char *home_or_root(const struct account *account)
+static const char *default_directory(const struct command *command)
 {
+    const struct account *account = command->account;
+    if (command->flags & STRICT)
+        return SHELL_DIRECTORY;
     return account && access(account->home, X_OK) == 0 ? account->home : "/";
 }
 
@@ -316,9 +320,9 @@ static bool start_cold(struct stream *stream, const struct command *command, str
     struct spawn spawn = {.program = command->program, .arguments = command->arguments, .account = command->account,
                           .environment = command->environment, .directory = command->directory};
     if (!spawn.directory)
-        spawn.directory = home_or_root(command->account);
+        spawn.directory = default_directory(command);
     if (command->terminal ? spawn_on_terminal(&spawn, command->rows, command->columns, running)
-                          : spawn_on_pipes(&spawn, running))
+                          : spawn_on_pipes(&spawn, command->flags & INPUT_FOLLOWS, running))
         return true;
     const char *what = spawn.failed_step;
     if (strcmp(what, "execute") == 0)
@@ -357,8 +361,6 @@ static void exec_begin(struct stream *stream, const struct request *request, con
             watch_start(&exec->input, running->input, EPOLLOUT | EPOLLET, input_ready);
         return;
     }
-    if (!exec->terminal)
-        close(running->input);
     stream->input_ended = true;
     input_end(exec);
 }

@@ -1,8 +1,8 @@
 /* Starting bash costs 8 to 50 ms in an emulated guest, most of it before it looks at its command; forking one that has been
- * started costs 1 or 2. So one is, the template: `bash -c PLACE` with BASH_ENV naming a script that loads the builtin
+ * started costs 1 or 2. So one is, the template: `bash -euo pipefail -c PLACE` with BASH_ENV naming a script that loads the builtin
  * `attest_fork` (../bash/fork.c), which forks when it is told to. A fork waits until it gets a command and its descriptors,
  * writes the command over PLACE, where the shell's memory holds its argument, and leaves the script. From there on it is a
- * `bash -c COMMAND` like any other: it is the agent's child and leads a session, executes a last command without forking, and
+ * `bash -euo pipefail -c COMMAND` like any other: it is the agent's child and leads a session, executes a last command without forking, and
  * says `-c` in its messages. One fork is made while nothing happens, for the next command; others when they are needed.
  *
  * A bash that cannot load the builtin ends at once, and shells are started for commands. When the agent dies, the sockets end,
@@ -48,7 +48,7 @@ struct stamp {
         dev_t device;
         ino_t inode;
         struct timespec changed;
-    } files[3];
+    } files[3], directory; /* what is in the directory does not matter */
     struct rlimit limits[RLIM_NLIMITS];
 };
 
@@ -73,6 +73,10 @@ static void stamp_now(struct stamp *now)
         now->files[i].device = status.st_dev;
         now->files[i].inode = status.st_ino;
         now->files[i].changed = status.st_mtim;
+    }
+    if (stat(SHELL_DIRECTORY, &status) == 0) {
+        now->directory.device = status.st_dev;
+        now->directory.inode = status.st_ino;
     }
     for (int i = 0; i < RLIM_NLIMITS; i++)
         getrlimit(i, &now->limits[i]);
@@ -166,11 +170,9 @@ static bool write_script(char *path, size_t size)
 static char **shell_arguments(void)
 {
     static char place[COMMAND_MAX];
-    static char *arguments[4];
+    static char *arguments[] = {NULL, "-euo", "pipefail", "-c", place, NULL};
     memset(place, ' ', sizeof place - 1);
     arguments[0] = (char *)shell_name();
-    arguments[1] = "-c";
-    arguments[2] = place;
     return arguments;
 }
 
@@ -184,7 +186,7 @@ static pid_t template_execute(int socket)
     int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
     char **environment = environment_make(NULL, false, extra);
     struct spawn spawn = {.program = stamp.shell, .arguments = shell_arguments(), .environment = environment,
-                          .directory = "/", .input = nothing, .output = nothing, .error = nothing, .extra = socket};
+                          .directory = SHELL_DIRECTORY, .input = nothing, .output = nothing, .error = nothing, .extra = socket};
     pid_t pid = spawn_on_descriptors(&spawn);
     texts_free(environment);
     close(nothing);
@@ -262,12 +264,12 @@ static pid_t begin(const int ends[3], void *command)
     return pid;
 }
 
-bool shells_take(const char *command, struct running *running)
+bool shells_take(const char *command, bool takes_input, struct running *running)
 {
     check_stamp();
     if (strlen(command) >= COMMAND_MAX || !ready)
         return false;
-    if (!start_on_pipes(running, begin, (void *)command)) {
+    if (!start_on_pipes(running, takes_input, begin, (void *)command)) {
         template_discard();
         return false;
     }

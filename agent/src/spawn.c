@@ -135,32 +135,35 @@ pid_t spawn_on_descriptors(struct spawn *spawn)
     return -1;
 }
 
-static bool make_pipes(int pipes[3][2])
+/* A pipe of which the agent has the end that does not wait, and a command the other. */
+static bool make_pipe(int *agents, int *commands, bool agent_reads)
 {
-    for (int i = 0; i < 3; i++) {
-        if (pipe2(pipes[i], O_CLOEXEC) == 0) {
-            fcntl(pipes[i][i == 0], F_SETFL, O_NONBLOCK); /* the agent's end */
-            continue;
-        }
-        while (i-- > 0) {
-            close(pipes[i][0]);
-            close(pipes[i][1]);
-        }
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0)
         return false;
-    }
+    *agents = ends[agent_reads ? 0 : 1];
+    *commands = ends[agent_reads ? 1 : 0];
+    fcntl(*agents, F_SETFL, O_NONBLOCK);
     return true;
 }
 
-bool start_on_pipes(struct running *running, pid_t (*start)(const int ends[3], void *context), void *context)
+bool start_on_pipes(struct running *running, bool takes_input, pid_t (*start)(const int ends[3], void *context),
+                    void *context)
 {
-    int pipes[3][2];
-    if (!make_pipes(pipes))
-        return false;
-    const int ends[3] = {pipes[0][0], pipes[1][1], pipes[2][1]};
-    *running = (struct running){.input = pipes[0][1], .output = pipes[1][0], .error = pipes[2][0]};
-    running->pid = start(ends, context);
+    static int nothing;
+    int ends[3] = {-1, -1, -1};
+    *running = (struct running){.pid = -1, .input = -1, .output = -1, .error = -1};
+    if (nothing <= 0)
+        nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (takes_input)
+        make_pipe(&running->input, &ends[0], false);
+    else
+        ends[0] = nothing;
+    if (ends[0] >= 0 && make_pipe(&running->output, &ends[1], true) && make_pipe(&running->error, &ends[2], true))
+        running->pid = start(ends, context);
     for (int i = 0; i < 3; i++)
-        close(ends[i]);
+        if (ends[i] >= 0 && ends[i] != nothing)
+            close(ends[i]);
     if (running->pid < 0)
         running_close(running);
     return running->pid > 0;
@@ -175,9 +178,9 @@ static pid_t spawn_with(const int ends[3], void *context)
     return spawn_on_descriptors(spawn);
 }
 
-bool spawn_on_pipes(struct spawn *spawn, struct running *running)
+bool spawn_on_pipes(struct spawn *spawn, bool takes_input, struct running *running)
 {
-    bool started = start_on_pipes(running, spawn_with, spawn);
+    bool started = start_on_pipes(running, takes_input, spawn_with, spawn);
     if (!started && !spawn->failed_step)
         fail(spawn, "pipes");
     return started;

@@ -30,9 +30,9 @@ struct running {
 };
 
 /* Start a program. It has been executed when this returns true; when not, `failure` and `failed_step` say why. */
-bool spawn_on_pipes(struct spawn *spawn, struct running *running);
+bool spawn_on_pipes(struct spawn *spawn, bool takes_input, struct running *running);
 /* The same with what `start` starts, given the ends that become its descriptors; -1: it could not. */
-bool start_on_pipes(struct running *running, pid_t (*start)(const int ends[3], void *context), void *context);
+bool start_on_pipes(struct running *running, bool takes_input, pid_t (*start)(const int ends[3], void *context), void *context);
 /* The same on the descriptors that are named in it: the process ID, or -1. */
 pid_t spawn_on_descriptors(struct spawn *spawn);
 /* Likewise on a new controlling terminal, whose master side is `output`. */

@@ -189,7 +189,7 @@ def _boot_and_save(seat: Seat, context: MachineContext, nics: tuple[Nic, ...], i
 def _warm_up(channel: Channel, seat: Seat, events: EventLog) -> None:
     for step in seat.node.warm_steps:
         with events.span(Kind.COMMAND, step, machine=seat.name) as span:
-            done = channel.run(f"set -euo pipefail; {step}")
+            done = channel.run(step, strict=True)
             span.data["status"] = done.status
         if done.status != 0:
             raise CommandFailed(

@@ -1,4 +1,4 @@
-"""Shells that wait for a command run it as a fresh `bash -c` does."""
+"""Shells that wait for a command run it as a fresh `bash -euo pipefail -c` does."""
 
 import contextlib
 import os
@@ -29,6 +29,7 @@ __all__ = ["agent_socket", "client"]
 
 pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 
+STRICT = (8, u32(4))
 COLD = (5, b"USER=root")
 """An environment that changes nothing, but makes the agent start a fresh shell."""
 
@@ -89,11 +90,13 @@ SNIPPETS = [
     "trap 'echo bye' EXIT; exit 4",
     "trap 'echo term' TERM; kill -TERM $$; echo on",
     "trap 'echo err $LINENO' ERR; false; echo on",
-    "set -e; false; echo never",
-    "set -e; if false; then :; fi; echo on; (false); echo never",
-    "set -u; echo $nosuchvariable; echo never",
+    "false; echo never",
+    "if false; then :; fi; echo on; (false); echo never",
+    "echo $nosuchvariable; echo never",
     "echo ${nosuch:?is missing}; echo never",
-    "set -euo pipefail; false | true; echo never",
+    "false | true; echo never",
+    "false || true; set +e; false; echo on",
+    "set +u; echo $nosuchvariable; echo on",
     "set -x; echo traced; true",
     "set -o posix; set -o | grep posix",
     "sleep 0.01 & wait $!; echo $?",
@@ -150,7 +153,7 @@ def await_waiting_shell(agent: int) -> tuple[int, int]:
 
 
 def agent_of(client: AgentClient) -> int:
-    return int(client.sh("echo $PPID", COLD)[1].stdout)
+    return int(client.sh("echo $PPID")[1].stdout)
 
 
 def plain(stream: Stream, result: Result) -> tuple[str, bytes, bytes]:
@@ -165,15 +168,15 @@ def plain(stream: Stream, result: Result) -> tuple[str, bytes, bytes]:
 def test_a_waiting_shell_is_like_a_fresh_one(client: AgentClient, snippet: str) -> None:
     agent = agent_of(client)
     await_waiting_shell(agent)
-    warm_result, warm = client.sh(snippet)
-    cold_result, cold = client.sh(snippet, COLD)
+    warm_result, warm = client.sh(snippet, STRICT)
+    cold_result, cold = client.sh(snippet, STRICT, COLD)
     assert plain(warm, warm_result) == plain(cold, cold_result)
 
 
 def test_a_waiting_shell_is_used_and_replaced(client: AgentClient) -> None:
     agent = agent_of(client)
     template, waiting = await_waiting_shell(agent)
-    assert int(client.sh("echo $$")[1].stdout) == waiting
+    assert int(client.sh("echo $$", STRICT)[1].stdout) == waiting
     again, successor = await_waiting_shell(agent)
     assert again == template
     assert successor != waiting
@@ -181,8 +184,8 @@ def test_a_waiting_shell_is_used_and_replaced(client: AgentClient) -> None:
 
 def test_the_command_line_shows_the_command(client: AgentClient) -> None:
     await_waiting_shell(agent_of(client))
-    _, stream = client.sh("cat /proc/$$/cmdline; :")
-    assert stream.stdout.rstrip(b"\0") == b"bash\0-c\0cat /proc/$$/cmdline; :"
+    _, stream = client.sh("cat /proc/$$/cmdline; :", STRICT)
+    assert stream.stdout.rstrip(b"\0") == b"bash\0-euo\0pipefail\0-c\0cat /proc/$$/cmdline; :"
 
 
 def test_shells_do_not_share_random_numbers(client: AgentClient) -> None:
@@ -190,14 +193,14 @@ def test_shells_do_not_share_random_numbers(client: AgentClient) -> None:
     drawn = set()
     for _ in range(4):
         await_waiting_shell(agent)
-        drawn.add(client.sh("echo $RANDOM $RANDOM $RANDOM")[1].stdout)
+        drawn.add(client.sh("echo $RANDOM $RANDOM $RANDOM", STRICT)[1].stdout)
     assert len(drawn) == 4
 
 
 def test_commands_at_once_are_all_forks(client: AgentClient) -> None:
     await_waiting_shell(agent_of(client))
     command = b"grep -c ^BASH_ENV= < <(tr '\\0' '\\n' < /proc/$$/environ); echo $$; sleep 0.05"
-    streams = [client.open(1, [(1, command)]) for _ in range(20)]
+    streams = [client.open(1, [(1, command), STRICT]) for _ in range(20)]
     pids = set()
     for stream in streams:
         assert client.finish(stream).code == 0
@@ -217,7 +220,7 @@ def test_a_shell_that_was_killed_or_stopped_is_not_missed(
     for pid in {"template": [template], "fork": [waiting], "both": [template, waiting]}[which]:
         os.kill(pid, number)
     for _ in range(3):
-        assert client.sh("echo on")[1].stdout == b"on\n"
+        assert client.sh("echo on", STRICT)[1].stdout == b"on\n"
     if number == signal.SIGKILL:
         await_waiting_shell(agent)
     for pid in (template, waiting):
@@ -232,7 +235,7 @@ def test_a_stopped_shell_does_not_run_its_command_later(
     os.kill(waiting, signal.SIGSTOP)
     end = os.pidfd_open(waiting)
     file = tmp_path / "times"
-    client.sh(f"echo once >> {file}")
+    client.sh(f"echo once >> {file}", STRICT)
     os.kill(waiting, signal.SIGCONT)
     select.select([end], [], [])
     os.close(end)
@@ -243,15 +246,17 @@ def test_a_shell_has_the_limits_that_the_agent_has_now(tmp_path: Path) -> None:
     path = tmp_path / "agent"
     with running_agent(path) as process, AgentClient(path) as client:
         await_waiting_shell(process.pid)
-        assert client.sh("prlimit --pid $PPID --core=4096")[0].code == 0
-        assert client.sh("ulimit -c")[1].stdout == b"4\n"
+        assert client.sh("prlimit --pid $PPID --core=4096", STRICT)[0].code == 0
+        assert client.sh("ulimit -c", STRICT)[1].stdout == b"4\n"
 
 
 def test_whatever_comes_after_a_command_finds_its_shell_gone(client: AgentClient) -> None:
     at_once: Fields = [(1, u32(7)), (4, u64(0))]
     for _ in range(5):
         await_waiting_shell(agent_of(client))
-        _, stream = client.sh("echo $$; printf -v memory %100000000s")  # which takes long to free
+        _, stream = client.sh(
+            "echo $$; printf -v memory %100000000s", STRICT
+        )  # which takes long to free
         assert client.run(WAIT, [*at_once, (2, stream.stdout.strip())])[0].status == DONE
 
 
@@ -266,11 +271,14 @@ def test_shells_end_with_their_agent(tmp_path: Path) -> None:
 
 @root_only
 def test_a_shell_without_loadable_builtins_is_started_for_each_command(tmp_path: Path) -> None:
-    other = 'mount --bind /bin/dash /bin/bash && exec "$@"'
+    dash = tmp_path / "bash"
+    dash.write_text('#!/bin/sh\n[ "$1" != -euo ] || shift 2\nexec dash "$@"\n')
+    dash.chmod(0o755)
+    other = f'mount --bind {dash} /bin/bash && exec "$@"'
     prefix = ["unshare", "--mount", "sh", "-c", other, "sh"]
     path = tmp_path / "agent"
     with running_agent(path, prefix=prefix) as process, AgentClient(path) as client:
         for _ in range(3):
-            assert client.sh("echo on ${BASH-dash}")[1].stdout == b"on dash\n"
+            assert client.sh("echo on ${BASH-dash}", STRICT)[1].stdout == b"on dash\n"
             time.sleep(0.02)
         assert shells(process.pid) == []

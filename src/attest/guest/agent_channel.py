@@ -134,6 +134,7 @@ class AgentChannel:
         stdin: bytes | BinaryIO | None = None,
         stdout: Sink | None = None,
         stderr: Sink | None = None,
+        strict: bool = False,
         wait_for_output: bool = True,
     ) -> Completed:
         """Run a command to its end.
@@ -147,6 +148,7 @@ class AgentChannel:
             stdin: Its standard input.
             stdout: Called, in this thread, with its output as it comes; default: it is collected.
             stderr: The same for its standard error.
+            strict: As `start` has it.
             wait_for_output: Also wait until processes in the background have closed its output.
 
         Raises:
@@ -154,7 +156,7 @@ class AgentChannel:
         """
         process = self.start(
             command, timeout=timeout, cwd=cwd, user=user, env=env, stdin=stdin is not None,
-            stdout=stdout, stderr=stderr, wait_for_output=wait_for_output,
+            stdout=stdout, stderr=stderr, strict=strict, wait_for_output=wait_for_output,
         )  # fmt: skip
         try:
             if stdin is not None:
@@ -176,6 +178,7 @@ class AgentChannel:
         stdout: Sink | None = None,
         stderr: Sink | None = None,
         pty: tuple[int, int] | None = None,
+        strict: bool = False,
         wait_for_output: bool = True,
     ) -> Process:
         """Start a command and return it running.
@@ -190,12 +193,14 @@ class AgentChannel:
             stdout: Called with its output by `Process.wait`; default: it is collected.
             stderr: The same for its standard error.
             pty: Rows and columns of a terminal for it.
+            strict: The shell runs it under ``set -euo pipefail``, by default in ``/tmp``.
             wait_for_output: It has ended only when processes in the background have closed its
                 output.
         """
         takes_input = stdin or pty is not None
         flags = ExecFlag.STDIN if takes_input else ExecFlag(0)
         flags |= ExecFlag(0) if wait_for_output else ExecFlag.LEAVE_BACKGROUND
+        flags |= ExecFlag.STRICT if strict else ExecFlag(0)
         fields = Fields()
         if isinstance(command, str):
             fields.text(ExecField.COMMAND, command)

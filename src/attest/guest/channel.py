@@ -77,6 +77,7 @@ class Channel(Protocol):
         *,
         timeout: float | None = None,
         stdout: Sink | None = None,
+        strict: bool = False,
     ) -> Completed:
         """Run a command to its end."""
 
@@ -91,6 +92,7 @@ class Channel(Protocol):
         stdout: Sink | None = None,
         stderr: Sink | None = None,
         pty: tuple[int, int] | None = None,
+        strict: bool = False,
     ) -> Running:
         """Start a command and return it running."""
 

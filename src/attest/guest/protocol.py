@@ -142,6 +142,7 @@ class ExecFlag(IntFlag):
 
     STDIN = 1
     LEAVE_BACKGROUND = 2
+    STRICT = 4
 
 
 class WaitField(IntEnum):

@@ -130,9 +130,10 @@ class ShellChannel:
         *,
         timeout: float | None = None,
         stdout: Sink | None = None,
+        strict: bool = False,
     ) -> Completed:
         """Run a command to its end, see `start`."""
-        process = self.start(command, timeout=timeout, stdout=stdout)
+        process = self.start(command, timeout=timeout, stdout=stdout, strict=strict)
         try:
             return process.wait()
         except BaseException:
@@ -150,6 +151,7 @@ class ShellChannel:
         stdout: Sink | None = None,
         stderr: Sink | None = None,
         pty: tuple[int, int] | None = None,
+        strict: bool = False,
     ) -> ShellProcess:
         """Start a command when all before it have ended.
 
@@ -162,6 +164,7 @@ class ShellChannel:
             stdout: Called with its output, in a thread of the channel; default: it is collected.
             stderr: Is never called: errors go to the console.
             pty: Refused.
+            strict: The shell runs it under ``set -euo pipefail``, in ``/tmp``.
 
         Raises:
             MachineError: It asks for what a shell cannot do.
@@ -174,9 +177,11 @@ class ShellChannel:
               if timeout is not None else []),
             *(["runuser", "--user", user, "--"] if user else []),
             *(["env", *(f"{name}={value}" for name, value in env.items())] if env else []),
-            *(["bash", "-c", command] if isinstance(command, str) else command),
+            *(["bash", *(["-euo", "pipefail"] if strict else []), "-c", command]
+              if isinstance(command, str) else command),
         ]  # fmt: skip
         line = f"{shlex.join(words)} </dev/null | (base64 -w 0; echo); echo ${{PIPESTATUS[0]}}"
+        line = f"cd /tmp; {line}" if strict else line
         return self._submit(line, timeout, stdout)
 
     def _submit(

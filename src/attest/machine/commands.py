@@ -19,9 +19,6 @@ from attest.scope import cancellable
 
 __all__ = ["Commands"]
 
-_FIRST: Final = "set -euo pipefail; cd /tmp; "
-"""What comes before each command, as in NixOS's test guests."""
-
 _SHOWN_OUTPUT: Final = 16_384
 """Characters of a command's output that go into the events; the test itself gets all of it."""
 
@@ -59,7 +56,7 @@ class Commands(Lifecycle):
             channel = self.channel
             self._events.emit(Kind.COMMAND, f"start: {command.strip()}", machine=self.name)
             process = channel.start(
-                f"{_FIRST}{command}", timeout=timeout, stdout=_drop, stderr=_drop
+                command, timeout=timeout, stdout=_drop, stderr=_drop, strict=True
             )
             threading.Thread(target=_drain, args=[process], daemon=True).start()
             return -2, ""
@@ -181,7 +178,7 @@ class Commands(Lifecycle):
 
     def _attempt(self, channel: Channel, command: str, timeout: float | None) -> Completed:
         with self._explained():
-            process = channel.start(f"{_FIRST}{command}", timeout=timeout)
+            process = channel.start(command, timeout=timeout, strict=True)
             try:
                 with cancellable(process.cancel):
                     return watched(process.wait)

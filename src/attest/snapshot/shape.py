@@ -18,7 +18,7 @@ from attest.vmm.tsc import tsc_khz
 
 __all__ = ["Shape", "host_cpu"]
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 """Raised when attest makes snapshots in another way; older ones are not found any more."""
 
 

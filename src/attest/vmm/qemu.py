@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from attest.errors import HostError
-from attest.vmm import nested
+from attest.vmm import emulation, nested
 from attest.vmm.base import (
     ConsolePipes,
     Greet,
@@ -168,6 +168,8 @@ def _machine(spec: MachineSpec) -> list[str]:
     if spec.machine == "q35" and not spec.graphics:
         machine += ",smm=off"  # with it, QEMU draws text black on black
     cpu = nested.cpu_model(spec.accelerator, nested=spec.nested)
+    if spec.accelerator == "tcg":
+        cpu += emulation.processor_features(find_qemu().version)
     return ["-machine", machine, "-accel", spec.accelerator, "-cpu", cpu]
 
 
@@ -219,6 +221,8 @@ def _kernel_arguments(spec: MachineSpec) -> str:
     # The last one is /dev/console.
     consoles = "console=tty0 console=ttyS0" if spec.graphics else "console=ttyS0"
     arguments = [consoles, _KERNEL, nested.kernel_argument(spec.accelerator, nested=spec.nested)]
+    if spec.accelerator == "tcg":
+        arguments.append(emulation.KERNEL_ARGUMENTS)
     if spec.accelerator == "tcg" and (khz := tsc_khz()):
         arguments.append(f"tsc=reliable tsc_early_khz={khz}")
     if spec.image.root is not None:

@@ -1,0 +1,32 @@
+"""What guests are told under software emulation, where other things are slow than in hardware."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["KERNEL_ARGUMENTS", "processor_features"]
+
+KERNEL_ARGUMENTS: Final = "mitigations=off init_on_alloc=0"
+"""For Linux (Documentation/admin-guide/kernel-parameters.txt).
+
+An emulated processor does not speculate, so that nothing needs to be mitigated; and Debian's
+kernels zero each page that they take, which most of its users write to at once.
+"""
+
+_STRING_FLAGS: Final = ("erms", "fsrm")
+_LATER_STRING_FLAGS: Final = ("fzrm", "fsrs", "fsrc")
+_LATER: Final = (8, 0)
+"""The first QEMU that knows, and sets, the later ones."""
+
+
+def processor_features(qemu: tuple[int, int, int]) -> str:
+    """The end of QEMU's ``-cpu``: what an emulated processor had better not have.
+
+    Linux moves memory byte by byte on a processor that says that this is fast (flag `erms` and its
+    successors), which QEMU emulates a byte at a time; else it moves eight at a time.
+
+    Args:
+        qemu: QEMU's version.
+    """
+    flags = _STRING_FLAGS + (_LATER_STRING_FLAGS if qemu >= _LATER else ())
+    return "".join(f",-{flag}" for flag in flags)
