@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from string import ascii_uppercase
 
 import pytest
 from conftest import ACCELERATOR
@@ -52,7 +54,7 @@ def test_a_text_console_is_seen_and_typed_into(pc: Machine) -> None:
     pc.wait_until_tty_matches("1", "login: ", timeout=60)
     pc.send_chars("root\n")
     pc.wait_until_tty_matches("1", "root@pc:~#", timeout=60)
-    typed = "aZ09 -_=+[{]};:',<.>/?|`~!@#%^&*()"
+    typed = "aZ09 -_=+[{]};:',<.>/?|`~!@#%^&*()" + ascii_uppercase * 5  # more than QEMU would queue
     pc.send_chars(f"cat > /tmp/typed\n{typed}\nWelcome\n")
     pc.send_key("ctrl-d")
     pc.wait_until_succeeds("grep Welcome /tmp/typed", timeout=60)
@@ -89,9 +91,19 @@ def test_a_text_that_does_not_come_leaves_a_picture(pc: Machine) -> None:
     assert _read(pc.out_dir / "pc-not-found.png").format == "PNG"
 
 
+def test_several_threads_take_pictures_at_the_same_time(pc: Machine) -> None:
+    names = [f"shot-{number}" for number in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        pictures = list(pool.map(lambda name: _picture(pc, name), names))
+    assert {picture.format for picture in pictures} == {"PNG"}
+    assert not list(pc.state_dir.glob("*.png"))
+
+
 def test_a_key_that_does_not_exist_is_named(pc: Machine) -> None:
-    with pytest.raises(UsageError, match=r"send_key\('hyper'\): .*hyper"):
-        pc.send_key("hyper")
+    for key in ("hyper", "ctrl-hyper", "0xyz", "\N{LATIN SMALL LETTER E WITH ACUTE}"):
+        with pytest.raises(UsageError, match=rf"send_key\('{key}'\): .+"):
+            pc.send_key(key)
+    pc.send_key("0x1c")
 
 
 def test_a_machine_without_a_display_shows_its_text_console(bare: Machine) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
 
 from attest.conditions import watched
 from attest.display import inside, keys
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["Display"]
-
-_HOLD: Final = 20
-"""Milliseconds that a key is held down; QEMU's own 100 make a line of text take seconds."""
 
 
 class Display(Commands, Monitor):
@@ -97,6 +94,8 @@ class Display(Commands, Monitor):
             MachineError: The machine has no keyboard.
             UsageError: There is no such key.
         """
+        from attest.vmm.qmp import ExecuteError
+
         vmm = self._monitored("a keyboard")
         if not vmm.keyboard:
             raise MachineError(
@@ -104,9 +103,10 @@ class Display(Commands, Monitor):
             )
         what = self._events.span(Kind.ACTION, f"press {key!r}", machine=self.name)
         with what if log else nullcontext():
-            answer = vmm.monitor(f"sendkey {keys.key_for(key)} {_HOLD}").strip()
-            if answer:
-                raise UsageError(f"{self.name}: send_key({key!r}): {answer}")
+            try:
+                vmm.press(keys.key_for(key))
+            except (ExecuteError, ValueError) as error:
+                raise UsageError(f"{self.name}: send_key({key!r}): {error}") from None
             if delay is not None:
                 time.sleep(delay)
 
@@ -144,15 +144,13 @@ class Display(Commands, Monitor):
             return None
         from attest.vmm.qmp import ExecuteError
 
-        # In the cell, too, QEMU sees this directory, and nobody reads the file before it is whole.
-        path = self.out_dir.absolute() / f".{self.name}-{os.getpid()}.png"
-        try:
-            self.vmm.execute("screendump", filename=str(path), format="png")
-            return path.read_bytes()
-        except ExecuteError:
-            return None
-        finally:
-            path.unlink(missing_ok=True)
+        # In the cell, too, QEMU sees this directory. Several threads may look at the same time.
+        with NamedTemporaryFile(dir=self.state_dir, suffix=".png") as file:
+            try:
+                self.vmm.execute("screendump", filename=file.name, format="png")
+            except ExecuteError:
+                return None
+            return Path(file.name).read_bytes()
 
     def _texts(self, picture: bytes, text: str | None) -> Iterator[str]:
         if text is not None:

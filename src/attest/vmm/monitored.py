@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from attest.vmm.base import VmmExit
 from attest.vmm.process import VmmProcess
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from attest.vmm.qmp import Qmp
 
 __all__ = ["Monitored"]
+
+_HOLD: Final = 0.02
+"""Seconds that a key is held down; the 0.1 of QEMU's own `sendkey` make a line take long."""
 
 
 class Monitored(VmmProcess):
@@ -60,6 +64,33 @@ class Monitored(VmmProcess):
             qemu.qmp.QMPError: QEMU has ended.
         """
         return str(self.execute("human-monitor-command", command_line=command))
+
+    def press(self, keys: str) -> None:
+        """Press keys together and release them.
+
+        QEMU's own `sendkey` puts them into a queue and drops what does not fit, among it that a key
+        is released; so here each is sent when the one before has been.
+
+        Args:
+            keys: QEMU's names, or numbers such as ``0x1c``, joined by hyphens:
+                ``ctrl-alt-delete``.
+
+        Raises:
+            qemu.qmp.QMPError: There is no such key, or QEMU has ended.
+        """
+        from attest.vmm.qmp import QMPError
+
+        pressed = [_key(name) for name in keys.split("-")]
+        self._turn(pressed, down=True)
+        try:
+            time.sleep(_HOLD)
+        finally:  # whatever ends the script meanwhile, no key stays down
+            with contextlib.suppress(QMPError):  # it may have been the key that ends the machine
+                self._turn(pressed[::-1], down=False)
+
+    def _turn(self, keys: Sequence[dict[str, Any]], *, down: bool) -> None:
+        data = [{"down": down, "key": key} for key in keys]
+        self.execute("input-send-event", events=[{"type": "key", "data": each} for each in data])
 
     def wait_for_event(
         self, accept: Callable[[dict[str, Any]], bool], timeout: float
@@ -109,3 +140,10 @@ class Monitored(VmmProcess):
         if self._session is not None:
             self._session.close()
         self._on_exit(exit)
+
+
+def _key(name: str) -> dict[str, Any]:
+    """A key as QMP has it (`KeyValue` in QEMU's qapi/ui.json)."""
+    if name.startswith("0x"):
+        return {"type": "number", "data": int(name, 16)}
+    return {"type": "qcode", "data": name}

@@ -139,10 +139,6 @@ class StartScript(Monitored):
         if refusal := self.monitor(f"hostfwd_add tcp:127.0.0.1:{host_port}-:{guest_port}").strip():
             raise MachineError(self.name, f"cannot forward a port: {refusal}")
 
-    def press(self, keys: str) -> None:
-        """Press keys, by QEMU's names, such as ``ctrl-alt-delete``."""
-        self.monitor(f"sendkey {keys}")
-
     def set_links(self, up: bool) -> None:
         """Plug or unplug its cards on the networks between machines."""
         for name in unplugged_names(self.monitor("info network")):
