@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attest.image.recipe import load_recipe
 from attest.image.store import Image, ImageStore
+from attest.vmm.emulation import KERNEL_ARGUMENTS, processor_features
 from attest.vmm.qemu import find_qemu
 
 RECIPE = Path(__file__).parent / "backdoor" / "backdoor.toml"
@@ -21,7 +22,7 @@ fi
 mkdir -p "$TMPDIR/xchg"
 cd "$TMPDIR"
 test -e disk.qcow2 || qemu-img create -f qcow2 disk.qcow2 16M
-exec {qemu} -machine accel=tcg -cpu max -name {name} -m 512 -smp 1 \\
+exec {qemu} -machine accel=tcg -cpu max{features} -name {name} -m 512 -smp 1 \\
     -net nic,netdev=user.0,model=virtio -netdev user,id=user.0,"$QEMU_NET_OPTS" \\
     {cards} \\
     {share} \\
@@ -31,7 +32,7 @@ exec {qemu} -machine accel=tcg -cpu max -name {name} -m 512 -smp 1 \\
     -device virtio-blk-pci,drive=disk,serial=disk \\
     -kernel {kernel} -initrd {initrd} \\
     -append "console=ttyS0 loglevel=6 panic=1 net.ifnames=0 attest.root=root \\
-        systemd.hostname={name} $QEMU_KERNEL_PARAMS" \\
+        systemd.hostname={name} {arguments} $QEMU_KERNEL_PARAMS" \\
     $QEMU_OPTS "$@"
 """
 
@@ -65,6 +66,8 @@ def write(
     script.write_text(
         _SCRIPT.format(
             qemu=find_qemu().path,
+            features=processor_features(find_qemu().version),
+            arguments=KERNEL_ARGUMENTS,
             name=name,
             root=guest.root,
             kernel=guest.kernel,

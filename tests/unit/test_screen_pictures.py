@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import struct
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from attest.display.inside import understand
 from attest.display.keys import key_for
+from attest.display.ocr import variants
 from attest.display.picture import from_pixels, to_png
 from attest.display.xwd import XwdError, decode
+from attest.errors import HostError
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,43 @@ def test_a_text_console_is_read_and_drawn() -> None:
 def test_other_output_is_refused(output: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         understand(output)
+
+
+def _tesseract(path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a script in the place of Tesseract."""
+    (path / "tesseract").write_text(f"#!/bin/sh\n{script}\n")
+    (path / "tesseract").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path}:/usr/bin:/bin")
+
+
+def test_a_picture_is_read_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _tesseract(tmp_path, monkeypatch, 'cat >/dev/null; echo "$4 $OMP_THREAD_LIMIT"')
+    texts = variants(from_pixels(3, 2, _PIXELS))
+    assert list(texts) == ["6 1\n", "11 1\n", "11 1\n", "3 1\n"]
+
+
+def test_others_are_not_read_where_the_first_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _tesseract(tmp_path, monkeypatch, f'cat >/dev/null; echo "$4" >> {tmp_path}/read')
+    next(variants(from_pixels(3, 2, _PIXELS)))
+    assert (tmp_path / "read").read_text() == "6\n"
+
+
+def test_what_tesseract_says_when_it_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _tesseract(tmp_path, monkeypatch, "cat >/dev/null; echo no language >&2; exit 1")
+    with pytest.raises(HostError, match="`tesseract` failed: no language"):
+        next(variants(from_pixels(3, 2, _PIXELS)))
+
+
+def test_without_tesseract_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError, match=r"`tesseract` was not found(.|\n)*apt-get install tess"):
+        next(variants(from_pixels(3, 2, _PIXELS)))
 
 
 def test_a_png_is_one() -> None:
