@@ -15,6 +15,9 @@ from attest.cluster import Cluster
 from attest.errors import MachineError, UsageError, WaitFailed
 from attest.machine import Machine
 
+_SECRET = r"\377\377\0\0\0\0\0\022MIT-MAGIC-COOKIE-1\0\020sixteen letters."
+"""As libXau has it in a file: for any display, a name and what only its friends know."""
+
 _IMAGE = str(Path(__file__).with_name("screen.toml"))
 
 
@@ -118,9 +121,12 @@ def test_a_machine_without_a_display_shows_its_text_console(bare: Machine) -> No
 
 @pytest.mark.timeout(300)
 def test_a_machine_without_a_display_shows_its_virtual_x_server(bare: Machine) -> None:
-    bare.execute("Xvfb :0 -screen 0 500x300x24 >/dev/null 2>&1 &")
+    bare.succeed(f"printf '{_SECRET}' > /run/secret")
+    bare.execute("Xvfb :0 -auth /run/secret -screen 0 500x300x24 >/dev/null 2>&1 &")
     bare.wait_for_x(timeout=60)
-    bare.execute("xterm -geometry 30x4 -fa Monospace -fs 20 -e 'echo VIRTUAL; sleep 999' >&2 &")
+    bare.fail("xwininfo -root")
+    terminal = "xterm -geometry 30x4 -fa Monospace -fs 20 -e 'echo VIRTUAL; sleep 999'"
+    bare.execute(f"XAUTHORITY=/run/secret {terminal} >&2 &")
     bare.wait_for_window("VIRTUAL", timeout=60)
     bare.wait_for_text("VIRTUAL", timeout=60)
     assert _picture(bare, "virtual").size == (500, 300)

@@ -11,12 +11,26 @@ from attest.display.xwd import XwdError, decode
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["COMMAND", "Seen", "understand"]
+__all__ = ["COMMAND", "X_ACCESS", "Seen", "understand"]
 
-COMMAND: Final = r"""
+X_ACCESS: Final = r"""
+if [ -z "${XAUTHORITY:-}" ] && [ ! -e ~/.Xauthority ]; then
+  for process in /proc/[0-9]*; do
+    read -r name 2>/dev/null < "$process/comm" || continue
+    case $name in X*)
+      file=$(tr '\0' '\n' < "$process/cmdline" | sed -n '/^-auth$/{n;p;}')
+      if [ -n "$file" ]; then export XAUTHORITY="$file"; fi
+    esac
+  done
+fi
+"""
+"""Lets clients of X in: display managers give their servers a secret, in a file that root reads."""
+
+COMMAND: Final = rf"""
 for socket in /tmp/.X11-unix/X*; do
   [ -S "$socket" ] || continue
-  export DISPLAY=":${socket##*/X}"
+  export DISPLAY=":${{socket##*/X}}"
+  {X_ACCESS}
   if command -v xwd >/dev/null; then echo xwd; exec xwd -root -silent; fi
   if command -v import >/dev/null; then echo png; exec import -window root png:-; fi
   echo "the X server $DISPLAY can be seen with xwd (Debian: x11-apps) or ImageMagick" >&2
@@ -30,7 +44,7 @@ fi
 if [ -e /dev/vcsu ]; then
   tty=$(cat /sys/class/tty/tty0/active)
   echo "vcs $(stty -F "/dev/$tty" size)"
-  exec cat "/dev/vcsu${tty#tty}"
+  exec cat "/dev/vcsu${{tty#tty}}"
 fi
 echo "it has neither an X server, nor a frame buffer, nor a text console" >&2
 exit 1

@@ -6,6 +6,7 @@ import re
 import time
 from typing import Final
 
+from attest.display.inside import X_ACCESS
 from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.waits import Waits
@@ -38,7 +39,7 @@ class X11(Waits):
 
     def get_window_names(self) -> list[str]:
         """The names of all windows."""
-        tree = self._look_at("xwininfo -root -tree")
+        tree = self._look_at(f"{X_ACCESS}\nxwininfo -root -tree")
         return re.findall(r'0x[0-9a-f]+ "([^"]*)"', tree)
 
     def wait_for_window(self, regexp: str, timeout: float = DEFAULT_TIMEOUT) -> None:
