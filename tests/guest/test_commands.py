@@ -78,3 +78,9 @@ def test_wait_until_succeeds_tells_the_last_try(machine: Machine) -> None:
 def test_wait_until_fails(machine: Machine) -> None:
     machine.succeed("touch /tmp/there; (sleep 0.3; rm /tmp/there) >/dev/null 2>&1 &")
     machine.wait_until_fails("test -e /tmp/there")
+
+
+def test_an_emulated_guest_is_spared_what_is_slow(machine: Machine) -> None:
+    machine.fail("grep -wE 'erms|fsrm|fzrm|fsrs|fsrc' /proc/cpuinfo")
+    machine.succeed("grep Vulnerable /sys/devices/system/cpu/vulnerabilities/spectre_v2")
+    machine.succeed("dmesg | grep 'mem auto-init: .*heap alloc:off'")
