@@ -13,8 +13,14 @@ An emulated processor does not speculate, so that nothing needs to be mitigated;
 kernels zero each page that they take, which most of its users write to at once.
 """
 
-_STRING_FLAGS: Final = ("erms", "fsrm")
-_LATER_STRING_FLAGS: Final = ("fzrm", "fsrs", "fsrc")
+_SLOW: Final = (
+    # Linux moves memory byte by byte on a processor that says that this is fast, which QEMU does
+    # one byte at a time; else it moves eight.
+    "erms", "fsrm",
+    "la57",  # a fifth level of page tables, to be walked at each miss of the translation buffer
+    "pku", "smap",  # changed at each entry into the kernel, or copy from and to user space
+)  # fmt: skip
+_SLOW_LATER: Final = ("fzrm", "fsrs", "fsrc")  # as erms
 _LATER: Final = (8, 0)
 """The first QEMU that knows, and sets, the later ones."""
 
@@ -22,11 +28,8 @@ _LATER: Final = (8, 0)
 def processor_features(qemu: tuple[int, int, int]) -> str:
     """The end of QEMU's ``-cpu``: what an emulated processor had better not have.
 
-    Linux moves memory byte by byte on a processor that says that this is fast (flag `erms` and its
-    successors), which QEMU emulates a byte at a time; else it moves eight at a time.
-
     Args:
         qemu: QEMU's version.
     """
-    flags = _STRING_FLAGS + (_LATER_STRING_FLAGS if qemu >= _LATER else ())
+    flags = _SLOW + (_SLOW_LATER if qemu >= _LATER else ())
     return "".join(f",-{flag}" for flag in flags)
