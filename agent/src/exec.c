@@ -293,8 +293,9 @@ static const char *command_read(struct command *command, const struct request *r
 /* Whether a forked shell would do: it is a strict one, in the default surroundings. */
 static bool is_plain(const struct request *request)
 {
-    return (request_u32(request, FLAGS, 0) & STRICT) && request_has(request, COMMAND) && !request_has(request, ARGUMENT) && !request_has(request, DIRECTORY) &&
-           !request_has(request, USER) && !request_has(request, ENVIRONMENT) && !request_has(request, TERMINAL);
+    return (request_u32(request, FLAGS, 0) & STRICT) && request_has(request, COMMAND) && !request_has(request, ARGUMENT) &&
+           !request_has(request, DIRECTORY) && !request_has(request, USER) && !request_has(request, ENVIRONMENT) &&
+           !request_has(request, TERMINAL);
 }
 
 static bool start_warm(const struct request *request, struct running *running)

@@ -1,9 +1,10 @@
 /* Starting bash costs 8 to 50 ms in an emulated guest, most of it before it looks at its command; forking one that has been
- * started costs 1 or 2. So one is, the template: `bash -euo pipefail -c PLACE` with BASH_ENV naming a script that loads the builtin
- * `attest_fork` (../bash/fork.c), which forks when it is told to. A fork waits until it gets a command and its descriptors,
- * writes the command over PLACE, where the shell's memory holds its argument, and leaves the script. From there on it is a
- * `bash -euo pipefail -c COMMAND` like any other: it is the agent's child and leads a session, executes a last command without forking, and
- * says `-c` in its messages. One fork is made while nothing happens, for the next command; others when they are needed.
+ * started costs 1 or 2. So one is, the template: `bash -euo pipefail -c PLACE` with BASH_ENV naming a script that loads the
+ * builtin `attest_fork` (../bash/fork.c), which forks when it is told to. A fork waits until it gets a command and its
+ * descriptors, has the command in PLACE, where the shell's memory holds its argument, and leaves the script. From there on it is
+ * a `bash -euo pipefail -c COMMAND` like any other: it is the agent's child and leads a session, executes a last command without
+ * forking, and says `-c` in its messages. One fork is made while nothing happens, for the next command; others when they are
+ * needed.
  *
  * A bash that cannot load the builtin ends at once, and shells are started for commands. When the agent dies, the sockets end,
  * and with them the template and the fork that waits. */
@@ -186,7 +187,8 @@ static pid_t template_execute(int socket)
     int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
     char **environment = environment_make(NULL, false, extra);
     struct spawn spawn = {.program = stamp.shell, .arguments = shell_arguments(), .environment = environment,
-                          .directory = SHELL_DIRECTORY, .input = nothing, .output = nothing, .error = nothing, .extra = socket};
+                          .directory = SHELL_DIRECTORY, .input = nothing, .output = nothing, .error = nothing,
+                          .extra = socket};
     pid_t pid = spawn_on_descriptors(&spawn);
     texts_free(environment);
     close(nothing);

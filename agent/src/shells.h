@@ -13,7 +13,8 @@ enum {
 
 #define SHELL_DIRECTORY "/tmp" /* where it runs */
 
-/* Run the command in a fork, as by `bash -euo pipefail -c COMMAND`. False: there is none that would run it as a fresh shell does. */
+/* Run the command in a fork, as by `bash -euo pipefail -c COMMAND`. False: there is none that would run it as a fresh shell
+ * does. */
 bool shells_take(const char *command, bool takes_input, struct running *running);
 
 /* An operation has ended, after which a fresh shell may be another than before. */
