@@ -23,8 +23,8 @@ from attest.net.cell import Cell
 from attest.snapshot.shape import Shape, host_cpu
 from attest.vmm.backends import BACKENDS, Backend, Lack, choose, lacks
 from attest.vmm.base import Binary, MachineSpec, Nic, Saved, Vmm, VmmExit
-from attest.vmm.nested import check_machine, cpu_model
-from attest.vmm.qemu import find_qemu
+from attest.vmm.nested import check_machine
+from attest.vmm.qemu import cpu_model, find_qemu
 
 __all__ = ["Seat", "find_vmm"]
 

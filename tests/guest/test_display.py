@@ -104,7 +104,8 @@ def test_several_threads_take_pictures_at_the_same_time(pc: Machine) -> None:
 
 def test_a_key_that_does_not_exist_is_named(pc: Machine) -> None:
     for key in ("hyper", "ctrl-hyper", "0xyz", "\N{LATIN SMALL LETTER E WITH ACUTE}"):
-        with pytest.raises(UsageError, match=rf"send_key\('{key}'\): .+"):
+        culprit = key.removeprefix("ctrl-")
+        with pytest.raises(UsageError, match=rf"send_key\('{key}'\): .*{culprit}"):
             pc.send_key(key)
     pc.send_key("0x1c")
 

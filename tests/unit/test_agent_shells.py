@@ -254,9 +254,8 @@ def test_whatever_comes_after_a_command_finds_its_shell_gone(client: AgentClient
     at_once: Fields = [(1, u32(7)), (4, u64(0))]
     for _ in range(5):
         await_waiting_shell(agent_of(client))
-        _, stream = client.sh(
-            "echo $$; printf -v memory %100000000s", STRICT
-        )  # which takes long to free
+        # Which takes long to free.
+        _, stream = client.sh("echo $$; printf -v memory %100000000s", STRICT)
         assert client.run(WAIT, [*at_once, (2, stream.stdout.strip())])[0].status == DONE
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from attest.errors import HostError
-from attest.vmm import emulation, nested
+from attest.vmm import emulation
+from attest.vmm import nested as nested_machines
 from attest.vmm.base import (
     ConsolePipes,
     Greet,
@@ -37,7 +38,7 @@ from attest.vmm.process import WatchedProcess
 from attest.vmm.tsc import tsc_khz
 from attest.vmm.vsock import HostVsock, check_vhost_vsock
 
-__all__ = ["AGENT_PORT", "Qemu", "QemuBinary", "command_line", "find_qemu"]
+__all__ = ["AGENT_PORT", "Qemu", "QemuBinary", "command_line", "cpu_model", "find_qemu"]
 
 AGENT_PORT: Final = "org.attest.agent"
 """Name of the virtio-serial port on which the guest's agent listens."""
@@ -162,14 +163,20 @@ def _agent(ends: _Inherited, bus: str) -> list[str]:
     ]  # fmt: skip
 
 
+def cpu_model(accelerator: str, *, nested: bool) -> str:
+    """The processor of a machine, as ``-cpu`` takes it."""
+    model = nested_machines.cpu_model(accelerator, nested=nested)
+    if accelerator == "tcg":
+        model += emulation.processor_features(find_qemu().version)
+    return model
+
+
 def _machine(spec: MachineSpec) -> list[str]:
     # With KVM a microvm has no clock chip by itself, and Linux would look for one for long.
     machine = {"microvm": "microvm,rtc=on", "q35": "q35,sata=off,usb=off,vmport=off"}[spec.machine]
     if spec.machine == "q35" and not spec.graphics:
         machine += ",smm=off"  # with it, QEMU draws text black on black
-    cpu = nested.cpu_model(spec.accelerator, nested=spec.nested)
-    if spec.accelerator == "tcg":
-        cpu += emulation.processor_features(find_qemu().version)
+    cpu = cpu_model(spec.accelerator, nested=spec.nested)
     return ["-machine", machine, "-accel", spec.accelerator, "-cpu", cpu]
 
 
@@ -220,11 +227,15 @@ def _boot(spec: MachineSpec) -> list[str]:
 def _kernel_arguments(spec: MachineSpec) -> str:
     # The last one is /dev/console.
     consoles = "console=tty0 console=ttyS0" if spec.graphics else "console=ttyS0"
-    arguments = [consoles, _KERNEL, nested.kernel_argument(spec.accelerator, nested=spec.nested)]
+    arguments = [
+        consoles,
+        _KERNEL,
+        nested_machines.kernel_argument(spec.accelerator, nested=spec.nested),
+    ]
     if spec.accelerator == "tcg":
         arguments.append(emulation.KERNEL_ARGUMENTS)
-    if spec.accelerator == "tcg" and (khz := tsc_khz()):
-        arguments.append(f"tsc=reliable tsc_early_khz={khz}")
+        if khz := tsc_khz():
+            arguments.append(f"tsc=reliable tsc_early_khz={khz}")
     if spec.image.root is not None:
         arguments.append("attest.root=root")
     return " ".join([*arguments, *spec.image.cmdline])
