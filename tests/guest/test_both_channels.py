@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -99,6 +100,19 @@ def test_output_of_any_kind_and_size(one: Machine) -> None:
     assert one.succeed("echo 'two\nlines' 'it'\\''s'") == "two\nlines it's\n"
     assert len(one.succeed("head -c 3000000 /dev/zero | tr '\\0' x")) == 3_000_000
     assert len(one.succeed(f"echo {'y' * 100_000}")) == 100_001
+
+
+def test_output_waits_for_a_host_that_is_busy(one: Machine) -> None:
+    output = bytearray()
+    busy = threading.Event()
+
+    def take(data: bytes) -> None:
+        busy.wait(1)
+        busy.set()
+        output.extend(data)
+
+    one.channel.run("head -c 3000000 /dev/zero", stdout=take)
+    assert len(output) == 3_000_000
 
 
 def test_a_command_has_no_input(one: Machine) -> None:

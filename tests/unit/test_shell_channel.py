@@ -193,7 +193,16 @@ def test_a_guest_that_hangs(
 
 
 @pytest.mark.parametrize(
-    "answer", [b"not base64!\n0\n", b"YQ=\n0\n", b"YQ==\nzero\n", b"YQ==\n-1\n", b"\n" + b"1" * 99]
+    "answer",
+    [
+        b"not base64! 11\n0\n",
+        b"YQ= 3\n0\n",
+        b"YQ==\n0\n",
+        b"YQ== 4\nzero\n",
+        b"YQ== 4\n-1\n",
+        b" 0\n" + b"1" * 99,
+        b"Y" * 99_999,
+    ],
 )
 def test_a_shell_that_says_something_else(
     fake: tuple[ShellChannel, socket.socket], answer: bytes
@@ -203,6 +212,30 @@ def test_a_shell_that_says_something_else(
     shell.sendall(answer)
     with pytest.raises(ChannelError, match="broke the protocol"):
         process.wait(10)
+
+
+def test_output_that_is_lost_is_missed(fake: tuple[ShellChannel, socket.socket]) -> None:
+    channel, shell = fake
+    process = channel.start("true")
+    shell.sendall(b"YQ== 8\n0\n")
+    with pytest.raises(ChannelError, match="of a line of 8 characters came 4"):
+        process.wait(10)
+
+
+def test_the_host_asks_for_each_line_of_output(fake: tuple[ShellChannel, socket.socket]) -> None:
+    channel, shell = fake
+    process = channel.start("true")
+    assert shell.recv(1000).endswith(b"9<&0\n")
+    for _ in range(2):
+        shell.sendall(b"Y" * 32_768 + b" 32768\n")
+        assert shell.recv(1000) == b"\n"
+    shell.sendall(b" 0\n0\n")
+    assert len(process.wait(10).stdout) == 2 * 32_768 // 4 * 3
+
+
+@pytest.mark.parametrize("size", [0, 1, 24_575, 24_576, 24_577, 49_152, 1_000_000])
+def test_output_of_any_size(channel: ShellChannel, size: int) -> None:
+    assert channel.run(f"head -c {size} /dev/zero").stdout == bytes(size)
 
 
 def test_a_connection_that_ends(fake: tuple[ShellChannel, socket.socket]) -> None:

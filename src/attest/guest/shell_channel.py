@@ -20,7 +20,7 @@ from attest.errors import ChannelError, MachineError
 from attest.guest.identity import Identity
 from attest.guest.process import Completed, Sink
 from attest.guest.protocol import VERSION, PowerAction, WaitKind, Welcome
-from attest.guest.shell_session import Request, ShellSession
+from attest.guest.shell_session import NO_OUTPUT, Request, ShellSession, in_lines
 from attest.guest.shell_wait import Probe, ShellWait
 
 __all__ = ["ShellChannel", "ShellHost"]
@@ -180,7 +180,7 @@ class ShellChannel:
             *(["bash", *(["-euo", "pipefail"] if strict else []), "-c", command]
               if isinstance(command, str) else command),
         ]  # fmt: skip
-        line = f"{shlex.join(words)} </dev/null | (base64 -w 0; echo); echo ${{PIPESTATUS[0]}}"
+        line = in_lines(f"{shlex.join(words)} </dev/null")
         line = f"cd /tmp; {line}" if strict else line
         return self._submit(line, timeout, stdout)
 
@@ -312,7 +312,7 @@ class ShellChannel:
             encoded = base64.b64encode(data[start : start + _PIECE])
             # `head` reads them in large pieces from the terminal, bash would byte by byte.
             command = f"head -c {len(encoded)} | base64 -d >> {shlex.quote(path)}"
-            line = f"{command}; s=(${{PIPESTATUS[*]}}); echo; echo $((s[0] | s[1]))"
+            line = f"{command}; s=(${{PIPESTATUS[*]}}); {NO_OUTPUT}; echo $((s[0] | s[1]))"
             completed = self._submit(line, None, None, encoded).wait()
             if completed.status != 0:
                 raise MachineError(self._machine, f"cannot write {path}: see its console")

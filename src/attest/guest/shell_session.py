@@ -1,8 +1,13 @@
 """One session with a backdoor shell: one command line at a time, one thread that speaks with it.
 
 The shell is bash as root on the guest's ``/dev/hvc0``, a terminal in raw mode without echo. It
-prints a greeting once. Each command's output comes as one line of base64, and its exit code as
-another.
+prints a greeting once. Each command's output comes as lines of base64, of which each but the last
+is full, and its exit code as a line of its own.
+
+QEMU drops what a virtual console sends while the host does not read it (``flush_buf`` in its
+``hw/char/virtio-console.c`` says why). So the shell waits after each full line until it is asked
+for the next: what is under way always fits into the socket between QEMU and the host. Each line
+ends with its length, so that a loss would be seen all the same.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from attest.errors import ChannelError
 from attest.guest.console import plain_text
 from attest.guest.process import Sink
 
-__all__ = ["Request", "ShellSession"]
+__all__ = ["NO_OUTPUT", "Request", "ShellSession", "in_lines"]
 
 GREETING: Final = b"Spawning backdoor root shell..."
 
@@ -31,15 +36,39 @@ _READ_SIZE: Final = 65_536
 _STATUS_SIZE: Final = 16
 """Bytes of an exit code's line, at most."""
 
+_LINE: Final = 32_768
+"""Characters of a full line of output. Linux gives a socket 212,992 bytes for what is not read yet
+(``net.core.wmem_default``), of which bookkeeping takes up to a half."""
+
+_MORE: Final = b"\n"
+"""Asks for the next line of output."""
+
+NO_OUTPUT: Final = "echo ' 0'"
+"""Says that a command has no output."""
+
 _SHOWN: Final = 200
 _CLOSED: Final = "the machine closed its shell's connection"
+
+
+def in_lines(command: str) -> str:
+    """The command line that runs a command as the session expects it.
+
+    Args:
+        command: The command, with its redirections.
+    """
+    # Bash reads as many characters as it is told to in one go, and has no process to start for it.
+    give = (
+        f'while IFS= read -r -N {_LINE} text; do echo "$text {_LINE}"; read -r _ <&9; done;'
+        ' echo "$text ${#text}"'
+    )
+    return f"{{ {command} 9<&- | base64 -w 0 | ({give}); echo ${{PIPESTATUS[0]}}; }} 9<&0"
 
 
 class Request:
     """A command line for the shell, and what comes of it.
 
     Args:
-        line: The line, without its end.
+        line: The line, without its end; see `in_lines`.
         limit: Seconds from its beginning in which a shell that is alive answers; None: no limit.
         sink: Takes the output; None when neither output nor exit code comes.
         data: What the command reads from the shell's own input.
@@ -211,24 +240,43 @@ class ShellSession:
         self._send(request.line, until)
         status = 0
         if request.sink is not None:
-            decoder = _Decoder(request)
-            self._read_line(decoder.feed, until)
-            decoder.finish()
+            output = _Output(request)
+            more = True
+            while more:
+                text, more = self._read_text(until)
+                if more:
+                    self._send(_MORE, until)
+                output.feed(text)
             status = self._read_status(until)
         request.end(status, time.monotonic() - begun)
 
+    def _read_text(self, until: float | None) -> tuple[bytes, bool]:
+        """A line of output, in base64, and whether another one comes."""
+        line = self._read_answer(_LINE + _STATUS_SIZE, until)
+        text, _, length = line.rpartition(b" ")
+        if not length.isdigit():
+            raise _unexpected(line)
+        if len(text) != int(length):
+            raise ValueError(f"of a line of {int(length)} characters came {len(text)}")
+        return text, len(text) == _LINE
+
     def _read_status(self, until: float | None) -> int:
+        line = self._read_answer(_STATUS_SIZE, until)
+        if not line.strip().isdigit():
+            raise _unexpected(line)
+        return int(line)
+
+    def _read_answer(self, most: int, until: float | None) -> bytes:
+        """A line of ``most`` bytes at most, without its end."""
         line = bytearray()
 
         def take(piece: bytes) -> None:
             line.extend(piece)
-            if len(line) > _STATUS_SIZE:
+            if len(line) > most:
                 raise _unexpected(bytes(line))
 
         self._read_line(take, until)
-        if not line.strip().isdigit():
-            raise _unexpected(bytes(line))
-        return int(line)
+        return bytes(line)
 
     def _send(self, data: bytes, until: float | None) -> None:
         view = memoryview(data)
@@ -268,29 +316,25 @@ class ShellSession:
                 return
 
 
-class _Decoder:
-    """Decodes a line of base64 that comes in pieces, for a request's sink."""
+class _Output:
+    """Decodes a request's output for its sink."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._rest = b""
         self._wanted = True
 
-    def feed(self, piece: bytes) -> None:
-        """Take a piece.
+    def feed(self, text: bytes) -> None:
+        """Take a line of base64.
 
         Raises:
-            ValueError: It is no base64.
+            ValueError: It is none.
         """
-        data = self._rest + piece
-        whole = len(data) - len(data) % 4
-        self._rest = data[whole:]
         try:
-            decoded = base64.b64decode(data[:whole], validate=True)
+            data = base64.b64decode(text, validate=True)
         except binascii.Error:
-            raise _unexpected(data) from None
-        if decoded and self._wanted and not self._request.unwanted:
-            self._hand_over(decoded)
+            raise _unexpected(text) from None
+        if data and self._wanted and not self._request.unwanted:
+            self._hand_over(data)
 
     def _hand_over(self, data: bytes) -> None:
         assert self._request.sink is not None
@@ -300,15 +344,6 @@ class _Decoder:
             failure = error
             self._wanted = False
             self._request.fail(lambda: failure)
-
-    def finish(self) -> None:
-        """The line has ended.
-
-        Raises:
-            ValueError: It was cut short.
-        """
-        if self._rest:
-            raise _unexpected(self._rest)
 
 
 def _unexpected(data: bytes) -> ValueError:
