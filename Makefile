@@ -14,8 +14,9 @@ setup:
 agent: setup
 	@.venv/bin/python tools/build_programs.py
 
+# A file's tests stay together, as they share machines.
 test: lint setup
-	@.venv/bin/python -m pytest $(TESTS)
+	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # With KVM: on this host where it works, else in a nested machine. ARGS are pytest's.
 test-kvm: setup

@@ -29,7 +29,7 @@ class Host:
         """Processes of the runs, their files, and mounts and interfaces that were not there."""
         processes = [f"process {entry}" for entry in self._processes()]
         files = [f"file {path}" for path in self._scratch.glob("*/*")]
-        return processes + files + sorted(self._shared() ^ self._before)
+        return processes + files + sorted(self._shared() - self._before)
 
     def await_nothing_left(self, when: str) -> None:
         """The kernel ends a namespace in its own time, some milliseconds after the driver."""

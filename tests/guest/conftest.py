@@ -9,7 +9,7 @@ import pytest
 from attest.cluster import Cluster
 from attest.machine import Machine
 
-ACCELERATOR = "tcg"
+_ACCELERATOR = "tcg"
 """So that a run says the same on every host; KVM has tests of its own."""
 
 
@@ -17,7 +17,7 @@ ACCELERATOR = "tcg"
 def debian() -> Iterator[Cluster]:
     """Two Debian machines with systemd, `a` and `b`, on network 1; `b` is on network 2 too."""
     nodes = {"a": {"image": "debian"}, "b": {"image": "debian", "vlans": [1, 2]}}
-    with Cluster({"nodes": nodes}, accelerator=ACCELERATOR) as cluster:
+    with Cluster({"nodes": nodes}, accelerator=_ACCELERATOR) as cluster:
         cluster.start_all()
         yield cluster
 
@@ -32,5 +32,5 @@ def machine(debian: Cluster) -> Machine:
 def tiny() -> Iterator[Machine]:
     """A fresh machine of the tiny image, which the test may spoil."""
     nodes = {"machine": {"image": "tiny", "memory": 96}}
-    with Cluster({"nodes": nodes}, accelerator=ACCELERATOR) as cluster:
+    with Cluster({"nodes": nodes}, accelerator=_ACCELERATOR) as cluster:
         yield cluster["machine"]

@@ -8,7 +8,6 @@ from pathlib import Path
 from string import ascii_uppercase
 
 import pytest
-from conftest import ACCELERATOR
 from PIL import Image
 
 from attest.cluster import Cluster
@@ -24,7 +23,7 @@ _IMAGE = str(Path(__file__).with_name("screen.toml"))
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     nodes = {"pc": {"image": _IMAGE, "graphics": True}, "bare": {"image": _IMAGE}}
-    with Cluster({"nodes": nodes}, accelerator=ACCELERATOR) as cluster:
+    with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
         yield cluster
 
 

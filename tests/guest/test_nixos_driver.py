@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import junitparser
@@ -38,11 +40,10 @@ with subtest("second"):
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
+def host() -> Iterator[Host]:
     """The host, on which nothing must be left."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    return Host(scratch)
+    with tempfile.TemporaryDirectory(prefix="attest-") as scratch:  # short, for VDE's sockets
+        yield Host(Path(scratch))
 
 
 def _run(
@@ -109,3 +110,16 @@ def test_a_driver_that_is_killed_leaves_nothing(host: Host, tmp_path: Path) -> N
             assert driver.poll() is None
         driver.kill()
     host.await_nothing_left("after the driver was killed")
+
+
+def test_a_path_that_is_too_long_for_a_network_is_said(host: Host, tmp_path: Path) -> None:
+    scratch = tmp_path / ("long" * 25)
+    scratch.mkdir()
+    script = start_scripts.write(tmp_path, "a", 1, [1])
+    test = tmp_path / "test-script"
+    test.write_text("start_all()")
+    options = [str(test), "--start-scripts", str(script), "--vlans", "1"]
+    result = _run(host, tmp_path / "out", *options, TMPDIR=str(scratch))
+    assert result.returncode == 3
+    assert "set TMPDIR to a directory with a shorter path" in result.stderr
+    host.await_nothing_left("after a refusal")

@@ -6,6 +6,7 @@ machines are on the network, a tap interface joins it to their bridge.
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,10 @@ from attest.net.cell import Cell
 
 __all__ = ["Switches", "find_vde_switch"]
 
+_LONGEST: Final = 91
+"""Bytes of the path of a switch's directory, at most. libvdeplug makes sockets in it, and cuts off
+what a socket's address (``sun_path``) does not hold; QEMU then tries to bind to the rest for ever.
+"""
 
 # The cell's own; by default, a socket holds ten frames that its owner has not read yet.
 _LONG_QUEUES: Final = (
@@ -57,6 +62,11 @@ class Switches:
         """
         if vlan in self._started:
             return
+        if len(os.fsencode(directory)) > _LONGEST:
+            raise HostError(
+                f"a network's sockets cannot be in {directory}: their addresses would be too long",
+                hint="set TMPDIR to a directory with a shorter path",
+            )
         tap = join_switch(self._cell, vlan) if bridged else ""
         if program := find_vde_switch():
             self._start_installed(program, directory, tap)

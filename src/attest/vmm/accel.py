@@ -5,12 +5,14 @@ that the outer hypervisor refuses, or the guest stalls. So the probe boots a ker
 The answer holds until the host reboots.
 
 A guest is stuck when it says nothing for long, not when it takes long: in a nested machine it may.
+What is long there shows in how long QEMU takes to say its version.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import subprocess
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -36,8 +38,12 @@ _DEVICE: Final = Path("/dev/kvm")
 _QUIET: Final = 5.0
 """Seconds without a word, after which a guest is stuck; mostly it is at its init after one."""
 
-_LIMIT: Final = 60.0
-"""Seconds for a guest that has much to say and never reaches its init."""
+_QUIET_STARTS: Final = 50
+"""As many times as long as QEMU takes to say its version, if that is more: 0.02 s on a fast host.
+"""
+
+_LIMIT: Final = 12
+"""As many times as long for a guest that has much to say and never reaches its init."""
 
 _PROOF: Final = b"attest-stage: init"
 
@@ -127,7 +133,7 @@ def _boot(image: Image) -> KvmProbe:
         vmm = Qemu(spec, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
         for end in (vmm.console.close, vmm.kill):
             undo.callback(end)
-        seen = _read_until_proof(vmm.console.output)
+        seen = _read_until_proof(vmm.console.output, max(_QUIET, _QUIET_STARTS * _start()))
         if _PROOF in seen:
             return KvmProbe(True, "a guest booted with it")
         if exit := vmm.wait(0.2):
@@ -135,12 +141,19 @@ def _boot(image: Image) -> KvmProbe:
         return KvmProbe(False, f"{_DEVICE} opens, but a guest got stuck {_place(seen)}")
 
 
-def _read_until_proof(console: FileIO) -> bytes:
+def _start() -> float:
+    """Seconds that a QEMU takes to start and end."""
+    begun = time.monotonic()
+    subprocess.run([find_qemu().path, "--version"], stdout=subprocess.DEVNULL, check=False)
+    return time.monotonic() - begun
+
+
+def _read_until_proof(console: FileIO, quiet: float) -> bytes:
     """The console up to the proof, or to the point at which the guest, or QEMU, gave up."""
-    deadline = time.monotonic() + _LIMIT
+    deadline = time.monotonic() + _LIMIT * quiet
     seen = b""
     while _PROOF not in seen and (left := deadline - time.monotonic()) > 0:
-        readable, _, _ = select.select([console], [], [], min(left, _QUIET))
+        readable, _, _ = select.select([console], [], [], min(left, quiet))
         data = console.read(65536) if readable else b""
         if not data:
             break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from attest.image.store import Image, ImageStore
 from attest.vmm.emulation import KERNEL_ARGUMENTS, processor_features
 from attest.vmm.qemu import find_qemu
 
-RECIPE = Path(__file__).parent / "backdoor" / "backdoor.toml"
+_RECIPE = Path(__file__).parent / "backdoor" / "backdoor.toml"
 
 _SCRIPT = """\
 #!/bin/sh
@@ -22,7 +21,7 @@ fi
 mkdir -p "$TMPDIR/xchg"
 cd "$TMPDIR"
 test -e disk.qcow2 || qemu-img create -f qcow2 disk.qcow2 16M
-exec {qemu} -machine accel=tcg -cpu max{features} -name {name} -m 512 -smp 1 \\
+exec {qemu} -machine accel=tcg -cpu max{features} -name {name} -m {memory} -smp 1 \\
     -net nic,netdev=user.0,model=virtio -netdev user,id=user.0,"$QEMU_NET_OPTS" \\
     {cards} \\
     {share} \\
@@ -32,7 +31,7 @@ exec {qemu} -machine accel=tcg -cpu max{features} -name {name} -m 512 -smp 1 \\
     -device virtio-blk-pci,drive=disk,serial=disk \\
     -kernel {kernel} -initrd {initrd} \\
     -append "console=ttyS0 loglevel=6 panic=1 net.ifnames=0 attest.root=root \\
-        systemd.hostname={name} {arguments} $QEMU_KERNEL_PARAMS" \\
+        systemd.hostname={name} backdoor.nodes={nodes} {arguments} $QEMU_KERNEL_PARAMS" \\
     $QEMU_OPTS "$@"
 """
 
@@ -43,14 +42,22 @@ _VDE = (
 _SHARE = '-virtfs local,path="${SHARED_DIR:-$TMPDIR/xchg}",security_model=none,mount_tag=shared'
 
 
-@functools.cache
-def image() -> Image:
+def image(recipe: Path = _RECIPE) -> Image:
     """The guest."""
-    return ImageStore().build(load_recipe(str(RECIPE)))
+    return ImageStore().build(load_recipe(str(recipe)))
 
 
 def write(
-    directory: Path, name: str, number: int = 1, vlans: Sequence[int] = (), *, share: bool = True
+    directory: Path,
+    name: str,
+    number: int = 1,
+    vlans: Sequence[int] = (),
+    *,
+    share: bool = True,
+    guest: Image | None = None,
+    memory: int = 512,
+    nodes: Sequence[str] = (),
+    tuned: bool = True,
 ) -> Path:
     """Write ``run-NAME-vm``.
 
@@ -60,15 +67,21 @@ def write(
         number: Its number, which its addresses end with.
         vlans: The networks that it is on, by VDE.
         share: It shares a directory with the host.
+        guest: What it boots; default: the image beside this file.
+        memory: In MiB.
+        nodes: The names of all machines, in the order of their numbers, for its hosts file.
+        tuned: It has what makes attest's own machines faster under emulation.
     """
-    guest = image()
+    guest = guest or image()
     script = directory / f"run-{name}-vm"
     script.write_text(
         _SCRIPT.format(
             qemu=find_qemu().path,
-            features=processor_features(find_qemu().version),
-            arguments=KERNEL_ARGUMENTS,
+            features=processor_features(find_qemu().version) if tuned else "",
+            arguments=KERNEL_ARGUMENTS if tuned else "",
             name=name,
+            memory=memory,
+            nodes=",".join(nodes),
             root=guest.root,
             kernel=guest.kernel,
             initrd=guest.initrd,
