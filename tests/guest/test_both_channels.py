@@ -136,8 +136,11 @@ def test_repeated_commands(one: Machine) -> None:
     one.succeed("rm -f /tmp/count")
     command = "echo x >>/tmp/count; test $(wc -l </tmp/count) -ge 3; cat /tmp/count"
     assert one.wait_until_succeeds(command) == "x\nx\nx\n"
-    with pytest.raises(WaitFailed, match=r"did not succeed in 1 s: exit code 4, last output:\nwhy"):
-        one.wait_until_succeeds("echo why; exit 4", timeout=1)
+    with pytest.raises(WaitFailed, match=r"did not succeed in 3 s: exit code 4, last output:\nwhy"):
+        one.wait_until_succeeds("echo why; exit 4", timeout=3)
+    command = "test ! -e /tmp/slow || sleep 9; touch /tmp/slow; echo quick; exit 5"
+    with pytest.raises(WaitFailed, match=r"did not succeed in 3 s: exit code 5, .*:\nquick$"):
+        one.wait_until_succeeds(command, timeout=3)
     one.succeed("touch /tmp/there", _LATER.format("rm /tmp/there"))
     one.wait_until_fails("test -e /tmp/there")
 

@@ -193,15 +193,19 @@ class Commands(Lifecycle):
         with self._events.span(
             Kind.WAIT, f"wait until `{command.strip()}` {verb}s", machine=self.name
         ) as span:
+            ended: Completed | None = None
             for left in tries(timeout):
                 completed = self._attempt(channel, command, max(left, 0.001))
                 if accept(completed.status):
                     span.data["stdout"] = _shown(completed.stdout)
                     return _text(completed.stdout)
-            last = f"{_text(completed.stdout)}{_text(completed.stderr)}".strip()
+                if ended is None or not completed.timed_out:
+                    ended = completed  # one that is cut off by the limit tells nothing
+            assert ended is not None
+            last = f"{_text(ended.stdout)}{_text(ended.stderr)}".strip()
             raise WaitFailed(
                 self.name,
-                f"`{command}` did not {verb} in {timeout:g} s: exit code {completed.status}"
+                f"`{command}` did not {verb} in {timeout:g} s: exit code {ended.status}"
                 + (f", last output:\n{last}" if last else ""),
             )
 
