@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 
-.PHONY: demo setup agent test test-kvm lint format wheel lock clean
+.PHONY: demo setup agent test test-kvm bench lint format wheel lock clean
 
 demo:
 	@$(PYTHON) tools/setup.py run
@@ -21,6 +21,10 @@ test: lint setup
 # With KVM: on this host where it works, else in a nested machine. ARGS are pytest's.
 test-kvm: setup
 	@.venv/bin/python tools/kvm_lab.py build/kvm $(ARGS)
+
+# What attest saves on three workloads. ARGS are those of `python -m bench`.
+bench: setup
+	@PYTHONPATH=tools .venv/bin/python -m bench $(ARGS)
 
 lint:
 	@$(PYTHON) tools/setup.py lint

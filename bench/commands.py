@@ -22,25 +22,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from attest.cluster import Cluster
+from attest.guest.agent_channel import AgentChannel
 from attest.guest.protocol import FrameParser
 from attest.guest.session import Session
 from attest.machine import Machine
-from bench.figures import HEADER, row
+from bench.figures import HEADER, Figure, row, series
 
 _PAUSE = 0.15
 """Seconds between two paced commands: more than an emulated bash needs to start."""
 
 _THREADS = 20
 
-
-def _series(count: int, call: Callable[[], object], pause: float = 0.0) -> list[float]:
-    seconds = []
-    for _ in range(count):
-        time.sleep(pause)
-        begun = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - begun)
-    return seconds
+_LOOP = 100
 
 
 class _Wire:
@@ -65,7 +58,7 @@ class _Wire:
                 self._written = None
             return feed(parser, data)
 
-        Session.send, FrameParser.feed = send, came  # type: ignore[method-assign]
+        Session.send, FrameParser.feed = send, came  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
@@ -89,12 +82,13 @@ def _parts(machine: Machine, count: int, pause: float) -> str:
     def true() -> None:
         machine.succeed("true")
 
+    assert isinstance(machine.channel, AgentChannel)
     question, command = _Wire(), _Wire()
     with question.watched():
-        _series(count, machine.channel.info, pause)
+        series(count, machine.channel.info, pause)
     before = _processor(machine)
     with command.watched():
-        total = _series(count, true, pause)
+        total = series(count, true, pause)
     after = _processor(machine)
     channel = statistics.median(question.seconds)
     parts = {
@@ -111,7 +105,7 @@ def _at_once(count: int, call: Callable[[], object]) -> list[float]:
     seconds: list[float] = []
     share = max(count // _THREADS, 1)
     threads = [
-        threading.Thread(target=lambda: seconds.extend(_series(share, call)))
+        threading.Thread(target=lambda: seconds.extend(series(share, call)))
         for _ in range(_THREADS)
     ]
     for thread in threads:
@@ -121,6 +115,32 @@ def _at_once(count: int, call: Callable[[], object]) -> list[float]:
     return seconds
 
 
+def _microseconds(times: str) -> int:
+    begun, ended = (int(each.replace(".", "")) for each in times.split())
+    return ended - begun
+
+
+def figures() -> list[Figure]:
+    """Of one command after the other, held to bash's own fork and exec in the guest."""
+    with Cluster({"nodes": {"machine": {"image": "debian"}}}, accelerator="tcg") as cluster:
+        machine = cluster["machine"]
+        machine.connect()
+        channel = machine.channel
+        assert isinstance(channel, AgentChannel)
+        loop = f"begun=$EPOCHREALTIME; for i in {{1..{_LOOP}}}; do /bin/true; done"
+        times = [machine.succeed(f"{loop}; echo $begun $EPOCHREALTIME") for _ in range(5)]
+        bare = [_microseconds(each) / 1e6 / _LOOP for each in times]
+        way = series(300, channel.info)
+        true = series(300, lambda: machine.succeed("true"))
+        program = series(100, lambda: channel.run(["/bin/true"]))
+    limit = "fork and exec of /bin/true by bash, inside"
+    return [
+        Figure("a question to the agent", way, limit, bare),
+        Figure('succeed("true")', true, limit, bare),
+        Figure("a program started by the agent", program, limit, bare),
+    ]
+
+
 def main() -> None:
     """Boot one machine and print the tables."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
@@ -128,17 +148,18 @@ def main() -> None:
         machine = cluster["machine"]
         machine.connect()
         channel = machine.channel
+        assert isinstance(channel, AgentChannel)
         print(HEADER)
-        print(row("agent asked for its state", _series(count, channel.info)))
-        true = _series(count, lambda: machine.succeed("true"))
+        print(row("agent asked for its state", series(count, channel.info)))
+        true = series(count, lambda: machine.succeed("true"))
         print(row("succeed('true'), one after the other", true))
-        paced = _series(max(count // 5, 1), lambda: machine.succeed("true"), _PAUSE)
+        paced = series(max(count // 5, 1), lambda: machine.succeed("true"), _PAUSE)
         print(row("succeed('true'), with pauses between", paced))
         at_once = _at_once(count, lambda: machine.succeed("true"))
         print(row(f"succeed('true'), {_THREADS} at once", at_once))
-        cold = _series(max(count // 10, 1), lambda: channel.run("true", cwd="/tmp"))
+        cold = series(max(count // 10, 1), lambda: channel.run("true", cwd="/tmp"))
         print(row("a bash started for it", cold))
-        program = _series(max(count // 10, 1), lambda: channel.run(["/bin/true"]))
+        program = series(max(count // 10, 1), lambda: channel.run(["/bin/true"]))
         print(row("a program started for it (/bin/true)", program))
         print(f"\none after the other: {_parts(machine, count, 0)}")
         print(f"with pauses between: {_parts(machine, max(count // 5, 1), _PAUSE)}")

@@ -4,10 +4,55 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["HEADER", "environment", "row"]
+__all__ = ["HEADER", "Figure", "environment", "row", "series", "table"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A series of measurements, and what nothing could be faster than, of the same run.
+
+    Attributes:
+        name: What was measured.
+        seconds: How long it took, each time.
+        limit: What it is held to.
+        limits: How long that took, each time.
+    """
+
+    name: str
+    seconds: Sequence[float]
+    limit: str
+    limits: Sequence[float]
+
+    @property
+    def ratio(self) -> float:
+        """The medians' ratio: 1 would be perfect."""
+        return statistics.median(self.seconds) / statistics.median(self.limits)
+
+
+def series(count: int, call: Callable[[], object], pause: float = 0.0) -> list[float]:
+    """Seconds that each of so many calls takes, with a pause before each."""
+    seconds = []
+    for _ in range(count):
+        time.sleep(pause)
+        begun = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+def table(figures: Sequence[Figure]) -> list[str]:
+    """A line for each: its median, that of its limit, and their ratio."""
+    lines = [f"{'medians in milliseconds':46}  {'takes':>9}  {'limit':>9}  {'ratio':>6}  limit"]
+    for each in figures:
+        medians = (statistics.median(each.seconds), statistics.median(each.limits))
+        cells = "  ".join(f"{median * 1000:9.2f}" for median in medians)
+        lines.append(f"{each.name:46}  {cells}  {each.ratio:6.1f}  {each.limit}")
+    return lines
 
 
 def row(name: str, seconds: Sequence[float]) -> str:

@@ -1,6 +1,6 @@
 """How long a user waits: ``attest --version``, and ``attest run`` until its first VMM.
 
-Usage: ``python -m bench.start [COUNT]``, by default 15 of each.
+Usage: ``python -m bench.micro start``.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.figures import HEADER, environment, row
+from bench.figures import Figure, environment, series
 
+_COUNT = 15
 _MANIFEST = Path(__file__).parents[1] / "examples" / "tiny" / "test.toml"
 
 
-def _version(environment: dict[str, str]) -> float:
-    begun = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "attest", "--version"],
-        env=environment, check=True, capture_output=True,
-    )  # fmt: skip
-    return time.perf_counter() - begun
+def _run(arguments: list[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, *arguments]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
 
 
 def _first_action(environment: dict[str, str]) -> float:
@@ -41,17 +38,16 @@ def _first_action(environment: dict[str, str]) -> float:
     return float(started - begun + vmm)
 
 
-def main() -> None:
-    """Print the table."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+def figures() -> list[Figure]:
+    """Of the whole command, held to a Python that does nothing."""
     with tempfile.TemporaryDirectory() as directory:
         compiled = environment(Path(directory))
-        _first_action(compiled)
-        print(HEADER)
-        print(row("attest --version", [_version(compiled) for _ in range(count)]))
-        actions = [_first_action(compiled) for _ in range(count)]
-        print(row("attest run, to its first VMM", actions))
-
-
-if __name__ == "__main__":
-    main()
+        _first_action(compiled)  # compiles what it imports, and makes the snapshot
+        python = series(_COUNT, lambda: _run(["-c", ""], compiled))
+        version = series(_COUNT, lambda: _run(["-m", "attest", "--version"], compiled))
+        actions = [_first_action(compiled) for _ in range(_COUNT)]
+    limit = "python -c ''"
+    return [
+        Figure("attest --version", version, limit, python),
+        Figure("attest run, to its first VMM", actions, limit, python),
+    ]

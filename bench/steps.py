@@ -49,15 +49,16 @@ def _timed(owner: Any, function: str, name: str) -> None:
 
 def _watch() -> None:
     """Wrap the functions that make up a start; what is indented is part of what is not."""
-    from attest import cluster, script
+    from attest import cluster
     from attest.guest.agent_channel import AgentChannel
+    from attest.script.run import ScriptRun
     from attest.snapshot.cache import SnapshotCache
     from attest.vmm import qemu
 
     _timed(cluster.Cluster, "__init__", "cluster")
     _timed(cluster, "Cell", "  cell")
     _timed(cluster, "make_bridges", "  bridges and taps")
-    _timed(script.ScriptRun, "run", "script")
+    _timed(ScriptRun, "run", "script")
     _timed(SnapshotCache, "obtain", "  snapshot looked up")
     _timed(qemu, "WatchedProcess", "  VMM forked")
     _timed(qemu.Qemu, "__init__", "  VMM started, snapshot loaded")

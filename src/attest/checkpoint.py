@@ -21,12 +21,16 @@ from attest.errors import AttestError, MachineError
 from attest.parallel import begin, wait_all
 from attest.seat import Seat
 from attest.vmm.base import Saved, Vmm
+from attest.vmm.nested import RAN_A_GUEST
 
 if TYPE_CHECKING:
     from attest.cluster import Cluster
     from attest.machine import Machine
 
 __all__ = ["Checkpoint", "Snapshot", "clone", "take"]
+
+_TRIES = 10
+"""How often machines are saved at most until none is met while it runs a guest of its own."""
 
 
 class Snapshot:
@@ -111,13 +115,23 @@ def take(
     Raises:
         MachineError: One could not be saved.
     """
+    emulated = [seat for seat, _ in machines if seat.nested_in_emulation]
     try:
+        for _ in range(_TRIES - 1 if emulated else 0):
+            saved = _take(machines, held)
+            if not any(_met_a_guest(each) for each in saved):
+                return saved
         return _take(machines, held)
     except AttestError:
         raise
     except Exception as error:  # of whichever VMM, or of the disk
         names = ", ".join(seat.name for seat, _ in machines)
         raise MachineError(names, f"could not be saved: {error}") from error
+
+
+def _met_a_guest(saved: Future[Saved]) -> bool:
+    """Whether it cannot be brought back, since its processor was running a guest of its own."""
+    return RAN_A_GUEST in str(saved.exception())
 
 
 def _take(

@@ -97,6 +97,11 @@ class Seat:
         return path
 
     @property
+    def nested_in_emulation(self) -> bool:
+        """It runs machines itself, with KVM that QEMU emulates."""
+        return self.node.nested and self.accelerator == "tcg"
+
+    @property
     def attachments(self) -> list[Attachment]:
         """Its places on the networks, in the order of its network cards."""
         return [Attachment(vlan, self.number) for vlan in self.node.vlans]

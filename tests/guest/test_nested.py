@@ -10,6 +10,10 @@ import pytest
 from attest.cluster import Cluster
 from attest.errors import ManifestError
 from attest.machine import Machine
+from attest.vmm import migration
+from attest.vmm.base import SaveError
+from attest.vmm.nested import RAN_A_GUEST
+from attest.vmm.qmp import Qmp
 
 pytestmark = pytest.mark.timeout(600)  # the first run builds images
 
@@ -87,6 +91,24 @@ def test_a_guest_goes_on_in_snapshots_and_clones_of_its_host(host: Machine) -> N
             timeout=60,
         )
         assert machine.succeed("grep -c 'beat 1\\b' /srv/console") == "1\n"  # it is the same boot
+
+
+def test_a_snapshot_that_would_not_load_is_taken_again(
+    host: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    def load(qmp: Qmp, version: tuple[int, ...], state: Path, *, memory: bool) -> None:
+        if not refused:
+            refused.append(state.read_bytes()[:4].decode())
+            raise SaveError(f"QEMU ended: {RAN_A_GUEST} with migrated kernel nested state")
+        migration_load(qmp, version, state, memory=memory)
+
+    migration_load = migration.load
+    monkeypatch.setattr(migration, "load", load)
+    host.restore(host.snapshot("again"))
+    assert refused == ["QEVM"]
+    assert host.succeed("echo alive") == "alive\n"
 
 
 def test_the_generic_kernel_has_kvm_too(tmp_path: Path) -> None:

@@ -1,3 +1,8 @@
+from __future__ import annotations
+
+# A driver that has no such function takes one after the other.
+globals().setdefault("wait_all", lambda items, fn: [fn(item) for item in items])
+
 start_all()
 everyone = [api, names, plain, proxy]
 

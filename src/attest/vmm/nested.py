@@ -13,10 +13,21 @@ from typing import Final
 from attest.errors import HostError, ManifestError
 from attest.image.store import Image
 
-__all__ = ["STEADY_QEMU", "check_machine", "cpu_model", "host_support", "kernel_argument"]
+__all__ = [
+    "RAN_A_GUEST",
+    "STEADY_QEMU",
+    "check_machine",
+    "cpu_model",
+    "host_support",
+    "kernel_argument",
+]
 
 STEADY_QEMU: Final = (10, 0)
 """The first QEMU whose emulated nested machines do not freeze with more than one CPU."""
+
+RAN_A_GUEST: Final = "vCPU set in guest-mode inconsistent"
+"""What QEMU says of an emulated machine whose processor ran a guest when it was saved: it does not
+load that, and does not tell beforehand (``cpu_post_load`` in its ``target/i386/machine.c``)."""
 
 _EMULATED_CPU: Final = (
     "EPYC,+svm,+npt"
