@@ -67,24 +67,24 @@ def _measure(
     return runs
 
 
-def _median(runs: Sequence[Run], figure: str = "wall") -> float:
-    return float(statistics.median(getattr(run, figure) for run in runs))
+def _median(runs: Sequence[Run]) -> float:
+    return statistics.median(run.wall for run in runs)
 
 
-def _totals(runs: Runs, figure: str) -> dict[str, float]:
+def _totals(runs: Runs) -> dict[str, float]:
     """By side, the sum of all workloads' medians."""
     sides = next(iter(runs.values()))
-    return {side: sum(_median(of[side], figure) for of in runs.values()) for side in sides}
+    return {side: sum(_median(of[side]) for of in runs.values()) for side in sides}
 
 
-def _table(runs: Runs, figure: str) -> list[str]:
-    totals = _totals(runs, figure)
+def _table(runs: Runs) -> list[str]:
+    totals = _totals(runs)
     slow = next(iter(totals))
     others = [side for side in totals if side != slow]
     heads = "".join(f"  {side:>9}" for side in totals)
     ratios = "".join(f"  {f'{slow}/{side}':>14}" for side in others)
     lines = [f"{'':17}{heads}{ratios}"]
-    rows = {name: {side: _median(of[side], figure) for side in totals} for name, of in runs.items()}
+    rows = {name: {side: _median(of[side]) for side in totals} for name, of in runs.items()}
     for name, row in {**rows, "together": totals}.items():
         cells = "".join(f"  {row[side]:9.2f}" for side in totals)
         cells += "".join(f"  {row[slow] / row[side]:14.1f}" for side in others)
@@ -106,7 +106,7 @@ def _ratios(runs: Runs) -> dict[str, float]:
     """Of each workload and of all: how many times as fast each side is as those before it."""
     rows = {
         name: {side: _median(each) for side, each in of.items()} for name, of in runs.items()
-    } | {"together": _totals(runs, "wall")}
+    } | {"together": _totals(runs)}
     return {
         f"{name}: {slow}/{fast}": row[slow] / row[fast]
         for name, row in rows.items()
@@ -159,8 +159,7 @@ def main() -> None:
             others.append(Baseline(own))
         runs = _measure(workloads, _sides(own, others), options.rounds)
     print(*(f"{name}: {value}" for name, value in record.host().items()), sep="\n")
-    for figure, title in (("wall", "seconds"), ("cpu", "seconds of the processor")):
-        print(f"\n{title}, medians of {options.rounds}", *_table(runs, figure), sep="\n")
+    print(f"\nseconds, medians of {options.rounds}", *_table(runs), sep="\n")
     for name, of in runs.items():
         print("", *_profile(name, of), sep="\n")
     ratios = _ratios(runs)

@@ -27,16 +27,17 @@ from bench.runs import Home, Run, timed
 
 __all__ = ["Baseline", "Nixos"]
 
-_REQUIREMENTS = ("colorama", "junit-xml", "ptpython", "pydantic", "remote-pdb")
+_REQUIREMENTS = ("colorama", "ipython", "junit-xml", "ptpython", "pydantic", "remote-pdb")
 """What NixOS's driver imports."""
 
 _PYTHONS = ("python3.14", "python3.13", "python3.12", "python3.11", "python3")
 
-_OWN_WORLD = (
-    "unshare", *(() if os.geteuid() == 0 else ("--user", "--map-root-user")),
-    "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
+_MAIN = "import sys; from test_driver import main; sys.exit(main())"
+
+_OWN_NETWORK = (
+    "unshare", *(() if os.geteuid() == 0 else ("--user", "--map-root-user")), "--net",
 )  # fmt: skip
-"""NixOS's driver makes interfaces where it is, and leaves machines behind when it is killed."""
+"""NixOS's driver makes interfaces where it is."""
 
 
 def _write_scripts(test: Manifest, directory: Path) -> dict[str, Path]:
@@ -100,11 +101,10 @@ class Nixos:
                      "test_script": str(manifest.parent / test.script)}
                 )
             )  # fmt: skip
-            main = "import sys; from test_driver import main; sys.exit(main())"
-            command = [str(self._python), "-c", main, "--config", str(configuration), "-o", "."]
+            command = [str(self._python), "-c", _MAIN, "--config", str(configuration), "-o", "."]
             env = environment(place) | {"PYTHONPATH": str(self._source), "TMPDIR": directory}
             env.pop("XDG_RUNTIME_DIR", None)
-            return timed([*_OWN_WORLD, *command], env, place)
+            return timed([*_OWN_NETWORK, *command], env, place)
 
 
 class Baseline:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,19 @@ class Run:
 
 
 def timed(command: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> Run:
-    """Run a command, and exit with what it said if it fails."""
+    """Run a command, and exit with what it said if it fails; what it leaves running is ended."""
     with tempfile.TemporaryFile() as said:
         begun = time.monotonic()
         process = subprocess.Popen(
-            command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=said
-        )
-        with process:
+            command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         wall = time.monotonic() - begun
         if process.returncode != 0:
             said.seek(0)
