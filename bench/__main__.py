@@ -1,6 +1,8 @@
 """The three workloads on every side, in turn, and where each run's time goes.
 
+    make bench
     make bench ARGS='--rounds 5 --nixos-driver DIR'
+    make bench ARGS=examples/chain/test.toml
 
 Sides, each of which runs the same script on machines of the same image:
 
@@ -137,6 +139,8 @@ def main() -> None:
         prog="python -m bench", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument("manifests", nargs="*", type=Path, metavar="MANIFEST",
+                        help="other tests, which run on attest's sides only")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--nixos-driver", type=Path, metavar="DIR",
                         help="nixos/lib/test-driver of a nixpkgs")  # fmt: skip
@@ -148,14 +152,15 @@ def main() -> None:
     )
     parser.add_argument("-o", "--out", type=Path, default=Path("build/bench/workloads.json"))
     options = parser.parse_args()
-    workloads = _SHORT if options.short else _WORKLOADS
+    only_attest = options.short or options.manifests
+    workloads = options.manifests or (_SHORT if options.short else _WORKLOADS)
     for manifest in workloads:
         build_images(manifest)
     with home() as own:
         others: list[Baseline | Nixos] = []
         if options.nixos_driver:
             others.append(Nixos(options.nixos_driver))
-        if options.baseline or not (options.nixos_driver or options.short):
+        if options.baseline or not (options.nixos_driver or only_attest):
             others.append(Baseline(own))
         runs = _measure(workloads, _sides(own, others), options.rounds)
     print(*(f"{name}: {value}" for name, value in record.host().items()), sep="\n")

@@ -22,7 +22,8 @@ mkdir -p "$TMPDIR/xchg"
 cd "$TMPDIR"
 test -e disk.qcow2 || qemu-img create -f qcow2 disk.qcow2 16M
 # A driver ends what it started, which is the shell around this script.
-exec setpriv --pdeathsig TERM {qemu} -machine accel=tcg -cpu max{features} -name {name} -m {memory} -smp 1 \\
+exec setpriv --pdeathsig TERM {qemu} -machine accel=tcg -cpu max{features} \\
+    -name {name} -m {memory} -smp 1 \\
     -net nic,netdev=user.0,model=virtio -netdev user,id=user.0,"$QEMU_NET_OPTS" \\
     {cards} \\
     {share} \\
