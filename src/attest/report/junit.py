@@ -96,6 +96,7 @@ class _Cases:
 
 def _suite(junitparser: Any, cases: _Cases) -> Any:
     suite = junitparser.TestSuite(_text(cases.ended[-1].name) if cases.ended else "")
+    entries = []
     for case in cases.ended:
         entry = junitparser.TestCase(_text(case.name), classname=suite.name, time=case.seconds)
         entry.system_out = _text("\n".join(case.lines))
@@ -103,8 +104,8 @@ def _suite(junitparser: Any, cases: _Cases) -> Any:
             failure = junitparser.Failure(_text(case.failure.partition("\n")[0]))
             failure.text = _text(case.failure)
             entry.result = [failure]
-        suite.add_testcase(entry)
-    suite.update_statistics()
+        entries.append(entry)
+    suite.add_testcases(entries)  # at once: each addition counts all that are there
     return suite
 
 
