@@ -105,6 +105,7 @@ def test_a_snapshot_that_would_not_load_is_taken_again(
         migration_load(qmp, version, state, memory=memory)
 
     migration_load = migration.load
+    host.connect()  # it is itself loaded from a snapshot
     monkeypatch.setattr(migration, "load", load)
     host.restore(host.snapshot("again"))
     assert refused == ["QEVM"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,8 +18,9 @@ from attest.guest.console import Console
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.net.cell import Cell
+from attest.processes import descendants
 from attest.scratch import Scratch
-from attest.vmm import disk
+from attest.vmm import disk, migration
 from attest.vmm.base import MachineSpec, Saved, SaveError, saved_in
 from attest.vmm.qemu import Qemu, find_qemu
 
@@ -237,6 +239,24 @@ def test_a_damaged_state_is_refused(bench: Bench, mapped: bool) -> None:
     (bench.path / "state").write_bytes(b"nonsense")
     with pytest.raises(SaveError, match=r"(?i)not a migration stream"):
         bench.start(saved=Saved(memory if mapped else None, bench.path / "state"))
+
+
+def test_a_machine_that_is_not_loaded_has_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its taps are free for the one that boots in its place."""
+    started: set[int] = set()
+
+    def refuse(*_: object, **__: object) -> None:
+        started.update(descendants(os.getpid()))
+        raise SaveError("refused")
+
+    monkeypatch.setattr(migration, "load", refuse)
+    before = set(descendants(os.getpid()))
+    with pytest.raises(SaveError, match="refused"):
+        bench.start(saved=Saved(None, bench.path / "state"))
+    assert started - before
+    assert not (started - before) & set(descendants(os.getpid()))
 
 
 def test_prefault_allocates_all_memory_before_the_start(bench: Bench) -> None:

@@ -157,9 +157,10 @@ def agent_of(client: AgentClient) -> int:
 
 
 def plain(stream: Stream, result: Result) -> tuple[str, bytes, bytes]:
-    """What may be compared: PIDs differ from run to run."""
+    """What may be compared: PIDs differ, and how many signals all of a user's processes hold."""
     stdout, stderr = (
-        re.sub(rb"\b\d{3,7}\b", b"N", text) for text in (stream.stdout, stream.stderr)
+        re.sub(rb"\b\d{3,7}\b|(?<=SigQ:\t)\d+", b"N", text)
+        for text in (stream.stdout, stream.stderr)
     )
     return str(result), stdout, stderr
 

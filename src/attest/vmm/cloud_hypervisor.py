@@ -162,8 +162,7 @@ class CloudHypervisor(VmmProcess):
             else:
                 self._load(spec.saved)
         except BaseException:
-            # Without waiting: who is told of the end may itself wait for the constructor.
-            self._process.kill(wait=False)
+            self._process.abandon()
             self.console.close()
             raise
 

@@ -139,8 +139,7 @@ class Firecracker(VmmProcess):
                     self._handler = self._start_handler(spec.saved, enter)
                 self._load()
         except BaseException:
-            # Without waiting: who is told of the end may itself wait for the constructor.
-            self._process.kill(wait=False)
+            self._process.abandon()
             self.console.close()
             raise
 

@@ -100,6 +100,14 @@ class WatchedProcess:
         if wait and threading.current_thread() is not self._watcher:
             self._watcher.join()
 
+    def abandon(self) -> None:
+        """Kill it where its start has failed, so that the next one finds what it held free.
+
+        Nobody is waited for who is told of the end: that one may itself wait for the start.
+        """
+        self.kill(wait=False)
+        self._ended.wait()
+
 
 class VmmProcess:
     """What VMMs have in common: each is a process, see `attest.vmm.base.Vmm`."""

@@ -369,8 +369,7 @@ class Qemu(Monitored):
             raise
 
     def _give_up(self) -> None:
-        # Without waiting: who is told of the end may itself wait for the constructor.
-        self._process.kill(wait=False)
+        self._process.abandon()
         for end in (self._qmp, self.console, self._agent):
             if end is not None:
                 end.close()
