@@ -54,6 +54,57 @@ def test_everything_a_recipe_may_say(tmp_path: Path) -> None:
     assert recipe.cmdline == ("audit=0",)
 
 
+def test_a_recipe_adds_to_another(tmp_path: Path) -> None:
+    write(tmp_path, "of web", "page")
+    (tmp_path / "common").mkdir()
+    write(tmp_path / "common", "common", "page")
+    write(
+        tmp_path / "common",
+        """
+        base = "debian"
+        suite = "trixie"
+        packages = ["nginx"]
+        run = ["first"]
+        [files]
+        "/etc/page" = "page"
+        "/etc/motd" = { text = "hello" }
+        """,
+        "nginx.toml",
+    )
+    recipe = load(
+        tmp_path,
+        """
+        base = "common/nginx.toml"
+        packages = ["curl"]
+        run = ["second"]
+        mask = ["cron.service"]
+        files."/etc/page" = "page"
+        """,
+    )
+    assert (recipe.name, recipe.base, recipe.suite) == ("web", "debian", "trixie")
+    assert recipe.kernel == load_recipe("debian").kernel
+    assert recipe.packages == ("nginx", "curl")
+    assert recipe.run == ("first", "second")
+    assert recipe.mask == ("cron.service",)
+    assert {f.path: f.content for f in recipe.files} == {
+        "/etc/page": b"of web",
+        "/etc/motd": b"hello",
+    }
+    assert load(tmp_path, 'base = "common/nginx.toml"\nsuite = "sid"').suite == "sid"
+
+
+def test_bases_that_go_round_are_told(tmp_path: Path) -> None:
+    write(tmp_path, 'base = "web.toml"', "other.toml")
+    with pytest.raises(RecipeError, match=r"other\.toml: base: .*web\.toml has this recipe as"):
+        load(tmp_path, 'base = "other.toml"')
+
+
+def test_what_tiny_has_not_is_refused_above_it_too(tmp_path: Path) -> None:
+    write(tmp_path, 'base = "tiny"', "small.toml")
+    with pytest.raises(RecipeError, match=r"web\.toml: packages: not possible"):
+        load(tmp_path, 'base = "small.toml"\npackages = ["nginx"]')
+
+
 def test_a_path_is_relative_to_the_given_directory(tmp_path: Path) -> None:
     write(tmp_path, 'base = "tiny"')
     assert load_recipe("web.toml", relative_to=tmp_path).source == tmp_path / "web.toml"
@@ -62,8 +113,10 @@ def test_a_path_is_relative_to_the_given_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ["base: missing", '"debian" or "tiny"']),
-        ('base = "fedora"', ["base:", '"fedora"']),
+        ("", ["base: missing", '"debian", "tiny"']),
+        ('base = "fedora"', ["base:", "another recipe in `.toml`", "'fedora'"]),
+        ('base = "common.toml"', ["base:", "no file", "common.toml"]),
+        ('base = "../NAME/web.toml"', ["base:", "as its own base"]),
         ('base = "debian"\npakages = []', ["pakages: unknown key", "`packages`"]),
         ('base = "debian"\npackages = "nginx"', ["packages:", "`array`", '"nginx"']),
         ('base = "debian"\npackages = ["nginx", 3]', ["packages[1]:", "`str`", "found 3"]),
@@ -83,7 +136,7 @@ def test_a_path_is_relative_to_the_given_directory(tmp_path: Path) -> None:
 )
 def test_an_error_names_file_key_and_remedy(tmp_path: Path, text: str, words: list[str]) -> None:
     with pytest.raises(RecipeError) as raised:
-        load(tmp_path, text)
+        load(tmp_path, text.replace("NAME", tmp_path.name))
     for word in [str(tmp_path / "web.toml"), *words]:
         assert word in str(raised.value)
 

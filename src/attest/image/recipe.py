@@ -12,7 +12,7 @@ import json
 import platform
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -41,6 +41,8 @@ _PATTERNS: Final = {
     "modules": (r"[A-Za-z0-9_-]+", "a kernel module's name"),
     "cmdline": (r"\S+", "one kernel parameter without blanks"),
 }
+_BASES: Final[dict[str, Literal["debian", "tiny"]]] = {"debian": "debian", "tiny": "tiny"}
+_ANY_BASE: Final = '"debian", "tiny", or the path of another recipe in `.toml`'
 _NOT_IN_TINY: Final = ("packages", "run", "mask")
 
 
@@ -55,8 +57,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A recipe as it is written."""
 
-    base: Literal["debian", "tiny"]
-    suite: str = "bookworm"
+    base: str
+    suite: str = ""
     kernel: str = ""
     packages: list[str] = []
     files: dict[str, str | _File] = {}
@@ -151,7 +153,11 @@ def load_recipe(reference: str, relative_to: Path | None = None) -> Recipe:
     Raises:
         RecipeError: There is no such recipe, or it cannot be used.
     """
-    path = _locate(reference, relative_to or Path())
+    return _load(_locate(reference, relative_to or Path()), ())
+
+
+def _load(path: Path, derived: tuple[Path, ...]) -> Recipe:
+    """Read a recipe, of which others are derived, the last of them directly."""
     try:
         raw = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -159,7 +165,7 @@ def load_recipe(reference: str, relative_to: Path | None = None) -> Recipe:
         raise RecipeError(f"{path}: cannot read the recipe: {reason}") from None
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
-    return _resolve(_parse(raw, path), path)
+    return _resolve(_parse(raw, path), path, derived)
 
 
 def _locate(reference: str, relative_to: Path) -> Path:
@@ -185,7 +191,7 @@ def _parse(raw: dict[str, Any], path: Path) -> _Document:
         if isinstance(value, dict):
             _check_keys(value, _File, path, f"files.{json.dumps(target)}.")
     if "base" not in raw:
-        raise RecipeError(f'{path}: base: missing; it is "debian" or "tiny"')
+        raise RecipeError(f"{path}: base: missing; it is {_ANY_BASE}")
     try:
         return msgspec.convert(raw, _Document)
     except msgspec.ValidationError as error:
@@ -214,36 +220,52 @@ def _explain(error: msgspec.ValidationError, raw: dict[str, Any], path: Path) ->
     return RecipeError(f"{path}: {key}: {message}, found {json.dumps(found, default=str)}")
 
 
-def _resolve(document: _Document, path: Path) -> Recipe:
-    arch = platform.machine()
-    if arch not in _DPKG_ARCHITECTURES:
-        raise HostError(
-            f"images cannot be built on {arch}; known: {', '.join(_DPKG_ARCHITECTURES)}"
-        )
-    _check_values(document, path)
-    return Recipe(
+def _resolve(document: _Document, path: Path, derived: tuple[Path, ...]) -> Recipe:
+    below = _below(document.base, path, derived)
+    _check_values(document, below.base, path)
+    own = {target: _file(path, target, value) for target, value in document.files.items()}
+    return replace(
+        below,
         name=path.stem,
         source=path,
-        base=document.base,
-        arch=arch,
-        suite=document.suite,
-        kernel=document.kernel or f"linux-image-cloud-{_DPKG_ARCHITECTURES[arch]}",
-        packages=tuple(document.packages),
-        files=tuple(_file(path, target, value) for target, value in document.files.items()),
-        run=tuple(document.run),
-        mask=tuple(document.mask),
-        modules=tuple(document.modules),
-        cmdline=tuple(document.cmdline),
+        suite=document.suite or below.suite,
+        kernel=document.kernel or below.kernel,
+        packages=(*below.packages, *document.packages),
+        files=tuple(({each.path: each for each in below.files} | own).values()),
+        run=(*below.run, *document.run),
+        mask=(*below.mask, *document.mask),
+        modules=(*below.modules, *document.modules),
+        cmdline=(*below.cmdline, *document.cmdline),
     )
 
 
-def _check_values(document: _Document, path: Path) -> None:
+def _below(base: str, path: Path, derived: tuple[Path, ...]) -> Recipe:
+    """What a recipe adds to."""
+    if base in _BASES:
+        arch = platform.machine()
+        if arch not in _DPKG_ARCHITECTURES:
+            raise HostError(
+                f"images cannot be built on {arch}; known: {', '.join(_DPKG_ARCHITECTURES)}"
+            )
+        kernel = f"linux-image-cloud-{_DPKG_ARCHITECTURES[arch]}"
+        return Recipe(base, path, _BASES[base], arch, suite="bookworm", kernel=kernel)
+    if not base.endswith(".toml"):
+        raise RecipeError(f"{path}: base: expected {_ANY_BASE}, found {base!r}")
+    below = path.parent / Path(base).expanduser()
+    if below.resolve() in (each.resolve() for each in (*derived, path)):
+        raise RecipeError(f"{path}: base: {below} has this recipe as its own base")
+    if not below.is_file():
+        raise RecipeError(f"{path}: base: there is no file {below}")
+    return _load(below, (*derived, path))
+
+
+def _check_values(document: _Document, base: str, path: Path) -> None:
     for key, (pattern, right) in _PATTERNS.items():
         value = getattr(document, key)
         for entry in value if isinstance(value, list) else [value] if value else []:
             if not re.fullmatch(pattern, entry):
                 raise RecipeError(f"{path}: {key}: expected {right}, found {entry!r}")
-    if document.base == "tiny":
+    if base == "tiny":
         for key in _NOT_IN_TINY:
             if getattr(document, key):
                 raise RecipeError(
