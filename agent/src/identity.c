@@ -27,7 +27,7 @@
 #define MACHINE_ID "/etc/machine-id"
 
 enum { HOST_NAME = 1, MACHINE, HOSTS_LINES, INTERFACE, SEED, CLOCK, COPY, SSH_HOST_KEY };
-enum { MACHINE_ID_SIZE = 32, FILE_MAX = 1 << 20 };
+enum { MACHINE_ID_SIZE = 32, FILE_MAX = 1 << 20, CHUNK = 4096 };
 
 bool failed(struct failure *failure, const char *subject, int error)
 {
@@ -42,15 +42,17 @@ bool failed(struct failure *failure, const char *subject, int error)
 
 static char *read_file(const char *path)
 {
-    char *text = allocate(FILE_MAX + 1);
+    struct buffer text = {.bytes = NULL};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    size_t size = 0;
-    ssize_t got;
-    while (fd >= 0 && size < FILE_MAX && (got = read(fd, text + size, FILE_MAX - size)) > 0)
-        size += (size_t)got;
+    ssize_t got = fd < 0 ? 0 : 1;
+    while (got > 0 && buffer_size(&text) < FILE_MAX) {
+        got = read(fd, buffer_room(&text, CHUNK), CHUNK);
+        buffer_added(&text, got > 0 ? (size_t)got : 0);
+    }
     if (fd >= 0)
         close(fd);
-    return text;
+    buffer_add(&text, "", 1);
+    return (char *)text.bytes;
 }
 
 static int set_host_name(const char *name)
