@@ -24,7 +24,7 @@ from attest.machine import Machine
 from attest.manifest import Manifest, Node, check_names, load_manifest, on_hugepages, parse_manifest
 from attest.net.bridge import Attachment, address, hold_bridges, join_bridges, make_bridges
 from attest.net.cell import Cell
-from attest.parallel import wait_all
+from attest.parallel import begin, wait_all
 from attest.scratch import Scratch
 from attest.scripted import Report, ScriptedMachines, name_of
 from attest.seat import Seat, find_vmm
@@ -100,14 +100,15 @@ class Cluster:
             undo.callback(self._scratch.close)
             # Before the images: a host that cannot run the test is to say so in the first second.
             nodes = manifest.image_nodes()
-            if nodes:
-                find_qemu()
-            for name, node in nodes.items():
-                find_vmm(name, node, vmm, self._programs, "tcg" if accelerator == "tcg" else "kvm")
+            qemu = begin(find_qemu, "find QEMU") if nodes else None
             check_hugepages(sum(node.memory for node in nodes.values() if node.hugepages))
             self._cell = Cell(self._scratch.path)
             undo.callback(self._cell.close)
             self._scratch.create()
+            if qemu:
+                qemu.result()
+            for name, node in nodes.items():
+                find_vmm(name, node, vmm, self._programs, "tcg" if accelerator == "tcg" else "kvm")
             self.out_dir = out_dir or self._scratch.path / "out"
             self.out_dir.mkdir(parents=True, exist_ok=True)
             for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place

@@ -19,20 +19,18 @@ from typing import TYPE_CHECKING, Any
 from attest.errors import AttestError, HostError, MachineError
 from attest.events import EventLog
 from attest.guest.channel import Channel
-from attest.guest.shell_channel import ShellChannel, ShellHost
 from attest.life import MachineContext
 from attest.machine import Machine
 from attest.manifest import NO_LIMIT, Manifest, Node, vlans_in
 from attest.net.bridge import Attachment
 from attest.net.cell import Cell
 from attest.net.switches import Switches
-from attest.net.vde import join
 from attest.net.vlan import VLan
 from attest.vmm.base import Saved, Vmm, VmmExit
-from attest.vmm.start_script import UNSAVED, ScriptSpec, StartScript
 
 if TYPE_CHECKING:
     from attest.checkpoint import Snapshot
+    from attest.vmm.start_script import StartScript
 
 __all__ = ["Report", "ScriptedMachines", "name_of"]
 
@@ -90,6 +88,8 @@ class ScriptedSeat:
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> Vmm:
         """Run the script; see `attest.life.Boot`."""
+        from attest.vmm.start_script import ScriptSpec, StartScript
+
         self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._joined.close()
         cards = {} if self.makes_cards else self._cards()
@@ -104,6 +104,8 @@ class ScriptedSeat:
 
     def channel(self, name: str, sock: socket.socket, padding: bool) -> Channel:
         """Its backdoor shell."""
+        from attest.guest.shell_channel import ShellChannel, ShellHost
+
         return ShellChannel(name, sock, ShellHost(self.shared_dir, self._forward, self._press))
 
     def set_links(self, vmm: Vmm, up: bool) -> None:
@@ -116,6 +118,8 @@ class ScriptedSeat:
 
     def _cards(self) -> dict[str, socket.socket]:
         """Network cards on its networks: each one's MAC address, as in NixOS, and its frames."""
+        from attest.net.vde import join
+
         cards = {}
         for vlan in self.vlans:
             own = self.scratch / f"{self.name}.vlan{vlan}"
@@ -273,6 +277,8 @@ class ScriptedMachines:
 
 
 def _unsaveable(name: str) -> MachineError:
+    from attest.vmm.start_script import UNSAVED
+
     return MachineError(name, UNSAVED, hint="one of an image can")
 
 
