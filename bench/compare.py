@@ -18,7 +18,7 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """The lines of a table: of the ratios that both have."""
     lines = [f"{'ratio':44}  {'before':>8}  {'after':>8}  {'change':>7}"]
     old, new = before["ratios"], after["ratios"]
-    for name in [name for name in new if name in old]:
+    for name in [name for name in new if old.get(name)]:
         change = (new[name] / old[name] - 1) * 100
         lines.append(f"{name:44}  {old[name]:8.2f}  {new[name]:8.2f}  {change:+5.0f} %")
     return lines

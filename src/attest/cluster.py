@@ -15,6 +15,7 @@ from attest.checkpoint import Checkpoint, Snapshot, take
 from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
+from attest.host.descriptors import reserve_descriptors
 from attest.host.hugepages import check_hugepages
 from attest.image.recipe import load_recipe
 from attest.image.store import Image, ImageStore
@@ -101,6 +102,7 @@ class Cluster:
             # Before the images: a host that cannot run the test is to say so in the first second.
             nodes = manifest.image_nodes()
             qemu = begin(find_qemu, "find QEMU") if nodes else None
+            reserve_descriptors(len(manifest.nodes))
             check_hugepages(sum(node.memory for node in nodes.values() if node.hugepages))
             self._cell = Cell(self._scratch.path)
             undo.callback(self._cell.close)
@@ -202,6 +204,7 @@ class Cluster:
         if old is not None and (old.booted or name in self._seats):
             raise UsageError(f"create_machine: there is a machine {name!r}")
         check_names({**self.machines, name: None}, source="create_machine")
+        reserve_descriptors(len(self.machines) + 1)
         machine = self._scripted.create(name, self._next_number(), start_command, keep_vm_state)
         self.machines[name] = machine
         return machine
@@ -286,6 +289,7 @@ class Cluster:
         original = snapshot.seat
         number = self._next_number()
         check_names([*self.machines, *names], source="clone")
+        reserve_descriptors(len(self.machines) + len(names))
         seats = [
             self._seat(name, number + index, original.node, original.image)
             for index, name in enumerate(names)

@@ -8,6 +8,7 @@ globals().setdefault("wait_all", lambda items, fn: [fn(item) for item in items])
 start_all()
 
 clients = [east, west]
+everyone = [hub, *clients]
 inside = {"hub": "10.9.0.1", "east": "10.9.0.2", "west": "10.9.0.3"}
 keys: dict[str, str] = {}
 
@@ -50,24 +51,22 @@ def is_cut_off(node: Machine, name: str) -> None:
 
 
 with subtest("1: keys are made"):
-    wait_all([hub, east, west], make_key)
+    wait_all(everyone, make_key)
     assert len(set(keys.values())) == 3
 
 with subtest("2: keys are for root alone, and names inside the tunnel are known"):
     names = "\n".join(f"{address} {name}.vpn" for name, address in inside.items())
-    for node in (hub, east, west):
-        node.succeed(f"echo '{names}' >> /etc/hosts; stat -c %a /etc/wireguard/key | grep -x 600")
+    show = "stat -c %a /etc/wireguard/key | grep -x 600"
+    wait_all(everyone, lambda node: node.succeed(f"echo '{names}' >> /etc/hosts; {show}"))
 
 with subtest("3: hub and clients are configured, and start"):
-    for node in (hub, east, west):
-        node.succeed(
-            """cat > /etc/wireguard/wg0.conf <<EOF
+    configuration = """cat > /etc/wireguard/wg0.conf <<EOF
 [Interface]
 PrivateKey = $(cat /etc/wireguard/key)
 ListenPort = 51820
 EOF"""
-        )
-    wait_all([hub, east, west], start)
+    wait_all(everyone, lambda node: node.succeed(configuration))
+    wait_all(everyone, start)
     hub.succeed("sysctl -qw net.ipv4.ip_forward=1")
 
 with subtest("4: the clients are told of the hub"):
@@ -175,8 +174,7 @@ with subtest("27: logs"):
     hub.succeed("! dmesg --level err,crit,alert,emerg | grep -i wireguard")
 
 with subtest("28: the tunnel is taken down"):
-    wait_all([hub, east, west], lambda node: node.succeed("ip link delete wg0"))
+    wait_all(everyone, lambda node: node.succeed("ip link delete wg0"))
 
 with subtest("29: nothing of it is left"):
-    for node in (hub, east, west):
-        node.fail("ip link show wg0")
+    wait_all(everyone, lambda node: node.fail("ip link show wg0"))
