@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -445,7 +446,8 @@ def test_sshd_reads_its_new_keys(
 ) -> None:
     shutil.copy("/bin/sleep", tmp_path / name)  # the name of a process is its program's
     (guest.etc / "ssh").mkdir()
-    with subprocess.Popen([tmp_path / name, "1000"]) as daemon:
+    hear = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # also below nohup
+    with subprocess.Popen([tmp_path / name, "1000"], preexec_fn=hear) as daemon:
         try:
             if pid_file is not None:
                 (guest.root / "run/sshd.pid").write_text(pid_file.format(pid=daemon.pid))
