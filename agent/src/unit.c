@@ -22,8 +22,9 @@
 
 enum { RETRY_FIRST_MS = 1, RETRY_MOST_MS = 50, RELOAD_FIRST_MS = 50, RELOAD_MOST_MS = 1000, READ_SIZE = 65536 };
 
-/* The calls of one look at a unit, in the order in which systemd gets them; all but the first only when that leaves a question. */
-enum { STATE, JOBS, START_UP, RESULT, MAIN_STATUS };
+/* The calls of one look at a unit, in the order in which systemd gets them; each after the first, and after the second, only when
+ * what came before leaves a question. */
+enum { ACTIVE, STATE, JOBS, START_UP, RESULT, MAIN_STATUS };
 
 static struct unit *units;
 static struct watch bus;
@@ -125,7 +126,14 @@ static char *unit_path(const char *name)
  * makes the unit dirty, and it is looked at again before anything is concluded from it. */
 static void look(struct unit *unit)
 {
-    unit->dirty = unit->complete = false;
+    unit->dirty = unit->whole = unit->complete = false;
+    unit->calls[ACTIVE] = call(unit->path, PROPERTIES, "Get", UNIT, "ActiveState");
+}
+
+/* Some hundred properties, which systemd in an emulated guest takes 10 ms to tell. */
+static void look_at_all(struct unit *unit)
+{
+    unit->whole = true;
     unit->calls[STATE] = call(unit->path, PROPERTIES, "GetAll", UNIT, NULL);
 }
 
@@ -211,7 +219,9 @@ static void take_reply(struct unit *unit, size_t which, struct dbus_reader *body
         return;
     }
     const char *signature = dbus_read_signature(body);
-    if (which == JOBS && strcmp(signature, "u") == 0)
+    if (which == ACTIVE)
+        take_property(unit, "ActiveState", signature, body);
+    else if (which == JOBS && strcmp(signature, "u") == 0)
         unit->jobs = dbus_read_u32(body);
     else if (which == START_UP && strcmp(signature, "t") == 0)
         unit->started = dbus_read_u64(body) != 0;
@@ -224,7 +234,7 @@ static void take_reply(struct unit *unit, size_t which, struct dbus_reader *body
 /* There is an object for every name that could be a unit's, and a type of unit may have no Result. */
 static void take_error(struct unit *unit, size_t which, struct dbus_message *message)
 {
-    if (which == STATE)
+    if (which == ACTIVE || which == STATE)
         snprintf(unit->refusal, sizeof unit->refusal, "%s",
                  *message->signature == 's' ? dbus_read_string(&message->body) : message->error);
 }
@@ -232,9 +242,12 @@ static void take_error(struct unit *unit, size_t which, struct dbus_message *mes
 /* All answers are there. */
 static void conclude(struct unit *unit)
 {
+    bool settled = strcmp(unit->active, unit->wanted) == 0 || *unit->refusal;
     if (unit->dirty) {
         look(unit);
-    } else if (is_at_rest(unit) && strcmp(unit->active, unit->wanted) != 0 && !unit->complete && !*unit->refusal) {
+    } else if (!settled && !unit->whole) {
+        look_at_all(unit);
+    } else if (!settled && !unit->complete && is_at_rest(unit)) {
         look_further(unit);
     } else {
         unit->known = true;

@@ -8,7 +8,7 @@
 
 #include "loop.h"
 
-enum { UNIT_CALLS_MAX = 5, STATE_SIZE = 40 };
+enum { UNIT_CALLS_MAX = 6, STATE_SIZE = 40 };
 
 struct unit {
     const char *name, *wanted; /* the caller's: with its suffix; the ActiveState that it waits for */
@@ -25,7 +25,7 @@ struct unit {
     /* This module's own. */
     char *path;
     uint32_t calls[UNIT_CALLS_MAX]; /* serials under way, 0 when answered */
-    bool dirty, complete;
+    bool dirty, whole, complete;
     struct timer reload; /* a look that waits */
     uint64_t reload_ms;
     struct unit *next;
