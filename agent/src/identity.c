@@ -42,7 +42,7 @@ bool failed(struct failure *failure, const char *subject, int error)
 
 static char *read_file(const char *path)
 {
-    struct buffer text = {.bytes = NULL};
+    struct buffer text = {0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t got = fd < 0 ? 0 : 1;
     while (got > 0 && buffer_size(&text) < FILE_MAX) {

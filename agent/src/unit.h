@@ -13,7 +13,7 @@ enum { UNIT_CALLS_MAX = 6, STATE_SIZE = 40 };
 struct unit {
     const char *name, *wanted; /* the caller's: with its suffix; the ActiveState that it waits for */
     void (*changed)(struct unit *unit);
-    /* What systemd says; `known` once it has said it. */
+    /* What systemd says; `known` once it has said it. Of a unit that is as wanted it may have been asked for `active` alone. */
     bool known;
     char load[STATE_SIZE], active[STATE_SIZE], sub[STATE_SIZE], result[STATE_SIZE];
     int32_t main_status; /* -1: not a service */
