@@ -30,11 +30,12 @@ from attest.scratch import Scratch
 from attest.scripted import Report, ScriptedMachines, name_of
 from attest.seat import Seat, find_vmm
 from attest.snapshot.cache import SnapshotCache
-from attest.starts import ColdStarts, SnapshotStarts, Starts
+from attest.snapshot.given import GivenSnapshots
+from attest.starts import ColdStarts, GivenStarts, SnapshotStarts, Starts
 from attest.vmm import accel
 from attest.vmm.base import Saved
 from attest.vmm.qemu import find_qemu
-from attest.warm import WarmStarts
+from attest.warm import WarmStarts, make_snapshot
 
 __all__ = ["Cluster"]
 
@@ -48,6 +49,8 @@ class Cluster:
         out_dir: Where logs and artefacts go; made when missing. Default: a temporary directory
             that goes with the cluster.
         cold: Boot each machine, instead of cloning it from a snapshot of a machine of its shape.
+        snapshots: A directory that `make_snapshots` has filled, which may be read-only. Machines
+            that it has no snapshot for boot; the cache is not used.
         vmm: The VMM of the nodes that name none: ``"qemu"``, ``"firecracker"``,
             ``"cloud-hypervisor"``, or ``"auto"`` for the first of those that is here and can run
             them.
@@ -72,6 +75,7 @@ class Cluster:
         *,
         accelerator: str = "auto",
         cold: bool = False,
+        snapshots: Path | None = None,
         vmm: str = "qemu",
         programs: Mapping[str, str] | None = None,
         hugepages: bool = False,
@@ -94,6 +98,7 @@ class Cluster:
         self.events = events or EventLog()
         self._on_fatal = on_fatal or (lambda _: None)
         self._seats: dict[str, Seat] = {}
+        self._contexts: dict[str, MachineContext] = {}
         self.machines: dict[str, Machine] = {}
         self._baking: list[Future[Saved]] = []
         with ExitStack() as undo:
@@ -135,9 +140,7 @@ class Cluster:
             images = kept.images() if kept else _images(manifest, self.events)
             if images:
                 self._accelerator = accel.choose(accelerator, next(iter(images.values())))
-            self._starts: Starts = (
-                ColdStarts() if cold else WarmStarts(SnapshotCache(), self.events)
-            )
+            self._starts = self._origin(cold, snapshots)
             undo.callback(self._starts.close)
             for name, node in manifest.nodes.items():
                 if node.start_command:
@@ -282,6 +285,26 @@ class Cluster:
             wait(self._baking)  # they use files of disks that are to be kept
             keep(directory, self.manifest, machines, absent, self._scratch.path)
 
+    def make_snapshots(self, directory: Path) -> list[Path]:
+        """Boot one machine of each shape, off the networks, and save it for other clusters.
+
+        Args:
+            directory: A directory that has no snapshots; see ``snapshots``.
+
+        Returns:
+            The directory of each snapshot in there.
+
+        Raises:
+            HostError: One could not be saved.
+            MachineError: A machine did not come up.
+            CommandFailed: A warm step failed.
+        """
+        seats = {seat.shape(): seat for seat in self._seats.values()}
+        place = directory.absolute()
+        return wait_all(
+            seats.values(), lambda seat: make_snapshot(seat, self._contexts[seat.name], place)
+        )
+
     def clone(self, snapshot: Snapshot, names: Sequence[str] | int = 1) -> list[Machine]:
         """Start new machines from a snapshot, with these names, or so many."""
         if isinstance(names, int):
@@ -321,6 +344,13 @@ class Cluster:
 
     # Inside
 
+    def _origin(self, cold: bool, snapshots: Path | None) -> Starts:
+        if cold:
+            return ColdStarts()
+        if snapshots:
+            return GivenStarts(GivenSnapshots(snapshots.absolute()), self.events)
+        return WarmStarts(SnapshotCache(), self.events)
+
     def _seat(self, name: str, number: int, node: Node, image: Image) -> Seat:
         return Seat(
             name=name, number=number, node=node, image=image, accelerator=self._accelerator,
@@ -351,6 +381,7 @@ class Cluster:
             on_fatal=self._on_fatal,
         )
         self._seats[seat.name] = seat
+        self._contexts[seat.name] = context
         machine = self.machines[seat.name] = Machine(seat.name, context)
         return machine
 

@@ -1,7 +1,8 @@
 """Warm starts: each machine begins as a clone of a machine of its shape that was ready before.
 
 Where the cache has no such snapshot, one machine of the shape boots, off the networks and without
-an identity, and is saved when it is ready; all of the shape are then cloned from it.
+an identity, and is saved when it is ready; all of the shape are then cloned from it. A directory
+that the user names is filled in the same way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from attest.errors import CommandFailed, MachineError
+from attest.errors import CommandFailed, HostError, MachineError
 from attest.events import Event, EventLog, Kind
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
@@ -22,11 +23,12 @@ from attest.life import Life, MachineContext, Stage
 from attest.scope import Cancelled, cancellable
 from attest.seat import Seat
 from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache
+from attest.snapshot.record import write_record
 from attest.snapshot.shape import Shape
 from attest.starts import Starts
 from attest.vmm.base import Nic, Saved, Vmm
 
-__all__ = ["WarmStarts"]
+__all__ = ["WarmStarts", "make_snapshot"]
 
 _SETTLE: Final = 30.0
 """Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
@@ -119,10 +121,7 @@ class WarmStarts(Starts):
 
     def _obtain(self, shape: Shape, seat: Seat, context: MachineContext) -> Entry | None:
         def make(into: Path) -> None:
-            with self._events.span(
-                Kind.ACTION, f"boot {shape.image_name} once, for a snapshot", machine=seat.name
-            ):
-                _make(seat, context, into)
+            _make(seat, context, into)
 
         def waiting() -> None:
             text = "another run makes the snapshot: wait for it"
@@ -156,9 +155,42 @@ def _answer(entry: Entry | None) -> Future[Entry | None]:
     return future
 
 
+def make_snapshot(seat: Seat, context: MachineContext, directory: Path) -> Path:
+    """Boot a machine of the seat's shape, and keep a snapshot of it where the user says.
+
+    Args:
+        seat: One of the nodes of that shape.
+        context: What its machine needs.
+        directory: For `attest.snapshot.given.GivenSnapshots`; an absolute path.
+
+    Returns:
+        The snapshot's own directory in there.
+
+    Raises:
+        HostError: It could not be saved.
+        MachineError: The machine did not come up.
+        CommandFailed: A warm step failed.
+    """
+    if unfit := seat.binary.unfit(seat.image.kernel_version):
+        raise HostError(f"{seat.name}: no snapshot can be made: {unfit}")
+    shape = seat.shape()
+    path = directory / shape.key()
+    path.mkdir()
+    try:
+        _make(seat, context, path)
+        write_record(path, shape, moves=True)
+    except BaseException as error:
+        shutil.rmtree(path)
+        if isinstance(error, NotSavedError | OSError):
+            raise HostError(f"{seat.name}: no snapshot could be made: {error}") from error
+        raise
+    return path
+
+
 def _make(seat: Seat, context: MachineContext, into: Path) -> None:
     """Boot a machine of the shape, and save it in ``into`` when it is ready."""
-    with seat.spare_nics() as nics:
+    told = f"boot {seat.image.name} once, for a snapshot"
+    with context.events.span(Kind.ACTION, told, machine=seat.name), seat.spare_nics() as nics:
         _boot_and_save(seat, context, nics, into)
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from attest.cli.options import accel_option, programs, vmm_options
+from attest.errors import UsageError
 
 if TYPE_CHECKING:
     from attest.snapshot.cache import Entry, Removed
@@ -103,6 +107,65 @@ def verify() -> None:
         click.echo(f"{path.name[:12]}  " + (f"damaged, removed: {wrong}" if wrong else "ok"))
         damaged = damaged or bool(wrong)
     sys.exit(1 if damaged else 0)
+
+
+@cache.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option(
+    "--into", metavar="DIR", required=True, type=click.Path(path_type=Path, file_okay=False),
+    help="A new directory, or an empty one.",
+)  # fmt: skip
+@accel_option
+@vmm_options
+def make(
+    manifest: Path,
+    into: Path,
+    accel: str,
+    vmm: str,
+    firecracker: str | None,
+    cloud_hypervisor: str | None,
+) -> None:
+    """Make the snapshots from which the test of MANIFEST starts, in a directory of their own.
+
+    One machine of each shape boots; the script does not run. `attest run --snapshots DIR` starts
+    from them, on this host and with this VMM. DIR may be moved, copied and made read-only.
+
+    \b
+    Example: attest cache make test.toml --into snapshots
+    """
+    from attest.cluster import Cluster
+    from attest.events import EventLog
+    from attest.manifest import load_manifest
+    from attest.report.doing import Doing
+    from attest.report.live import view
+    from attest.snapshot.cache import read_entry
+
+    test = load_manifest(manifest)
+    if not test.image_nodes():
+        raise UsageError(f"{test.name}: no node has an image: start scripts are not saved")
+    _make_empty(into)
+    events = EventLog()
+    paths = programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor)
+    with (
+        view(events, Doing(events, test.nodes), verbose=False),
+        Cluster(
+            test, accelerator=accel, cold=True, vmm=vmm, programs=paths, events=events
+        ) as cluster,
+    ):
+        made = cluster.make_snapshots(into)
+    for path in made:
+        if entry := read_entry(path):
+            click.echo(f"made {_name(entry)}: {_mib(entry.size)}")
+
+
+def _make_empty(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        empty = not any(directory.iterdir())
+    except OSError as error:
+        raise UsageError(f"--into: cannot make {directory}: {error.strerror}") from None
+    if not empty:
+        raise UsageError(f"--into: {directory} is not empty", hint="name a new directory")
 
 
 def _tell(removed: list[Removed]) -> None:

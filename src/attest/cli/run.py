@@ -22,6 +22,12 @@ from attest.manifest import load_manifest
     help="Directory for logs and artefacts [default: a new one in the cache].",
 )  # fmt: skip
 @click.option("--cold", is_flag=True, help="Boot each machine, instead of starting from snapshots.")
+@click.option(
+    "--snapshots", metavar="DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Start from the snapshots that `attest cache make` has made in DIR, which is only read; "
+    "machines that it has none for boot.",
+)  # fmt: skip
 @click.option("--hugepages", is_flag=True, help="Take the machines' memory from huge pages.")
 @click.option(
     "--snapshot-on-failure/--no-snapshot-on-failure", "keep", default=None,
@@ -46,6 +52,7 @@ def run(
     cloud_hypervisor: str | None,
     out: Path | None,
     cold: bool,
+    snapshots: Path | None,
     hugepages: bool,
     keep: bool | None,
     interactive: bool,
@@ -64,12 +71,15 @@ def run(
         raise UsageError(
             "--snapshot-on-failure and --pause-on-failure: one of them; what is kept has ended"
         )
+    if cold and snapshots:
+        raise UsageError("--cold and --snapshots: one of them")
     options = Options(
         accelerator=accel,
         vmm=vmm,
         programs=programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor),
         out=out,
         cold=cold,
+        snapshots=snapshots,
         hugepages=hugepages,
         keep=keep,
         verbose=verbose,

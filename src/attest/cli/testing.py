@@ -45,6 +45,7 @@ class Options:
         programs: Paths of VMMs' programs by the VMM's name.
         out: The directory for logs and artefacts; default: a new one in the cache.
         cold: Boot each machine.
+        snapshots: A directory of snapshots to start from, instead of the cache.
         hugepages: Take the machines' memory from huge pages.
         keep: Keep the machines of a test that fails; None to ask, where there is somebody to ask.
         verbose: Show consoles and the output of commands.
@@ -59,6 +60,7 @@ class Options:
     programs: Mapping[str, str] = field(default_factory=dict)
     out: Path | None = None
     cold: bool = False
+    snapshots: Path | None = None
     hugepages: bool = False
     keep: bool | None = None
     verbose: bool = False
@@ -172,6 +174,7 @@ class _Run:
             self._test,
             accelerator=self._options.accelerator,
             cold=self._options.cold,
+            snapshots=self._options.snapshots,
             vmm=self._options.vmm,
             programs=self._options.programs,
             hugepages=self._options.hugepages,

@@ -32,7 +32,7 @@ from attest.snapshot import record
 from attest.snapshot.shape import Shape
 from attest.vmm.base import Saved, saved_in
 
-__all__ = ["Entry", "NoRoomError", "Removed", "SnapshotCache", "Stopped", "Why"]
+__all__ = ["Entry", "NoRoomError", "Removed", "SnapshotCache", "Stopped", "Why", "read_entry"]
 
 _LIMIT: Final = 20 << 30
 _SHARE: Final = 0.2
@@ -157,7 +157,7 @@ class SnapshotCache:
 
     def entries(self) -> list[Entry]:
         """All entries, the one used last first."""
-        found = [entry for path in self._paths() if (entry := _read(path))]
+        found = [entry for path in self._paths() if (entry := read_entry(path))]
         return sorted(found, key=lambda entry: entry.last_used, reverse=True)
 
     def verify(self) -> Iterator[tuple[Path, str]]:
@@ -208,7 +208,7 @@ class SnapshotCache:
         """Remove what is no entry: left by killed runs, or without a record that can be read."""
         removed = self._sweep()
         for path in self._paths():
-            if _read(path) is None and self._remove(path):
+            if read_entry(path) is None and self._remove(path):
                 removed.append(Removed(path.name, "", Why.UNREADABLE))
         return removed
 
@@ -230,7 +230,7 @@ class SnapshotCache:
         descriptor = lock(path, fcntl.LOCK_SH)
         if descriptor is None:
             return None
-        entry = None if record.damage(path) else _read(path)
+        entry = None if record.damage(path) else read_entry(path)
         if entry is None:
             _release(descriptor)
             return None
@@ -348,7 +348,8 @@ def _sync_behind(held: int) -> None:
     ).start()
 
 
-def _read(path: Path) -> Entry | None:
+def read_entry(path: Path) -> Entry | None:
+    """The entry in a directory, damaged or not; None where there is none that can be read."""
     try:
         written = record.read_record(path)
         used = (path / record.RECORD).stat().st_mtime

@@ -1,7 +1,8 @@
-"""What was written into an entry of the warm cache, and whether it is still that.
+"""What was written into a snapshot's directory, and whether it is still that.
 
 A snapshot's memory can be gigabytes, so at use only what shows cheaply is checked: each file's size
-and time of change (which no program can set), and the digest of the devices' state.
+and time of change (which no program can set), and the digest of the devices' state. A snapshot that
+is to be moved, as into a Nix store, has other times there: of it no times are written down.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class File(msgspec.Struct, frozen=True):
-    """One file, as it was written."""
+    """One file, as it was written; 0 as its time of change stands for any."""
 
     size: int
     changed_ns: int
@@ -47,7 +48,8 @@ class Record(msgspec.Struct, frozen=True):
     Attributes:
         shape: What it is a snapshot of.
         made: When, in seconds since the epoch.
-        boot_id: In which boot of the host.
+        boot_id: In which boot of the host it was made, and may not have reached the disk; empty: it
+            has.
         files: All but the record itself.
     """
 
@@ -57,11 +59,21 @@ class Record(msgspec.Struct, frozen=True):
     files: dict[str, File]
 
 
-def write_record(directory: Path, shape: Shape) -> None:
-    """Write down what is in the directory of a new entry."""
-    files = {file.name: _describe(file) for file in sorted(directory.iterdir())}
-    record = Record(shape, time.time(), _boot_id(), files)
+def write_record(directory: Path, shape: Shape, *, moves: bool = False) -> None:
+    """Write down what is in the directory of a new entry.
+
+    Args:
+        directory: The entry.
+        shape: What it is a snapshot of.
+        moves: It is to be good elsewhere, too, where its files have other times. It is brought to
+            the disk now, as nobody can tell there whether it was.
+    """
+    files = {file.name: _describe(file, moves) for file in sorted(directory.iterdir())}
+    record = Record(shape, time.time(), "" if moves else _boot_id(), files)
     (directory / RECORD).write_bytes(msgspec.json.encode(record))
+    for file in directory.iterdir() if moves else ():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
 
 
 def read_record(directory: Path) -> Record:
@@ -87,7 +99,7 @@ def damage(directory: Path, *, every_byte: bool = False) -> str:
         return f"{RECORD}: {error}"
     if record.shape.key() != directory.name or "state" not in record.files:
         return f"{RECORD}: it is that of another entry, or of another version of attest"
-    if record.boot_id != _boot_id() and not is_synced(directory):
+    if record.boot_id not in ("", _boot_id()) and not is_synced(directory):
         return "the host went down before it had reached the disk"
     for name, file in record.files.items():
         whole = every_byte or (name == "state" and _is_small(file))
@@ -127,9 +139,9 @@ def _fsync(name: str, flags: int, directory: int) -> None:
         os.close(file)
 
 
-def _describe(path: Path) -> File:
+def _describe(path: Path, moves: bool) -> File:
     status = path.stat()
-    return File(status.st_size, status.st_ctime_ns, _digest(path))
+    return File(status.st_size, 0 if moves else status.st_ctime_ns, _digest(path))
 
 
 def _differs(path: Path, file: File, *, whole: bool) -> str:
@@ -137,7 +149,7 @@ def _differs(path: Path, file: File, *, whole: bool) -> str:
         status = path.stat()
         if status.st_size != file.size:
             return f"{status.st_size} bytes, {file.size} were written"
-        if status.st_ctime_ns != file.changed_ns:
+        if file.changed_ns not in (0, status.st_ctime_ns):
             return "it was changed after it had been written"
         if whole and _digest(path) != file.sha256:
             return "its content is not what was written"

@@ -198,6 +198,10 @@ class Binary(Protocol):
     def identity(self) -> str:
         """Text that is another one where this is a program that makes other snapshots."""
 
+    @property
+    def opens_read_only(self) -> bool:
+        """It maps a saved memory that it may not write; else it opens it for writing."""
+
     def doubt(self, kernel: str) -> str:
         """What its user should know of it with this guest kernel's version; mostly nothing.
 

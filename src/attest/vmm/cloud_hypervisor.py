@@ -83,6 +83,11 @@ class CloudHypervisorBinary:
         """Text that is another one where this is a program that makes other snapshots."""
         return identity(self, self.path)
 
+    @property
+    def opens_read_only(self) -> bool:
+        """It opens a saved memory for writing, though what it maps is private."""
+        return False
+
     def doubt(self, kernel: str) -> str:
         """What its user should know of it; mostly nothing, whatever the guest's kernel."""
         if self.version in _TESTED:

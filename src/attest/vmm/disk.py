@@ -79,12 +79,15 @@ def create(
 
 
 def copy(path: Path, source: Path) -> None:
-    """Make a sparse copy of a raw disk, which a VMM may have locked.
+    """Make a sparse copy of a file, such as a raw disk, which a VMM may have locked.
+
+    The copy can be written, the file need not be.
 
     Raises:
         HostError: It cannot be made.
     """
-    command = ["cp", "--sparse=always", "--reflink=auto", str(source), str(path)]
+    options = ["--sparse=always", "--reflink=auto", "--no-preserve=mode"]
+    command = ["cp", *options, str(source), str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise HostError(result.stderr.strip().removeprefix("cp: "))

@@ -48,6 +48,11 @@ class FirecrackerBinary:
         """Text that is another one where this is a program that makes other snapshots."""
         return f"{identity(self, self.path)} snapshots {self.snapshots}"
 
+    @property
+    def opens_read_only(self) -> bool:
+        """It maps a saved memory that it may not write."""
+        return True
+
     def doubt(self, kernel: str) -> str:
         """What its user should know of it with this guest kernel, or with any; mostly nothing."""
         guests = _GUESTS.get(self.version[:2])

@@ -83,6 +83,11 @@ class QemuBinary:
         """Text that is another one where this is a program that makes other snapshots."""
         return identity(self, self.path)
 
+    @property
+    def opens_read_only(self) -> bool:
+        """It maps a saved memory that it may not write."""
+        return self.version >= _READ_ONLY
+
     def doubt(self, kernel: str) -> str:
         """Nothing: each version that `find_qemu` takes has been tested."""
         return ""
