@@ -84,6 +84,13 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "whose QEMU_VDE_SOCKET_n is in the script"
         ),
     ] = msgspec.field(default_factory=lambda: [1])
+    spare_eth0: Annotated[
+        bool,
+        msgspec.Meta(description="eth0 is on no network, and the networks begin with eth1"),
+    ] = False
+    ipv6: Annotated[
+        bool, msgspec.Meta(description="it has an IPv6 address on each network, too")
+    ] = False
     machine: Annotated[Literal["microvm", "q35"], msgspec.Meta(description="QEMU machine type")] = (
         "microvm"
     )
