@@ -136,6 +136,24 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     graphics: Annotated[
         bool, msgspec.Meta(description="it has a display and a keyboard; it is a q35 machine then")
     ] = False
+    number: (
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=1,
+                le=MAX_NODES,
+                description="what its addresses end with; default: its place among all names",
+            ),
+        ]
+        | None
+    ) = None
+    own_identity: Annotated[
+        bool,
+        msgspec.Meta(
+            description="its image says who it is: attest sets no host name, addresses or names "
+            "of others"
+        ),
+    ] = False
     vmm: Annotated[
         Vmm | None, msgspec.Meta(description="the VMM that runs it; default: that of the run")
     ] = None
@@ -175,8 +193,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     directory: Annotated[str, msgspec.Meta(description="what relative paths are relative to")] = "."
 
     def numbers(self) -> dict[str, int]:
-        """Each node's number: alphabetical, from 1 (as in NixOS tests)."""
-        return {name: number for number, name in enumerate(sorted(self.nodes), start=1)}
+        """Each node's number: alphabetical, from 1 (as in NixOS tests), unless it names one."""
+        return {
+            name: self.nodes[name].number or place
+            for place, name in enumerate(sorted(self.nodes), start=1)
+        }
 
     def image_nodes(self) -> dict[str, Node]:
         """The nodes that boot an image."""
@@ -271,7 +292,19 @@ def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
     except msgspec.ValidationError as error:
         raise _explain(error, raw, source, "") from None
     parsed = {name: _node(name, value, source, fields.directory) for name, value in nodes.items()}
-    return msgspec.structs.replace(fields, nodes=parsed)
+    manifest = msgspec.structs.replace(fields, nodes=parsed)
+    _check_numbers(manifest.numbers(), source)
+    return manifest
+
+
+def _check_numbers(numbers: dict[str, int], source: str) -> None:
+    owners: dict[int, str] = {}
+    for name, number in numbers.items():
+        if (other := owners.setdefault(number, name)) != name:
+            raise ManifestError(
+                f"{source}: nodes.{name}.number: {number} is that of nodes.{other}",
+                hint="a node without `number` has its place among all names, from 1",
+            )
 
 
 def _node(name: str, value: Any, source: str, directory: str) -> Node:

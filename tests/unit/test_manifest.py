@@ -28,6 +28,17 @@ def test_nodes_are_numbered_by_name() -> None:
     assert manifest.numbers() == {"client": 1, "db": 2, "web": 3}
 
 
+def test_a_node_may_name_its_number() -> None:
+    nodes = {"a": {"image": "tiny"}, "b": {"image": "tiny", "number": 7}}
+    assert parse_manifest({"nodes": nodes}).numbers() == {"a": 1, "b": 7}
+
+
+def test_each_number_is_one_nodes() -> None:
+    nodes = {"a": {"image": "tiny"}, "b": {"image": "tiny", "number": 1}}
+    with pytest.raises(ManifestError, match=r"test\.toml: nodes\.b\.number: 1 is that of nodes\.a"):
+        parse_manifest({"nodes": nodes}, source="test.toml")
+
+
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
