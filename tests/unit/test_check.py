@@ -36,6 +36,20 @@ def found(text: str, *machines: str, vlans: tuple[int, ...] = (1,)) -> list[str]
     return [line for finding in check(subject) for line in finding.lines("test.py")]
 
 
+def test_a_check_can_be_left_out() -> None:
+    subject = Subject("import os\nmachine.start('now')", "test.py", ("machine",), (1,))
+    codes = {
+        skip: [finding.code for finding in check(subject, skip.split())]
+        for skip in ("", "types", "names", "types names")
+    }
+    assert codes == {
+        "": ["unused-import", "arg-type"],
+        "types": ["unused-import"],
+        "names": ["arg-type"],
+        "types names": [],
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

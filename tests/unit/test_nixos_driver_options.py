@@ -133,3 +133,19 @@ def test_what_is_wrong_is_said(ran: _Ran, arguments: list[str], message: str) ->
 def test_a_start_script_that_is_not_there(ran: _Ran) -> None:
     with pytest.raises(ManifestError, match=r"nodes\.gone\.start_command: cannot read"):
         _run(["test-script"], {"startScripts": "/run-gone-vm"})
+
+
+def test_a_manifest_of_attests_own(ran: _Ran, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"name": "web", "timeout": 90, "nodes": {"web": {}}}))
+    snapshots = tmp_path / "snapshots"
+    _run(["--manifest", str(manifest), "--snapshots", str(snapshots), "test-script"])
+    assert (ran.test.name, ran.test.timeout) == ("web", 90)
+    assert ran.test.script_text()[0].strip() == "start_all()"
+    assert ran.options.snapshots == snapshots
+
+
+def test_a_manifest_whose_script_cannot_be_read(ran: _Ran, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"nodes": {"web": {}}}))
+    with pytest.raises(UsageError, match=r"absent: cannot read the test's script"):
+        _run(["--manifest", "manifest.json", "absent"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Collection
 from typing import Final
 
 from attest.check.finding import Finding
@@ -12,19 +13,28 @@ from attest.check.subject import Subject
 from attest.check.type_check import type_check
 from attest.errors import HostError
 
-__all__ = ["check"]
+__all__ = ["CHECKS", "check"]
 
 _SAME: Final = {"undefined-name": "name-defined", "redefined-while-unused": "no-redef"}
 """What both find: pyflakes' code, and mypy's."""
 
 
-def check(subject: Subject) -> list[Finding]:
+CHECKS: Final = {"types": "mypy", "names": "pyflakes"}
+"""What is checked, and the program that does it."""
+
+
+def check(subject: Subject, skip: Collection[str] = ()) -> list[Finding]:
     """What is wrong in a script, in the order of its lines.
+
+    Args:
+        subject: The script.
+        skip: Those of `CHECKS` that are left out; that it is Python is always checked.
 
     Raises:
         HostError: mypy or pyflakes is not installed, or does not work.
     """
-    missing = [name for name in ("mypy", "pyflakes") if not importlib.util.find_spec(name)]
+    programs = [program for kind, program in CHECKS.items() if kind not in skip]
+    missing = [program for program in programs if not importlib.util.find_spec(program)]
     if missing:
         raise HostError(
             f"to check a script takes {' and '.join(missing)}, not installed here",
@@ -36,8 +46,8 @@ def check(subject: Subject) -> list[Finding]:
             subject.code  # noqa: B018
         except SyntaxError as error:
             return [Finding(error.lineno or 1, error.offset or 1, "syntax", error.msg)]
-        types = type_check(subject)
-        flakes = lint(subject)
+        types = [] if "types" in skip else type_check(subject)
+        flakes = [] if "names" in skip else lint(subject)
     known = {(each.line, each.column, each.code) for each in types}
     return sorted(
         types

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from attest.check.check import CHECKS
 from attest.check.check import check as findings_of
 from attest.check.subject import Subject
 from attest.errors import UsageError
@@ -17,7 +19,11 @@ from attest.manifest import Manifest, check_names, load_manifest, unreadable
 @click.argument("test", metavar="MANIFEST|SCRIPT", type=click.Path(path_type=Path))
 @click.option("--nodes", help="The machines of a script, as in a,b [default: machine].")
 @click.option("--vlans", help="The networks of a script, as in 1,2 [default: 1].")
-def check(test: Path, nodes: str | None, vlans: str | None) -> None:
+@click.option(
+    "--skip", type=click.Choice(list(CHECKS)), multiple=True,
+    help="Leave a check out, as skipTypeCheck and skipLint of NixOS's tests do.",
+)  # fmt: skip
+def check(test: Path, nodes: str | None, vlans: str | None, skip: Sequence[str]) -> None:
     """Check the types and names in a test's script, without running it.
 
     It is that of a MANIFEST (TOML or JSON), or a SCRIPT by itself (.py).
@@ -34,7 +40,7 @@ def check(test: Path, nodes: str | None, vlans: str | None) -> None:
         subject = of_manifest(load_manifest(test))
     else:
         raise UsageError("--nodes and --vlans are for a script by itself; a manifest has its own")
-    sys.exit(1 if report(subject) else 0)
+    sys.exit(1 if report(subject, skip) else 0)
 
 
 def of_manifest(manifest: Manifest) -> Subject:
@@ -47,9 +53,9 @@ def of_manifest(manifest: Manifest) -> Subject:
     return Subject(text, filename, list(manifest.nodes), manifest.all_vlans())
 
 
-def report(subject: Subject) -> int:
+def report(subject: Subject, skip: Sequence[str] = ()) -> int:
     """Check a script, print what is wrong, and return how many errors there are."""
-    findings = findings_of(subject)
+    findings = findings_of(subject, skip)
     for finding in findings:
         for line in finding.lines(subject.filename):
             click.echo(line)

@@ -16,7 +16,7 @@ import msgspec
 from attest.cli import exit_codes
 from attest.cli.testing import Options, run_test
 from attest.errors import UsageError
-from attest.manifest import Manifest, parse_manifest
+from attest.manifest import Manifest, load_manifest, parse_manifest
 from attest.scripted import name_of
 
 __all__ = ["main"]
@@ -77,6 +77,7 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
             interactive=options.interactive,
             junit=out / options.junit_xml if options.junit_xml else None,
             state_dir=_states() if options.keep_machine_state else None,
+            snapshots=options.snapshots,
         ),
     )
 
@@ -92,6 +93,14 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-c", "--config", type=Path, help="the configuration file of NixOS 26.05 and later")
+    add(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="attest's own manifest of the machines, instead of all that tells of start scripts",
+    )
+    add("--snapshots", type=Path, metavar="DIR",
+        help="what the machines of a manifest start from; see `attest run`")  # fmt: skip
     add("--start-scripts", "--vm-start-scripts", nargs="*", metavar="SCRIPT",
         default=words("vmStartScripts") or words("startScripts"),
         help="what starts the machines [default: $vmStartScripts or $startScripts]")  # fmt: skip
@@ -122,6 +131,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _manifest(options: argparse.Namespace) -> Manifest:
+    if options.manifest:
+        return _with_script(load_manifest(options.manifest), options.test_script)
     configuration = _configuration(options)
     if configuration.containers:
         names = ", ".join(configuration.containers)
@@ -131,13 +142,9 @@ def _manifest(options: argparse.Namespace) -> Manifest:
     if configuration.enable_ssh_backdoor:
         print("attest: the SSH backdoor is not offered", file=sys.stderr)
     script = Path(configuration.test_script)
-    try:
-        text = script.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{script}: cannot read the test's script: {error}") from None
     top: dict[str, Any] = {
         "name": _test_name(script),
-        "script": f"{text}\n",  # with a line's end it is no path
+        "script": _text(script),
         "timeout": _seconds(configuration.global_timeout),
         "vlans": configuration.vlans,
     }
@@ -148,6 +155,18 @@ def _manifest(options: argparse.Namespace) -> Manifest:
     if nodes:
         return parse_manifest({**top, "nodes": nodes}, source="attest-nixos-driver")
     return Manifest(nodes={}, **top)  # the script may make machines
+
+
+def _with_script(manifest: Manifest, script: Path | None) -> Manifest:
+    return msgspec.structs.replace(manifest, script=_text(script)) if script else manifest
+
+
+def _text(script: Path) -> str:
+    """A script's text, with a line's end, so that it is no path."""
+    try:
+        return script.read_text(encoding="utf-8") + "\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{script}: cannot read the test's script: {error}") from None
 
 
 def _configuration(options: argparse.Namespace) -> _Configuration:

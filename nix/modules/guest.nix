@@ -1,0 +1,72 @@
+# A NixOS guest that attest's driver can talk to: the agent, and what the VMMs' devices need.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  cfg = config.attest;
+in
+{
+  key = "attest-guest";
+
+  options.attest = {
+    agent = mkOption {
+      type = types.package;
+      default = pkgs.pkgsStatic.callPackage ../agent.nix { };
+      defaultText = lib.literalMD "attest's agent, compiled statically";
+      description = "The package with `bin/attest-agent`.";
+    };
+    entropy = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether the guest takes randomness from its VMM (virtio-rng).";
+    };
+  };
+
+  config = {
+    # As early as systemd can: until the agent answers, nobody can say what goes wrong.
+    systemd.services.attest-agent = {
+      description = "attest guest agent";
+      wantedBy = [ "sysinit.target" ];
+      unitConfig = {
+        DefaultDependencies = false;
+        StartLimitIntervalSec = 0;
+      };
+      serviceConfig = {
+        ExecStart = "${cfg.agent}/bin/attest-agent";
+        Restart = "always";
+        RestartSec = "50ms";
+        KillMode = "process";
+        TasksMax = "infinity";
+        OOMScoreAdjust = -1000;
+        IgnoreSIGPIPE = false;
+      };
+      # A new configuration that is switched to must not end the commands that do it.
+      restartIfChanged = false;
+      stopIfChanged = false;
+    };
+
+    boot.kernelModules = [
+      "virtio_console"
+      "vsock"
+      "vmw_vsock_virtio_transport"
+    ];
+    boot.initrd.availableKernelModules = [
+      "virtio_mmio"
+      "virtio_pci"
+      "virtio_blk"
+      "virtio_net"
+      "virtio_console"
+      "erofs"
+      "overlay"
+    ]
+    ++ lib.optional cfg.entropy "virtio_rng";
+
+    # Addresses are static, and no network of a test has a DHCP server to wait for.
+    networking.useDHCP = lib.mkDefault false;
+    networking.usePredictableInterfaceNames = lib.mkDefault false;
+  };
+}

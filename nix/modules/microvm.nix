@@ -1,0 +1,96 @@
+# A test's node as a microVM: its store is an image, what it writes stays in its memory. NixOS's module for virtual
+# machines stays imported, as tests set its options.
+{
+  config,
+  lib,
+  options,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib)
+    mkForce
+    mkIf
+    mkOption
+    types
+    ;
+  inherit (config) virtualisation;
+  machine = import ../machine.nix;
+  name = virtualisation.test.nodeName;
+
+  # Options of which the framework defines a part: the test's own part is what other files define.
+  ofFramework = file: lib.hasPrefix "${toString pkgs.path}/nixos/lib/" file || lib.hasPrefix "${toString pkgs.path}/nixos/modules/" file;
+  ownOf = option: lib.filter (each: !ofFramework (toString each.file) && each.value != [ ]) option.definitionsWithLocations;
+in
+{
+  key = "attest-microvm";
+  imports = [
+    ./guest.nix
+    ./identity.nix
+  ];
+
+  options.attest = {
+    storeLabel = mkOption {
+      type = types.str;
+      default = "nix-store";
+      internal = true;
+      description = "The label of the file system with the store.";
+    };
+    readyUnit = mkOption {
+      type = types.str;
+      default = "multi-user.target";
+      description = "The systemd unit that must be active before the script goes on, and before a snapshot is made.";
+    };
+  };
+
+  config = {
+    virtualisation = {
+      diskImage = mkForce null;
+      mountHostNixStore = mkForce false;
+      useNixStoreImage = mkForce false;
+      sharedDirectories = mkForce { };
+      graphics = lib.mkDefault false;
+      fileSystems = {
+        "/nix/.ro-store" = {
+          device = "/dev/disk/by-label/${config.attest.storeLabel}";
+          fsType = "erofs";
+          neededForBoot = true;
+          options = [ "ro" ];
+        };
+        "/nix/store" = mkIf virtualisation.writableStore {
+          overlay = {
+            lowerdir = [ "/nix/.ro-store" ];
+            upperdir = "/nix/.rw-store/upper";
+            workdir = "/nix/.rw-store/work";
+          };
+        };
+      };
+    };
+
+    assertions =
+      machine.assertions name virtualisation
+      ++ map (each: {
+        assertion = false;
+        message = "nodes.${name}: virtualisation.qemu.options (${each.file}): a microVM cannot serve it; attest's testModules.qemu keeps NixOS's own virtual machines, which can";
+      }) (ownOf options.virtualisation.qemu.options)
+      ++ [
+        {
+          assertion = !config.testing.initrdBackdoor;
+          message = "nodes.${name}: testing.initrdBackdoor: attest's agent is not in the initrd; attest's testModules.qemu keeps NixOS's backdoor, which is";
+        }
+      ];
+
+    # The shell on /dev/hvc0 that the agent stands in for.
+    testing.backdoor = mkForce false;
+
+    # What the machine's description needs, evaluated when a test asks for it.
+    system.build.attestGuest = {
+      arch = pkgs.stdenv.hostPlatform.linuxArch;
+      toplevel = builtins.unsafeDiscardStringContext "${config.system.build.toplevel}";
+      kernel = "${config.system.build.kernel}/${config.system.boot.loader.kernelFile}";
+      kernelVersion = config.boot.kernelPackages.kernel.modDirVersion;
+      initrd = virtualisation.directBoot.initrd;
+      inherit (config.boot) kernelParams;
+    };
+  };
+}

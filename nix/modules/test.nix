@@ -1,0 +1,189 @@
+# A test of NixOS's framework whose machines are attest's microVMs.
+vmm:
+{
+  config,
+  lib,
+  hostPkgs,
+  ...
+}:
+let
+  inherit (lib)
+    mapAttrs
+    mkDefault
+    mkForce
+    mkOption
+    types
+    ;
+  cfg = config.attest;
+  machine = import ../machine.nix;
+  numbers = lib.listToAttrs (
+    lib.imap1 (index: name: lib.nameValuePair name index) (lib.attrNames config.allMachines)
+  );
+  nodes = config.nodes;
+  onFirecracker = cfg.vmm == "firecracker";
+  needsVmlinux = cfg.vmm != "qemu";
+
+  vmlinuxOf =
+    node:
+    hostPkgs.callPackage ../images/vmlinux.nix { inherit (node.boot.kernelPackages) kernel; };
+
+  storePathsOf =
+    node:
+    node.virtualisation.additionalPaths
+    ++ lib.optional (builtins.hasContext config.testScriptString) (
+      hostPkgs.writeStringReferencesToFile config.testScriptString
+    );
+  storeOf =
+    nodes:
+    hostPkgs.callPackage ../images/store.nix {
+      name = config.name;
+      label = "nix-store";
+      rootPaths = lib.unique (lib.concatMap storePathsOf (lib.attrValues nodes));
+    };
+  sharedStore = storeOf nodes;
+
+  imageOf =
+    name: node:
+    let
+      store = if cfg.splitStore then sharedStore else storeOf { ${name} = node; };
+    in
+    hostPkgs.writeText "nixos-image.json" (
+      builtins.toJSON (
+        machine.description (
+          node.system.build.attestGuest
+          // {
+            root = "${store}";
+            registration = store.registration;
+            vmlinux = if needsVmlinux then "${vmlinuxOf node}" else null;
+          }
+        )
+      )
+    );
+
+  machineOf =
+    name: node:
+    machine.node {
+      inherit (node) virtualisation attest;
+      image = "${imageOf name node}";
+      inherit (cfg) vmm hugePages;
+      graphics = config.enableOCR;
+    };
+
+  manifest = machine.manifest {
+    inherit (config) name;
+    machines = machine.machines {
+      nodes = mapAttrs machineOf nodes;
+      inherit (cfg) replicas;
+    };
+    timeout = config.globalTimeout;
+    firecracker = if onFirecracker then lib.getExe cfg.firecrackerPackage else null;
+    cloudHypervisor =
+      if cfg.vmm == "cloud-hypervisor" then lib.getExe cfg.cloudHypervisorPackage else null;
+  };
+
+  kernelOf = node: node.boot.kernelPackages.kernel.version;
+  unfit = lib.filterAttrs (
+    _: node:
+    !lib.versionOlder (kernelOf node) "6.18" && lib.versionOlder cfg.firecrackerPackage.version "1.16.1"
+  ) nodes;
+  checked =
+    if cfg.warm && onFirecracker && unfit != { } then
+      lib.warn "${config.name}: nodes ${lib.concatStringsSep ", " (lib.attrNames unfit)}: guests with kernel ${kernelOf (lib.head (lib.attrValues unfit))} do not survive a snapshot of Firecracker ${cfg.firecrackerPackage.version}, so they boot; `linuxPackages_6_1` does"
+    else
+      lib.id;
+in
+{
+  key = "attest-test";
+  imports = [ ./driver.nix ];
+
+  options.attest = {
+    vmm = mkOption {
+      type = types.enum [
+        "qemu"
+        "firecracker"
+        "cloud-hypervisor"
+      ];
+      description = "What runs the machines.";
+    };
+    firecrackerPackage = mkOption {
+      type = types.package;
+      default = hostPkgs.firecracker;
+      defaultText = lib.literalExpression "hostPkgs.firecracker";
+      description = "The Firecracker that runs the machines; see nix/firecracker.nix for one of a fork or a revision.";
+    };
+    cloudHypervisorPackage = mkOption {
+      type = types.package;
+      default = hostPkgs.cloud-hypervisor;
+      defaultText = lib.literalExpression "hostPkgs.cloud-hypervisor";
+      description = "The Cloud Hypervisor that runs the machines.";
+    };
+    replicas = mkOption {
+      type = types.attrsOf types.ints.positive;
+      default = { };
+      example = {
+        web = 8;
+      };
+      description = ''
+        How many machines a node is, where that is not one: of `web = 8` the machines are `web1` to `web8`. All have the
+        one system that is evaluated for the node.
+      '';
+    };
+    hugePages = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether the machines' memory is of the host's reserved huge pages.";
+    };
+    splitStore = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether all nodes share one image of the store; otherwise each has its own.";
+    };
+    warm = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether the machines start from snapshots, which are derivations of their own.";
+    };
+    manifest = mkOption {
+      type = types.package;
+      readOnly = true;
+      description = "The test's manifest, without its script.";
+    };
+    snapshots = mkOption {
+      type = types.nullOr types.package;
+      readOnly = true;
+      description = "The snapshots from which the machines start.";
+    };
+  };
+
+  config = {
+    attest = {
+      vmm = mkDefault vmm;
+      manifest = checked (
+        hostPkgs.writeText "attest-${config.name}.json" (builtins.toJSON manifest)
+      );
+      snapshots =
+        if cfg.warm then
+          hostPkgs.callPackage ../snapshots.nix {
+            inherit (config) name requiredFeatures;
+            inherit (cfg) manifest;
+            attest = cfg.package;
+          }
+        else
+          null;
+      machineNames = lib.attrNames (machine.machines { inherit (config) nodes; inherit (cfg) replicas; });
+      driverInput = "--manifest ${cfg.manifest} ${
+        lib.optionalString cfg.warm "--snapshots ${cfg.snapshots} "
+      }${hostPkgs.writeText "test-script" config.testScriptString}";
+    };
+
+    extraBaseNodeModules =
+      { pkgs, ... }:
+      {
+        imports = [ ./microvm.nix ];
+        _module.args.machineNumbers = numbers;
+        # The newest kernel whose guests survive the snapshots of all Firecrackers.
+        boot.kernelPackages = lib.mkIf (cfg.warm && onFirecracker) (mkDefault pkgs.linuxPackages_6_1);
+      };
+
+  };
+}
