@@ -88,6 +88,10 @@ _TEST: Final = [
     Need("tesseract-ocr", "tesseract", "reads the text that machines show"),
     Need("vde2", "vde_switch", "is what NixOS's driver connects machines with"),
 ]
+_NIX: Final = [
+    Need("nix-bin", "nix-build", "lets the tests run attest in builds by Nix"),
+    Need("bash-static", "/usr/bin/bash-static", "is the shell in the sandboxes of those builds"),
+]
 
 _PURPOSES: Final = {
     "run": (_RUN, _QEMU, ["run", "build"]),
@@ -99,15 +103,16 @@ _PURPOSES: Final = {
 def main(purpose: str) -> None:
     """Set up for a purpose, one of those in the module's usage."""
     needs, qemu, locks = _PURPOSES[purpose]
+    test = purpose == "test"
     apt = PrivateApt(_cache() / "apt")
-    missing = _missing([*_VENV, *needs, *qemu])
+    missing = _missing([*_VENV, *needs, *qemu, *(_NIX if test else [])])
     _announce(missing)
     if missing:
         apt.update()
     _install(apt, _missing(_VENV))
     # apt waits for the network and the disk, the compiler for the processor: they go together.
     with ThreadPoolExecutor() as pool:
-        packages = pool.submit(_packages, apt, needs, qemu, second=purpose == "test")
+        packages = pool.submit(_packages, apt, needs, qemu, test=test)
         python_env.bring(_ROOT, locks)
         agent = [_ROOT / ".venv/bin/python", _ROOT / "tools/build_programs.py"]
         if status := subprocess.call(agent):
@@ -134,19 +139,21 @@ def _announce(missing: Sequence[Need]) -> None:
         raise SystemExit("this is not a Debian system: install what brings these, then try again")
 
 
-def _packages(
-    apt: PrivateApt, needs: Sequence[Need], qemu: Sequence[Need], *, second: bool
-) -> None:
+def _packages(apt: PrivateApt, needs: Sequence[Need], qemu: Sequence[Need], *, test: bool) -> None:
     _install(apt, _missing(needs))
     if missing := _missing(qemu):
         if not apt.has_backports:
             print(f"{apt.backports} is not at the mirror: taking the release's own, older QEMU")
         _install(apt, missing, release=apt.backports if apt.has_backports else "")
-    if second and shutil.which("apt-get"):
+    if test and shutil.which("apt-get"):
         try:
             second_qemu.bring(apt, _EMULATOR, _cache() / "qemu")
         except SystemExit as error:
             print(f"{error}\nso there is no second QEMU: the tests run with the installed one only")
+        try:
+            _install(apt, _missing(_NIX))
+        except SystemExit as error:
+            print(f"{error}\nso there is no Nix: the tests in tests/nix are skipped")
 
 
 def _install(apt: PrivateApt, needs: Sequence[Need], *, release: str = "") -> None:
