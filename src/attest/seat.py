@@ -16,6 +16,7 @@ from typing import Any, Final
 from attest.disks import Disks
 from attest.errors import AttestError, HostError, MachineError, ManifestError
 from attest.guest.identity import Identity, Interface
+from attest.host.nix_build import remedy
 from attest.image.store import Image
 from attest.manifest import Node
 from attest.net.bridge import Attachment, make_taps, set_cable
@@ -255,7 +256,10 @@ def _refusal(name: str, lack: Lack) -> AttestError:
     if lack.wanted == "tcg":
         return HostError(
             f"{name}: {lack.reason}, and this run is without",
-            hint="`attest doctor` says whether KVM works here; QEMU runs without: --vmm qemu",
+            hint=remedy(
+                Path("/dev/kvm"),
+                "`attest doctor` says whether KVM works here; QEMU runs without: --vmm qemu",
+            ),
         )
     key = {"q35": "machine", "serial": "channel", "vsock": "channel"}.get(lack.wanted, lack.wanted)
     return ManifestError(f"nodes.{name}.{key}: {lack.reason}", hint=_able(lack.wanted))

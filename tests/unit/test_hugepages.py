@@ -37,8 +37,33 @@ def test_the_hosts_own_pool() -> None:
         check_hugepages(1 << 23)
 
 
-def test_a_kernel_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+MEMORY = """\
+MemTotal:        1000 kB
+HugePages_Total:     100
+HugePages_Free:       70
+HugePages_Rsvd:       20
+HugePages_Surp:        0
+Hugepagesize:       {size} kB
+"""
+
+
+def no_sys(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text(memory)
     monkeypatch.setattr(hugepages, "_POOL", tmp_path / "missing")
+    monkeypatch.setattr(hugepages, "_MEMORY", tmp_path / "meminfo")
+
+
+def test_without_sys_as_in_a_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_sys(MEMORY.format(size=2048), tmp_path, monkeypatch)
+    check_hugepages(100)
+    with pytest.raises(HostError, match="51 pages of 2 MiB are needed, 50 are free") as error:
+        check_hugepages(101)
+    assert error.value.hint == "as root: sysctl -w vm.nr_hugepages=101"
+
+
+@pytest.mark.parametrize("memory", [MEMORY.format(size=1 << 20), "MemTotal: 1000 kB\n"])
+def test_a_kernel_without(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_sys(memory, tmp_path, monkeypatch)
     check_hugepages(0)
     with pytest.raises(HostError, match="no 2 MiB pages"):
         check_hugepages(2)

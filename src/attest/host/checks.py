@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from attest.cache import cache_dir
 from attest.errors import HostError
+from attest.host.nix_build import remedy
 from attest.image.namespace import BuildSpace, require_tools
 from attest.image.store import Image, ImageStore
 from attest.net.bridge import Attachment, make_bridges
@@ -131,9 +132,10 @@ def _probe(image: Image | None) -> KvmProbe:
 def _kvm_fix(*, tried: bool) -> str:
     device = Path("/dev/kvm")
     if not device.exists():
-        return (
+        return remedy(
+            device,
             "modprobe kvm-intel or modprobe kvm-amd; if that fails, turn virtualisation on in "
-            "the firmware, or nested virtualisation in the hypervisor this host runs under"
+            "the firmware, or nested virtualisation in the hypervisor this host runs under",
         )
     if not os.access(device, os.R_OK | os.W_OK):
         return f"as root: usermod -aG kvm {getpass.getuser()}; then log in again"

@@ -6,14 +6,17 @@ the start, not when the guest touches its memory.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from attest.errors import HostError
 
 __all__ = ["check_hugepages"]
 
 _POOL: Final = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+_COUNTS: Final = ("nr", "free", "resv")
+_MEMORY: Final = Path("/proc/meminfo")
 _PAGE_MIB: Final = 2
 
 
@@ -29,16 +32,31 @@ def check_hugepages(needed_mib: int) -> None:
     needed = -(-needed_mib // _PAGE_MIB)
     if needed == 0:
         return
-    if not _POOL.is_dir():
+    pool = _pool()
+    if pool is None:
         raise HostError("this host's kernel has no 2 MiB pages", hint="run without hugepages")
-    # A page that a process has claimed and not yet touched still counts as free.
-    free = _pool("free") - _pool("resv")
-    if free < needed:
+    if pool.free < needed:
         raise HostError(
-            f"huge pages: {needed} pages of 2 MiB are needed, {free} are free",
-            hint=f"as root: sysctl -w vm.nr_hugepages={_pool('nr') + needed - free}",
+            f"huge pages: {needed} pages of 2 MiB are needed, {pool.free} are free",
+            hint=f"as root: sysctl -w vm.nr_hugepages={pool.total + needed - pool.free}",
         )
 
 
-def _pool(count: str) -> int:
-    return int((_POOL / f"{count}_hugepages").read_text())
+class _Pool(NamedTuple):
+    """Numbers of pages; a free one is claimed by nobody."""
+
+    total: int
+    free: int
+
+
+def _pool() -> _Pool | None:
+    # A page that a process has claimed and not yet touched still counts as free.
+    if _POOL.is_dir():
+        counts = {name: int((_POOL / f"{name}_hugepages").read_text()) for name in _COUNTS}
+        return _Pool(counts["nr"], counts["free"] - counts["resv"])
+    # In the sandbox of a Nix build there is no /sys; here the kernel tells of one size of pages.
+    fields = dict(re.findall(r"^(\w+):\s+(\d+)", _MEMORY.read_text(), re.MULTILINE))
+    if fields.get("Hugepagesize") != str(_PAGE_MIB << 10):
+        return None
+    total, free, claimed = (int(fields[f"HugePages_{name}"]) for name in ("Total", "Free", "Rsvd"))
+    return _Pool(total, free - claimed)

@@ -6,9 +6,11 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
+from attest.host.nix_build import remedy
 from attest.net.cell import Cell
 
 __all__ = [
@@ -149,8 +151,11 @@ def _refusal(lines: list[str], stderr: str) -> HostError:
     if line.startswith("tuntap"):
         return HostError(
             f"cannot make a tap interface: {reason}",
-            hint="/dev/net/tun must exist and be writable: `modprobe tun`, "
-            "`chmod 0666 /dev/net/tun`",
+            hint=remedy(
+                Path("/dev/net/tun"),
+                "/dev/net/tun must exist and be writable: `modprobe tun`, "
+                "`chmod 0666 /dev/net/tun`",
+            ),
         )
     return HostError(
         f"cannot make a network bridge: `ip {line}`: {reason}",

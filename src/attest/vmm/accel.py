@@ -26,6 +26,7 @@ import msgspec
 from attest.cache import cache_dir
 from attest.errors import HostError
 from attest.guest.console import plain_text
+from attest.host.nix_build import remedy
 from attest.image.store import Image
 from attest.net.cell import Cell
 from attest.scratch import Scratch
@@ -76,7 +77,9 @@ def choose(wanted: str, image: Image) -> str:
     if probe.usable:
         return "kvm"
     if wanted == "kvm":
-        raise HostError(f"KVM does not work here: {probe.reason}", hint="use --accel tcg")
+        raise HostError(
+            f"KVM does not work here: {probe.reason}", hint=remedy(_DEVICE, "use --accel tcg")
+        )
     return "tcg"
 
 

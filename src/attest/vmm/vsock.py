@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
+from attest.host.nix_build import remedy
 from attest.vmm.dial import FailedError, Reason, VmmEndedError
 from attest.vmm.unix import connect, readable
 
@@ -161,7 +162,8 @@ def check_vhost_vsock() -> None:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         raise HostError(
-            f'`channel = "vsock"`: {_DEVICE} does not exist', hint="as root: modprobe vhost_vsock"
+            f'`channel = "vsock"`: {_DEVICE} does not exist',
+            hint=remedy(_DEVICE, "as root: modprobe vhost_vsock"),
         ) from None
     except OSError as error:
         raise HostError(
