@@ -35,11 +35,12 @@ static struct message message_make(uint16_t type, uint16_t flags, const void *bo
 
 static void add_attribute(struct message *message, uint16_t type, const void *value, size_t size)
 {
-    struct rtattr *attribute = (struct rtattr *)((uint8_t *)message + NLMSG_ALIGN(message->header.nlmsg_len));
-    attribute->rta_type = type;
-    attribute->rta_len = (uint16_t)RTA_LENGTH(size);
-    memcpy(RTA_DATA(attribute), value, size);
-    message->header.nlmsg_len = NLMSG_ALIGN(message->header.nlmsg_len) + (uint32_t)RTA_ALIGN(attribute->rta_len);
+    /* Copied, as the body is bytes: a compiler may take a header that is written in place for something else, and drop it. */
+    const struct rtattr attribute = {.rta_len = (uint16_t)RTA_LENGTH(size), .rta_type = type};
+    uint8_t *place = (uint8_t *)message + NLMSG_ALIGN(message->header.nlmsg_len);
+    memcpy(place, &attribute, sizeof attribute);
+    memcpy(place + RTA_LENGTH(0), value, size);
+    message->header.nlmsg_len = NLMSG_ALIGN(message->header.nlmsg_len) + (uint32_t)RTA_ALIGN(attribute.rta_len);
 }
 
 /* Send a request and give the messages of its answer, up to the last one, to `each`. */

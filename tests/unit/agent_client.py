@@ -274,10 +274,15 @@ def build(target: str) -> None:
 
 
 @cache
+def built_agent(target: str) -> Path:
+    """The agent that gcc compiles: `asan` or, optimised, `native`."""
+    build(target)
+    return SOURCES / "build" / f"attest-agent-{target}"
+
+
 def sanitized_agent() -> Path:
     """The agent with the address and undefined behaviour sanitizers."""
-    build("asan")
-    return SOURCES / "build" / "attest-agent-asan"
+    return built_agent("asan")
 
 
 def await_socket(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -294,9 +299,11 @@ def await_socket(path: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def running_agent(path: Path, *, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+def running_agent(
+    path: Path, *, prefix: Sequence[str] = (), target: str = "asan"
+) -> Iterator[subprocess.Popen[bytes]]:
     """An agent that listens on a socket; the sanitizers must have found nothing when it ends."""
-    command = [*prefix, str(sanitized_agent()), "--unix", str(path)]
+    command = [*prefix, str(built_agent(target)), "--unix", str(path)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             await_socket(path, process)
