@@ -23,12 +23,12 @@ from attest.kept import Kept, keep, stop
 from attest.life import MachineContext
 from attest.machine import Machine
 from attest.manifest import Manifest, Node, check_names, load_manifest, on_hugepages, parse_manifest
-from attest.net.bridge import Attachment, address, hold_bridges, join_bridges, make_bridges
+from attest.net.bridge import SPARE, hold_bridges, join_bridges, make_bridges
 from attest.net.cell import Cell
 from attest.parallel import begin, wait_all
 from attest.scratch import Scratch
-from attest.scripted import Report, ScriptedMachines, name_of
-from attest.seat import Seat, find_vmm
+from attest.scripted import Report, ScriptedMachines, ScriptedSeat, name_of
+from attest.seat import Seat, find_vmm, places
 from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.given import GivenSnapshots
 from attest.starts import ColdStarts, GivenStarts, SnapshotStarts, Starts
@@ -123,11 +123,7 @@ class Cluster:
             numbers = kept.numbers() if kept else manifest.numbers()
             make_bridges(
                 self._cell,
-                [
-                    Attachment(vlan, numbers[name])
-                    for name, node in nodes.items()
-                    for vlan in node.vlans
-                ],
+                [each for name, node in nodes.items() for each in places(node, numbers[name])],
             )
             self._scripted = ScriptedMachines(
                 self._cell,
@@ -401,28 +397,29 @@ class Cluster:
         return {vlan for seat in self._seats.values() for vlan in seat.node.vlans}
 
     def _next_number(self) -> int:
-        return 1 + max((number for number, _ in self._places().values()), default=0)
+        return 1 + max((seat.number for seat in self._all_seats().values()), default=0)
 
-    def _places(self) -> dict[str, tuple[int, Sequence[int]]]:
-        """Each machine's number and networks."""
-        return {
-            **{name: (seat.number, seat.node.vlans) for name, seat in self._seats.items()},
-            **{name: (seat.number, seat.vlans) for name, seat in self._scripted.seats.items()},
-        }
+    def _all_seats(self) -> dict[str, Seat | ScriptedSeat]:
+        return {**self._seats, **self._scripted.seats}
 
     def _free_names(self, stem: str) -> Iterator[str]:
         names = (f"{stem}-{number}" for number in itertools.count(1))
         return (name for name in names if name not in self.machines)
 
     def _hosts(self, name: str) -> str:
-        """Every node by name: its address on a network that both are on, where there is one."""
-        places = self._places()
-        own = set(places[name][1])
+        """Every node by name, as in NixOS tests.
+
+        First its addresses on the networks that both are on, then those on its first one, to which
+        there may be a way, too.
+        """
+        seats = self._all_seats()
+        own = {each.vlan for each in seats[name].attachments}
         lines = []
-        for other, (number, vlans) in sorted(places.items()):
-            if vlans:
-                vlan = next((vlan for vlan in vlans if vlan in own), vlans[0])
-                lines.append(f"{address(vlan, number)} {other}\n")
+        for other, seat in sorted(seats.items()):
+            there = [each for each in seat.attachments if each.vlan != SPARE]
+            near = dict.fromkeys([*(each for each in there if each.vlan in own), *there[:1]])
+            addresses = (address for each in near for address in each.addresses)
+            lines += [f"{address.partition('/')[0]} {other}\n" for address in addresses]
         return "".join(lines)
 
 

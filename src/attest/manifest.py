@@ -80,8 +80,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     vlans: Annotated[
         list[Vlan],
         msgspec.Meta(
-            description="networks it is on, in order eth0, …; by default with start_command those "
-            "whose QEMU_VDE_SOCKET_n is in the script"
+            description="networks it is on, in order eth0 (or eth1), …; by default with "
+            "start_command those whose QEMU_VDE_SOCKET_n is in the script"
         ),
     ] = msgspec.field(default_factory=lambda: [1])
     spare_eth0: Annotated[

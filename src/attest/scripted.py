@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from attest.checkpoint import Snapshot
     from attest.vmm.start_script import StartScript
 
-__all__ = ["Report", "ScriptedMachines", "name_of"]
+__all__ = ["Report", "ScriptedMachines", "ScriptedSeat", "name_of"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ class ScriptedSeat:
     scratch: Path
     _vmm: StartScript | None = None
     _joined: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def attachments(self) -> list[Attachment]:
+        """Its places on the networks, in order."""
+        return [Attachment(vlan, self.number) for vlan in self.vlans]
 
     def boot(
         self,

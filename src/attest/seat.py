@@ -19,7 +19,7 @@ from attest.guest.identity import Identity, Interface
 from attest.host.nix_build import remedy
 from attest.image.store import Image
 from attest.manifest import Node
-from attest.net.bridge import Attachment, make_taps, set_cable
+from attest.net.bridge import SPARE, Attachment, make_taps, set_cable
 from attest.net.cell import Cell
 from attest.snapshot.shape import Shape, host_cpu
 from attest.vmm.backends import BACKENDS, Backend, Lack, choose, lacks
@@ -27,7 +27,7 @@ from attest.vmm.base import Binary, MachineSpec, Nic, Saved, Vmm, VmmExit
 from attest.vmm.nested import check_machine
 from attest.vmm.qemu import cpu_model, find_qemu
 
-__all__ = ["Seat", "find_vmm"]
+__all__ = ["Seat", "find_vmm", "places"]
 
 _SEED: Final = 64
 """Bytes of the host's randomness for each machine."""
@@ -105,7 +105,7 @@ class Seat:
     @property
     def attachments(self) -> list[Attachment]:
         """Its places on the networks, in the order of its network cards."""
-        return [Attachment(vlan, self.number) for vlan in self.node.vlans]
+        return places(self.node, self.number)
 
     @property
     def warm_until(self) -> str:
@@ -118,7 +118,7 @@ class Seat:
         return Shape(
             image=self.image.digest, image_name=self.image.name, vmm=self.binary.identity,
             accelerator=self.accelerator, cpu=host_cpu(), machine=node.machine,
-            memory=node.memory, vcpus=node.vcpus, nics=len(node.vlans),
+            memory=node.memory, vcpus=node.vcpus, nics=len(self.attachments),
             disks=tuple(self.disks.contents()), hugepages=node.hugepages,
             warm_until=self.warm_until, warm_steps=tuple(node.warm_steps),
             cpu_model=cpu_model(self.accelerator, nested=node.nested),
@@ -132,7 +132,9 @@ class Seat:
             machine_id=self.machine_id,
             hosts=self.hosts(),
             interfaces=tuple(
-                Interface(index=index, mac=each.mac, addresses=(each.address,), up=True)
+                Interface(
+                    index=index, mac=each.mac, addresses=each.addresses, up=each.vlan != SPARE
+                )
                 for index, each in enumerate(self.attachments)
             ),
             seed=os.urandom(_SEED),
@@ -197,8 +199,10 @@ class Seat:
         )  # fmt: skip
 
     def set_links(self, vmm: Vmm, up: bool) -> None:
-        """Plug or unplug its network cards, or where the VMM cannot, the other ends' cables."""
+        """Plug or unplug its cards on networks, or where the VMM cannot, the other ends' cables."""
         for index, each in enumerate(self.attachments):
+            if each.vlan == SPARE:
+                continue
             if self.backend.capabilities.set_link:
                 set_cable(self.cell, each, up)
             else:
@@ -210,6 +214,17 @@ class Seat:
         return self.backend.start(
             spec, self.binary, enter=enter, on_exit=on_exit, on_event=on_event
         )
+
+
+def places(node: Node, number: int) -> list[Attachment]:
+    """A node's places on the networks, in the order of its network cards.
+
+    Args:
+        node: The node.
+        number: Its number in the cluster.
+    """
+    vlans = [SPARE, *node.vlans] if node.spare_eth0 else node.vlans
+    return [Attachment(vlan, number, node.ipv6) for vlan in vlans]
 
 
 def find_vmm(

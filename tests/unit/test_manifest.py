@@ -52,6 +52,8 @@ def test_each_number_is_one_nodes() -> None:
         ({"nodes": {"web": {"channel": "usb"}}}, ["nodes.web.channel", '"usb"']),
         ({"nodes": {"web": {"balloon": 64}}}, ["nodes.web.balloon", "expected `bool`", "found 64"]),
         ({"nodes": {"web": {"jail": "yes"}}}, ["nodes.web.jail", "expected `bool`", '"yes"']),
+        ({"nodes": {"web": {"ipv6": 6}}}, ["nodes.web.ipv6", "expected `bool`", "found 6"]),
+        ({"nodes": {"web": {"spare_eth": True}}}, ["spare_eth", "did you mean `spare_eth0`"]),
         ({"nodes": {"web": {}}, "firecracker": 1}, ["firecracker", "expected `str`", "found 1"]),
         ({"nodes": {"web": {}}, "vmm": "qemu"}, ["vmm", "unknown key"]),
         ({"nodes": {"web-": {}}}, ["nodes.web-", "host name"]),

@@ -51,7 +51,15 @@ def test_what_makes_sense_with_a_start_script_can_be_said(script: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("image", "debian"), ("memory", 512), ("warm_steps", []), ("disks", []), ("nested", False)],
+    [
+        ("image", "debian"),
+        ("memory", 512),
+        ("warm_steps", []),
+        ("disks", []),
+        ("nested", False),
+        ("spare_eth0", True),
+        ("ipv6", False),
+    ],
 )
 def test_what_makes_no_sense_is_refused_by_name(script: Path, key: str, value: object) -> None:
     with pytest.raises(ManifestError, match=rf"nodes\.web\.{key}: .* the script decides that"):

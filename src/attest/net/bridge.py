@@ -14,8 +14,8 @@ from attest.host.nix_build import remedy
 from attest.net.cell import Cell
 
 __all__ = [
+    "SPARE",
     "Attachment",
-    "address",
     "hold_bridges",
     "join_bridges",
     "join_switch",
@@ -27,18 +27,23 @@ __all__ = [
 # Learning is immediate: a machine's first packet must not wait for a forwarding delay.
 _BRIDGE: Final = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
 
+SPARE: Final = 0
+"""Instead of a network's number: a card that is on none."""
+
 
 @dataclass(frozen=True)
 class Attachment:
-    """One machine's place on one network.
+    """One card of a machine: its place on one network.
 
     Attributes:
-        vlan: The network's number.
+        vlan: The network's number, or `SPARE`.
         node: The machine's number.
+        ipv6: It has an IPv6 address, too.
     """
 
     vlan: int
     node: int
+    ipv6: bool = False
 
     @property
     def tap(self) -> str:
@@ -51,25 +56,24 @@ class Attachment:
         return f"52:54:00:12:{self.vlan:02x}:{self.node:02x}"
 
     @property
-    def address(self) -> str:
-        """The IPv4 address with its prefix."""
-        return f"{address(self.vlan, self.node)}/24"
-
-
-def address(vlan: int, node: int) -> str:
-    """The IPv4 address of a node on a network, as in NixOS tests."""
-    return f"192.168.{vlan}.{node}"
+    def addresses(self) -> tuple[str, ...]:
+        """NixOS's addresses for it, with their prefixes; none of a spare card."""
+        if self.vlan == SPARE:
+            return ()
+        ipv4 = f"192.168.{self.vlan}.{self.node}/24"
+        # The numbers' decimal digits, though IPv6 has hexadecimal ones.
+        return (ipv4, f"2001:db8:{self.vlan}::{self.node}/64") if self.ipv6 else (ipv4,)
 
 
 def make_bridges(cell: Cell, attachments: Iterable[Attachment]) -> None:
-    """Make all bridges and taps in one go.
+    """Make all bridges and taps in one go; the taps of spare cards are on no bridge.
 
     Raises:
         HostError: Taps or bridges cannot be made here.
     """
     attachments = list(attachments)
     lines = []
-    for vlan in sorted({attachment.vlan for attachment in attachments}):
+    for vlan in sorted({attachment.vlan for attachment in attachments} - {SPARE}):
         lines += [f"link add vlan{vlan} {_BRIDGE}", f"link set vlan{vlan} up"]
     _batch(cell, lines + _joined(attachments))
 
@@ -129,8 +133,8 @@ def hold_bridges(cell: Cell, vlans: Iterable[int]) -> Iterator[None]:
 def _joined(attachments: Iterable[Attachment]) -> list[str]:
     lines = []
     for each in attachments:
-        lines += [f"tuntap add dev {each.tap} mode tap",
-                  f"link set {each.tap} master vlan{each.vlan} up"]  # fmt: skip
+        bridge = "" if each.vlan == SPARE else f"master vlan{each.vlan} "
+        lines += [f"tuntap add dev {each.tap} mode tap", f"link set {each.tap} {bridge}up"]
     return lines
 
 
