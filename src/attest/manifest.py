@@ -6,7 +6,6 @@ names the file and the path in it, such as ``nodes.web.memory``.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from attest.documents import check_keys, convert, kind_of, unreadable
 from attest.errors import ManifestError
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "load_manifest",
     "on_hugepages",
     "parse_manifest",
-    "unreadable",
     "vlans_in",
 ]
 
@@ -275,22 +274,19 @@ def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
         ManifestError: A wrong key, type or value; names its path.
     """
     if not isinstance(raw, dict):
-        raise ManifestError(f"{source}: expected a table of keys, found {_kind(raw)}")
+        raise ManifestError(f"{source}: expected a table of keys, found {kind_of(raw)}")
     nodes = raw.get("nodes")
     if not isinstance(nodes, dict) or not nodes:
-        found = "nothing" if nodes is None else _kind(nodes) if nodes else "an empty table"
-        _check_keys(raw, Manifest, source, "")
+        found = "nothing" if nodes is None else kind_of(nodes) if nodes else "an empty table"
+        check_keys(raw, Manifest, source, "", ManifestError)
         raise ManifestError(
             f"{source}: nodes: expected a table with one entry for each machine, found {found}",
             hint='the smallest is `[nodes.machine]` with `image = "tiny"`',
         )
     check_names(nodes, source=source)
-    _check_keys(raw, Manifest, source, "")
+    check_keys(raw, Manifest, source, "", ManifestError)
     top = {key: value for key, value in raw.items() if key != "nodes"}
-    try:
-        fields = msgspec.convert({**top, "nodes": {"placeholder": {}}}, Manifest)
-    except msgspec.ValidationError as error:
-        raise _explain(error, raw, source, "") from None
+    fields = convert({**top, "nodes": {"placeholder": {}}}, Manifest, source, "", ManifestError)
     parsed = {name: _node(name, value, source, fields.directory) for name, value in nodes.items()}
     manifest = msgspec.structs.replace(fields, nodes=parsed)
     _check_numbers(manifest.numbers(), source)
@@ -310,12 +306,9 @@ def _check_numbers(numbers: dict[str, int], source: str) -> None:
 def _node(name: str, value: Any, source: str, directory: str) -> Node:
     where = f"nodes.{name}"
     if not isinstance(value, dict):
-        raise ManifestError(f"{source}: {where}: expected a table of keys, found {_kind(value)}")
-    _check_keys(value, Node, source, where)
-    try:
-        node = msgspec.convert(value, Node)
-    except msgspec.ValidationError as error:
-        raise _explain(error, value, source, where) from None
+        raise ManifestError(f"{source}: {where}: expected a table of keys, found {kind_of(value)}")
+    check_keys(value, Node, source, where, ManifestError)
+    node = convert(value, Node, source, where, ManifestError)
     if len(set(node.vlans)) != len(node.vlans):
         raise ManifestError(f"{source}: {where}.vlans: each network once, found {node.vlans}")
     if node.start_command:
@@ -392,34 +385,6 @@ def _check_hugepages(node: Node, source: str, where: str) -> None:
         )
 
 
-def _check_keys(raw: dict[str, Any], struct: type[msgspec.Struct], source: str, where: str) -> None:
-    known = struct.__struct_fields__
-    for key in raw:
-        if key in known:
-            continue
-        close = difflib.get_close_matches(str(key), known, n=1)
-        meant = f"; did you mean `{close[0]}`?" if close else f"; known: {', '.join(known)}"
-        raise ManifestError(f"{source}: {_join(where, str(key))}: unknown key{meant}")
-
-
-def _explain(
-    error: msgspec.ValidationError, raw: dict[str, Any], source: str, where: str
-) -> ManifestError:
-    """The message of msgspec, with the path in dots and the value that was found."""
-    message, _, path = str(error).partition(" - at `$")
-    keys = re.findall(r"[A-Za-z_]\w*|\d+", path)
-    value: Any = raw
-    for key in keys:
-        try:
-            value = value[int(key)] if key.isdigit() else value[key]
-        except (KeyError, IndexError, TypeError):
-            return ManifestError(f"{source}: {_join(where, *keys)}: {message}")
-    sentence = message[0].lower() + message[1:]
-    return ManifestError(
-        f"{source}: {_join(where, *keys)}: {sentence}, found {json.dumps(value, default=str)}"
-    )
-
-
 def global_name(node: str) -> str:
     """The global under which a script finds a node."""
     name = re.sub(r"\W", "_", node, flags=re.ASCII)
@@ -452,17 +417,3 @@ def check_names(names: Iterable[str], *, source: str) -> None:
         seen[identifier] = name
     if len(seen) > MAX_NODES:
         raise ManifestError(f"{source}: nodes: {len(seen)} machines, at most {MAX_NODES} fit")
-
-
-def unreadable(error: OSError | UnicodeDecodeError) -> str | None:
-    """Why a text could not be read."""
-    return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-
-
-def _join(*parts: str) -> str:
-    return ".".join(part for part in parts if part)
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a table", list: "a list", str: "text", bool: "a boolean", int: "a number"}
-    return names.get(type(value), type(value).__name__) if value is not None else "nothing"

@@ -119,7 +119,7 @@ def test_a_path_is_relative_to_the_given_directory(tmp_path: Path) -> None:
         ('base = "../NAME/web.toml"', ["base:", "as its own base"]),
         ('base = "debian"\npakages = []', ["pakages: unknown key", "`packages`"]),
         ('base = "debian"\npackages = "nginx"', ["packages:", "`array`", '"nginx"']),
-        ('base = "debian"\npackages = ["nginx", 3]', ["packages[1]:", "`str`", "found 3"]),
+        ('base = "debian"\npackages = ["nginx", 3]', ["packages.1:", "`str`", "found 3"]),
         ('base = "debian"\npackages = ["nginx,vim"]', ["packages:", "package name", "nginx,vim"]),
         ('base = "debian"\nmask = ["nginx"]', ["mask:", "`cron.service`", "'nginx'"]),
         ('base = "debian"\ncmdline = ["a b"]', ["cmdline:", "'a b'"]),

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from attest.documents import check_keys, convert, unreadable
 from attest.errors import HostError, RecipeError
 
 __all__ = ["Recipe", "RecipeFile", "builtin_recipes", "load_recipe"]
@@ -161,8 +162,7 @@ def _load(path: Path, derived: tuple[Path, ...]) -> Recipe:
     try:
         raw = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise RecipeError(f"{path}: cannot read the recipe: {reason}") from None
+        raise RecipeError(f"{path}: cannot read the recipe: {unreadable(error)}") from None
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
     return _resolve(_parse(raw, path), path, derived)
@@ -185,39 +185,14 @@ def _locate(reference: str, relative_to: Path) -> Path:
 
 
 def _parse(raw: dict[str, Any], path: Path) -> _Document:
-    _check_keys(raw, _Document, path, "")
+    check_keys(raw, _Document, str(path), "", RecipeError)
     files = raw.get("files")
     for target, value in files.items() if isinstance(files, dict) else ():
         if isinstance(value, dict):
-            _check_keys(value, _File, path, f"files.{json.dumps(target)}.")
+            check_keys(value, _File, str(path), f"files.{json.dumps(target)}", RecipeError)
     if "base" not in raw:
         raise RecipeError(f"{path}: base: missing; it is {_ANY_BASE}")
-    try:
-        return msgspec.convert(raw, _Document)
-    except msgspec.ValidationError as error:
-        raise _explain(error, raw, path) from None
-
-
-def _check_keys(raw: dict[str, Any], struct: type[msgspec.Struct], path: Path, where: str) -> None:
-    known = struct.__struct_fields__
-    for key in raw:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            meant = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
-            raise RecipeError(f"{path}: {where}{key}: unknown key; {meant}")
-
-
-def _explain(error: msgspec.ValidationError, raw: dict[str, Any], path: Path) -> RecipeError:
-    """The message of msgspec, with the key first and the value that was found."""
-    message, _, place = str(error).partition(" - at `$")
-    key = place.strip("`").lstrip(".")
-    found: Any = raw
-    for part in re.findall(r"\w+", key):
-        try:
-            found = found[int(part)] if part.isdigit() else found[part]
-        except (KeyError, IndexError, TypeError):  # a `[...]`: msgspec does not name a table's key
-            break
-    return RecipeError(f"{path}: {key}: {message}, found {json.dumps(found, default=str)}")
+    return convert(raw, _Document, str(path), "", RecipeError)
 
 
 def _resolve(document: _Document, path: Path, derived: tuple[Path, ...]) -> Recipe:
