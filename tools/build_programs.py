@@ -2,7 +2,7 @@
 
 The compiler is the `ziglang` package's, which brings a C library for every target, so that the
 host needs no cross compiler. A distribution that compiles them itself names their directory in
-`ATTEST_AGENT_DIR`.
+`ATTEST_AGENT_DIR`; what it has no binaries for is left out.
 """
 
 from __future__ import annotations
@@ -59,15 +59,34 @@ def build_programs(root: Path, architectures: Sequence[str] = ARCHITECTURES) -> 
     Raises:
         SystemExit: A program cannot be compiled here; the message says why.
     """
+    ready = os.environ.get("ATTEST_AGENT_DIR")
+    if ready is not None:
+        architectures = _offered(Path(ready), architectures)
     for program in PROGRAMS:
         (root / program.target).mkdir(parents=True, exist_ok=True)
         for architecture in architectures:
             output = root / program.target / f"{program.name}-{architecture}"
-            if ready := os.environ.get("ATTEST_AGENT_DIR"):
+            if ready is not None:
                 shutil.copyfile(Path(ready, output.name), output)
                 output.chmod(0o755)
             else:
                 _compile(program, root / program.source, architecture, output)
+
+
+def _offered(ready: Path, architectures: Sequence[str]) -> list[str]:
+    """The architectures of which a directory has all programs."""
+    offered = [
+        architecture
+        for architecture in architectures
+        if all((ready / f"{program.name}-{architecture}").is_file() for program in PROGRAMS)
+    ]
+    if not offered:
+        names = " and ".join(f"{program.name}-ARCHITECTURE" for program in PROGRAMS)
+        raise SystemExit(
+            f"ATTEST_AGENT_DIR={ready} has to hold {names} "
+            f"for one of these architectures at least: {', '.join(architectures)}"
+        )
+    return offered
 
 
 def _compile(program: Program, directory: Path, architecture: str, output: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -91,20 +92,40 @@ def test_the_source_distribution_holds_sources_only(dist: Path) -> None:
     assert not [name for name in names if "/bin/" in name or "/build/" in name]
 
 
+def ready_programs(directory: Path, architectures: Sequence[str]) -> None:
+    """Fill a directory as a distribution does that compiles the programs itself."""
+    directory.mkdir()
+    for program, architecture in itertools.product(PROGRAMS, architectures):
+        name = f"{program.name}-{architecture}"
+        (directory / name).write_text(name)
+
+
+@pytest.mark.parametrize("architectures", [ARCHITECTURES, ARCHITECTURES[1:]])
 def test_programs_compiled_elsewhere_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architectures: Sequence[str]
+) -> None:
+    ready_programs(tmp_path / "ready", architectures)
+    monkeypatch.setenv("ATTEST_AGENT_DIR", str(tmp_path / "ready"))
+    build_programs(tmp_path)
+    for program in PROGRAMS:
+        binaries = list((tmp_path / program.target).iterdir())
+        assert {binary.name for binary in binaries} == {
+            f"{program.name}-{architecture}" for architecture in architectures
+        }
+        for binary in binaries:
+            assert binary.read_text() == binary.name
+            assert os.access(binary, os.X_OK)
+
+
+def test_programs_compiled_elsewhere_have_to_be_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready = tmp_path / "ready"
-    ready.mkdir()
-    for program, architecture in itertools.product(PROGRAMS, ARCHITECTURES):
-        name = f"{program.name}-{architecture}"
-        (ready / name).write_text(name)
-    monkeypatch.setenv("ATTEST_AGENT_DIR", str(ready))
-    build_programs(tmp_path)
-    for program, architecture in itertools.product(PROGRAMS, ARCHITECTURES):
-        binary = tmp_path / program.target / f"{program.name}-{architecture}"
-        assert binary.read_text() == binary.name
-        assert os.access(binary, os.X_OK)
+    ready_programs(tmp_path / "ready", ARCHITECTURES)
+    for architecture in ARCHITECTURES:
+        (tmp_path / "ready" / f"{PROGRAMS[1].name}-{architecture}").unlink()
+    monkeypatch.setenv("ATTEST_AGENT_DIR", str(tmp_path / "ready"))
+    with pytest.raises(SystemExit, match="has to hold attest-agent-ARCHITECTURE and attest-uffd-"):
+        build_programs(tmp_path)
 
 
 def sources(root: Path, text: str) -> list[Path]:
