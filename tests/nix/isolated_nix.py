@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from attest.cache import cache_dir
 
@@ -50,18 +52,42 @@ class Build:
         return self.out
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of an evaluation.
+
+    Attributes:
+        value: The expression's value; None when there is none.
+        thunks: How much was evaluated.
+        log: What Nix has said.
+    """
+
+    value: Any
+    thunks: int
+    log: str
+
+    @property
+    def made(self) -> Any:
+        """The expression's value."""
+        assert self.value is not None, self.log
+        return self.value
+
+
 class Nix:
     """An isolated Nix, which builds in sandboxes.
 
     Args:
         root: An empty directory for its own.
+
+    Attributes:
+        environment: The environment of those who are to use it.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         (root / "nix.conf").write_text(SETTINGS)
         directories = {"STORE": "store", "STATE": "var", "LOG": "log", "CONF": ""}
-        self._environment = {
+        self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("NIX_")},
             **{f"NIX_{name}_DIR": str(root / place) for name, place in directories.items()},
         }
@@ -94,10 +120,23 @@ class Nix:
             ["nix-build", HERE / "builds.nix", "--attr", attribute, "--no-out-link",
              "--option", "sandbox-paths", " ".join(dict.fromkeys(paths)),
              *(word for name, text in given.items() for word in ("--argstr", name, text))],
-            env=self._environment, capture_output=True, text=True, check=False,
+            env=self.environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         out = Path(result.stdout.strip()) if result.returncode == 0 else None
         return Build(out, result.stderr)
+
+    def evaluate(self, expression: str) -> Evaluation:
+        """Evaluate an expression to the end; its value is JSON."""
+        stats = self._root / "stats.json"
+        result = subprocess.run(
+            ["nix-instantiate", "--eval", "--strict", "--json", "--expr", expression],
+            env={**self.environment, "NIX_SHOW_STATS": "1", "NIX_SHOW_STATS_PATH": str(stats)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if result.returncode != 0:
+            return Evaluation(None, 0, result.stderr)
+        thunks = json.loads(stats.read_text())["nrThunks"]
+        return Evaluation(json.loads(result.stdout), thunks, result.stderr)
 
     def remove(self) -> None:
         """Remove all of it: what is in a store cannot be written."""

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "shell": "Open a shell in a fresh machine.",
     "image": "Build and manage images.",
     "cache": "Manage the snapshots that machines start from.",
+    "nix": "Run tests that Nix makes.",
     "doctor": "Check whether this host can run tests, and say what to do.",
     "schema": "Print the manifest's JSON schema.",
 }
