@@ -8,12 +8,19 @@ from pathlib import Path
 import pytest
 
 from attest.cache import cache_dir
-from attest.host.nix_build import in_sandbox, remedy
+from attest.host.nix_build import in_build, in_sandbox, remedy
 
 
-def test_a_shell_of_nix_is_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the build's variables, and the host's devices."""
+def test_a_shell_of_nix_is_no_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIX_BUILD_TOP", "/tmp/nix-shell")
+    monkeypatch.delenv("NIX_LOG_FD", raising=False)
+    assert not in_build()
+
+
+def test_a_build_without_a_sandbox_has_what_the_host_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIX_BUILD_TOP", "/tmp/nix-build")
+    monkeypatch.setenv("NIX_LOG_FD", "2")
+    assert in_build()
     assert not in_sandbox()
     assert remedy(Path("/dev/none"), "as root: mknod") == "as root: mknod"
 

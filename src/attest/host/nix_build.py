@@ -10,14 +10,19 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["in_sandbox", "remedy"]
+__all__ = ["in_build", "in_sandbox", "remedy"]
 
 _KVM: Final = Path("/dev/kvm")
 
 
+def in_build() -> bool:
+    """This process is part of a build; Nix's shells have most of a build's variables, too."""
+    return "NIX_BUILD_TOP" in os.environ and "NIX_LOG_FD" in os.environ
+
+
 def in_sandbox() -> bool:
-    """This process is in the sandbox of a Nix build; Nix's shells have none."""
-    return bool(os.environ.get("NIX_BUILD_TOP")) and not Path("/sys/devices").exists()
+    """This process is in the sandbox of a build."""
+    return in_build() and not Path("/sys/devices").exists()
 
 
 def remedy(device: Path, otherwise: str) -> str:

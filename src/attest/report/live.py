@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from attest.events import Event, EventLog, Kind, Subscriber
+from attest.host.nix_build import in_build
 from attest.report.doing import Doing
 from attest.report.lines import describe
 
@@ -62,7 +63,8 @@ def view(
         stream: Where.
     """
     shown = View(verbose, consoles=verbose)
-    if table and stream.isatty():
+    # Nix gives its builds a terminal, at which nobody looks.
+    if table and stream.isatty() and not in_build():
         with _live(events, doing, shown, stream):
             yield shown
         return
