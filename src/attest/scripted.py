@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from attest.guest.channel import Channel
 from attest.life import MachineContext
 from attest.machine import Machine
 from attest.manifest import NO_LIMIT, Manifest, Node, vlans_in
+from attest.net import helper
 from attest.net.bridge import Attachment
 from attest.net.cell import Cell
 from attest.net.switches import Switches
@@ -149,8 +149,7 @@ class ScriptedSeat:
             port = listener.getsockname()[1]
             vmm.forward(port, guest_port)
             relay = subprocess.Popen(
-                self.cell.enter([sys.executable, "-m", "attest.net.relay",
-                                 str(listener.fileno()), str(port)]),
+                self.cell.enter([*helper("relay"), str(listener.fileno()), str(port)]),
                 pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         self._joined.callback(_end, relay)

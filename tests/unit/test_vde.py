@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from attest.net import helper
 from attest.net.vde import ADDRESS, REQUEST, join
 
 _EVERYBODY = b"\xff" * 6
@@ -35,7 +35,7 @@ def control(tmp_path: Path) -> Iterator[Path]:
         listener.bind(str(path))
         listener.listen()
         switch = subprocess.Popen(
-            [sys.executable, "-m", "attest.net.vde", str(listener.fileno()), str(tmp_path)],
+            [*helper("vde"), str(listener.fileno()), str(tmp_path)],
             pass_fds=[listener.fileno()],
         )
     try:

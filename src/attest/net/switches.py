@@ -10,12 +10,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
+from attest.net import helper
 from attest.net.bridge import join_switch
 from attest.net.cell import Cell
 
@@ -84,7 +84,7 @@ class Switches:
             listener.bind(str(directory / "ctl"))
             listener.listen()
             self._run(
-                [sys.executable, "-m", "attest.net.vde", str(listener.fileno()), str(directory),
+                [*helper("vde"), str(listener.fileno()), str(directory),
                  *([tap] if tap else [])],
                 pass_fds=[listener.fileno()],
             )  # fmt: skip
