@@ -1,4 +1,4 @@
-# Replaces the driver of a test by attest's, and nothing else.
+# Replaces the driver of a test by attest's, and nothing else: the machines stay NixOS's own.
 {
   config,
   lib,
@@ -9,46 +9,34 @@
 let
   inherit (lib) mkForce mkOption types;
   cfg = config.attest;
+  machine = import ../machine.nix;
 
-  # The framework's own input for its driver, or where it is older than that, one of the same form.
-  configuration =
-    if options ? driverConfigurationFile then
-      config.driverConfigurationFile
-    else
-      hostPkgs.writeText "driver-configuration.json" (
-        builtins.toJSON {
-          vms = lib.mapAttrs (name: node: {
-            inherit name;
-            start_script = lib.getExe node.system.build.vm;
-          }) config.nodes;
-          inherit vlans;
-          global_timeout = config.globalTimeout;
-          test_script = hostPkgs.writeText "test-script" config.testScriptString;
-        }
-      );
+  vlans = lib.unique (
+    lib.concatMap (node: machine.vlansOf node.virtualisation) (lib.attrValues config.nodes)
+  );
+  containers = lib.attrNames (config.containers or { });
 
-  python = hostPkgs.python3.withPackages (
+  python =
+    choose: hostPkgs.python3.withPackages (packages: [ (packages.toPythonModule cfg.package) ] ++ choose packages);
+  runner = python (
     packages:
-    [ (packages.toPythonModule cfg.package) ]
-    ++ lib.optionals config.enableOCR cfg.package.optional-dependencies.screen
+    lib.optionals config.enableOCR cfg.package.optional-dependencies.screen
     ++ config.extraPythonPackages packages
   );
-  checker = hostPkgs.python3.withPackages (
-    packages: [ (packages.toPythonModule cfg.package) ] ++ cfg.package.optional-dependencies.check
-  );
-  vlans = lib.unique (
-    lib.concatMap (node: (import ../machine.nix).vlansOf node.virtualisation) (
-      lib.attrValues config.nodes
-    )
-  );
+  checker = python (_: cfg.package.optional-dependencies.check);
   skipped = lib.optional config.skipTypeCheck "types" ++ lib.optional config.skipLint "names";
+
+  arguments = [
+    "--manifest ${cfg.manifest}"
+    "--log-level ${config.logLevel}"
+  ]
+  ++ lib.optional (cfg.snapshots != null) "--snapshots ${cfg.snapshots}"
+  ++ config.extraDriverArgs;
 
   driver =
     hostPkgs.runCommand "attest-driver-${config.name}"
       {
         nativeBuildInputs = [ hostPkgs.makeWrapper ] ++ lib.optional (lib.length skipped < 2) checker;
-        testScript = config.testScriptString;
-        passAsFile = [ "testScript" ];
         preferLocalBuild = true;
         passthru = config.passthru;
         meta = config.meta // {
@@ -57,22 +45,19 @@ let
       }
       ''
         mkdir -p $out/bin
-        cp $testScriptPath $out/test-script
+        cp ${cfg.script} $out/test-script
         ${lib.optionalString (lib.length skipped < 2) ''
-          cp $testScriptPath test-script.py
+          cp ${cfg.script} test-script.py
           attest check test-script.py --nodes ${lib.concatStringsSep "," cfg.machineNames} \
             --vlans ${lib.concatMapStringsSep "," toString (if vlans == [ ] then [ 1 ] else vlans)} \
             ${lib.concatMapStringsSep " " (check: "--skip ${check}") skipped}
         ''}
-        makeWrapper ${python}/bin/attest-nixos-driver $out/bin/nixos-test-driver \
+        makeWrapper ${runner}/bin/attest-nixos-driver $out/bin/nixos-test-driver \
           --prefix PATH : ${
-            lib.makeBinPath (
-              [ config.qemu.package ] ++ lib.optional config.enableOCR hostPkgs.tesseract
-            )
+            lib.makeBinPath ([ config.qemu.package ] ++ lib.optional config.enableOCR hostPkgs.tesseract)
           } \
-          --add-flags ${lib.escapeShellArg cfg.driverInput} \
-          --add-flags "--log-level ${config.logLevel}" \
-          ${lib.concatMapStringsSep " " (each: "--add-flags ${lib.escapeShellArg each}") config.extraDriverArgs}
+          --set-default testScript $out/test-script \
+          ${lib.concatMapStringsSep " " (each: "--add-flags ${lib.escapeShellArg each}") arguments}
       '';
 in
 {
@@ -85,11 +70,34 @@ in
       defaultText = lib.literalMD "attest of this revision";
       description = "The attest that runs the test.";
     };
-    driverInput = mkOption {
-      type = types.str;
-      default = "--config ${configuration}";
+    manifest = mkOption {
+      type = types.package;
+      default = hostPkgs.writeText "attest-${config.name}.json" (
+        builtins.toJSON (
+          machine.manifest {
+            inherit (config) name;
+            inherit vlans;
+            machines = lib.mapAttrs (_: node: { start_command = lib.getExe node.system.build.vm; }) config.nodes;
+            timeout = config.globalTimeout;
+          }
+        )
+      );
+      defaultText = lib.literalMD "the start scripts that NixOS makes of the nodes";
       internal = true;
-      description = "What the driver is told of the test.";
+      description = "The test's manifest, without its script.";
+    };
+    script = mkOption {
+      type = types.package;
+      default = hostPkgs.writeText "test-script" config.testScriptString;
+      defaultText = lib.literalMD "`testScript`";
+      internal = true;
+      description = "The test's script.";
+    };
+    snapshots = mkOption {
+      type = types.nullOr types.package;
+      default = null;
+      internal = true;
+      description = "The snapshots from which the machines start.";
     };
     machineNames = mkOption {
       type = types.listOf types.str;
@@ -100,9 +108,12 @@ in
   };
 
   config = {
-    driver = mkForce driver;
-    passthru.attest = {
-      inherit (cfg) package;
-    };
+    driver =
+      if containers == [ ] then
+        mkForce driver
+      else
+        throw "${config.name}: containers.${lib.head containers}: attest runs virtual machines: make it one of `nodes`";
+    # What `attest nix run` builds: neither knows of the other, so that a changed script leaves the machines alone.
+    passthru.attest = { inherit (cfg) manifest script; };
   };
 }

@@ -3,7 +3,6 @@
 {
   config,
   lib,
-  machineNumbers,
   ...
 }:
 let
@@ -29,7 +28,7 @@ let
       parts = builtins.match "(192\\.168\\.[0-9]+\\.|2001:db8:[0-9]+::)([0-9]+) ([^ ]+)" line;
     in
     parts != null
-    && toString (machineNumbers.${builtins.elemAt parts 2} or "") == builtins.elemAt parts 1;
+    && toString (cfg.machineNumbers.${builtins.elemAt parts 2} or "") == builtins.elemAt parts 1;
 
   # The framework's rule that names a card after its address, which tells the node's number.
   isCard = lib.hasInfix ''ATTR{address}=="52:54:00:12:'';
@@ -44,6 +43,11 @@ in
         Whether the guest has its name and addresses of itself, as NixOS has it, from its first second on. Otherwise
         attest gives them to the running machine, and nodes that differ by them alone are clones of one machine.
       '';
+    };
+    attest.machineNumbers = mkOption {
+      type = types.attrsOf types.int;
+      internal = true;
+      description = "The numbers of the test's machines, by their names.";
     };
     # Declared a second time, for the sake of `apply`: a definition could only replace what other modules add.
     networking.extraHosts = mkOption { apply = if anonymous then linesWithout isMachine else lib.id; };

@@ -143,16 +143,6 @@ in
       default = true;
       description = "Whether the machines start from snapshots, which are derivations of their own.";
     };
-    manifest = mkOption {
-      type = types.package;
-      readOnly = true;
-      description = "The test's manifest, without its script.";
-    };
-    snapshots = mkOption {
-      type = types.nullOr types.package;
-      readOnly = true;
-      description = "The snapshots from which the machines start.";
-    };
   };
 
   config = {
@@ -161,26 +151,21 @@ in
       manifest = checked (
         hostPkgs.writeText "attest-${config.name}.json" (builtins.toJSON manifest)
       );
-      snapshots =
-        if cfg.warm then
-          hostPkgs.callPackage ../snapshots.nix {
-            inherit (config) name requiredFeatures;
-            inherit (cfg) manifest;
-            attest = cfg.package;
-          }
-        else
-          null;
-      machineNames = lib.attrNames (machine.machines { inherit (config) nodes; inherit (cfg) replicas; });
-      driverInput = "--manifest ${cfg.manifest} ${
-        lib.optionalString cfg.warm "--snapshots ${cfg.snapshots} "
-      }${hostPkgs.writeText "test-script" config.testScriptString}";
+      machineNames = lib.attrNames manifest.nodes;
+      snapshots = lib.mkIf cfg.warm (
+        hostPkgs.callPackage ../snapshots.nix {
+          inherit (config) name requiredFeatures;
+          inherit (cfg) manifest;
+          attest = cfg.package;
+        }
+      );
     };
 
     extraBaseNodeModules =
       { pkgs, ... }:
       {
         imports = [ ./microvm.nix ];
-        _module.args.machineNumbers = numbers;
+        attest.machineNumbers = numbers;
         # The newest kernel whose guests survive the snapshots of all Firecrackers.
         boot.kernelPackages = lib.mkIf (cfg.warm && onFirecracker) (mkDefault pkgs.linuxPackages_6_1);
       };

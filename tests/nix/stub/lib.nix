@@ -51,7 +51,7 @@ rec {
   concatLines = builtins.foldl' (text: line: text + line + "\n") "";
   hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
   hasInfix = infix: text: length (split (escapeRegex infix) text) > 1;
-  escapeRegex = builtins.replaceStrings [ "{" "}" "(" ")" "." "=" ] [ "\\{" "\\}" "\\(" "\\)" "\\." "=" ];
+  escapeRegex = builtins.replaceStrings [ "{" "}" "(" ")" "." "=" ] [ "[{]" "[}]" "[(]" "[)]" "[.]" "=" ];
   splitString = separator: text: filter isString (split (escapeRegex separator) text);
   removeSuffix =
     suffix: text:
@@ -64,6 +64,12 @@ rec {
   getExe = package: "${package}/bin/${package.meta.mainProgram or package.pname}";
   versionOlder = a: b: builtins.compareVersions a b < 0;
   warn = message: builtins.trace "warning: ${message}";
+  last = list: elemAt list (length list - 1);
+  tail = builtins.tail;
+  removePrefix =
+    prefix: text: if hasPrefix prefix text then substring (stringLength prefix) (-1) text else text;
+  cleanSourceWith = { src, ... }: src;
+  licenses.mit = "MIT";
   isDerivation = value: isAttrs value && value.type or "" == "derivation";
 
   mkOption = option: option // { _type = "option"; };

@@ -36,7 +36,7 @@ let
         }
       ];
 
-  isTree = value: isAttrs value && !(value ? _type) && !(lib.isDerivation value) && !(value ? __leaf);
+  isTree = value: isAttrs value && !(value ? _type) && !(lib.isDerivation value);
 
   wrap =
     part: value:
@@ -105,21 +105,13 @@ let
       ];
 in
 {
+  # What the modules say together.
   evalModules =
     { modules, args }:
     let
-      loaded = concatMap (load (
-        args
-        // {
-          inherit lib config;
-          options = optionTree;
-        }
-      )) modules;
-      declared = foldl' mergeOptions { } (map (module: module.options or { }) loaded);
-      optionTree = declared;
-      config = merge declared (map configOf loaded);
+      loaded = concatMap (load (args // { inherit lib config options; })) modules;
+      options = foldl' mergeOptions { } (map (module: module.options or { }) loaded);
+      config = merge options (map configOf loaded);
     in
-    {
-      inherit config;
-    };
+    config;
 }

@@ -35,7 +35,7 @@ let
 
   # What NixOS and its test framework say of a node.
   nodeModule =
-    name: number:
+    name: number: numbers:
     { config, ... }:
     {
       options = {
@@ -68,7 +68,7 @@ let
           hostName = option name;
           domain = option null;
           useNetworkd = option false;
-          extraHosts = option (hosts config.virtualisation);
+          extraHosts = option (hosts numbers);
           interfaces = option (
             builtins.mapAttrs (_: interface: {
               ipv4.addresses = [ { address = "192.168.${toString interface.vlan}.${toString number}"; } ];
@@ -112,7 +112,12 @@ let
         system.boot.loader.kernelFile = option "bzImage";
       };
     };
-  hosts = virtualisation: "192.168.1.1 client\n192.168.1.${toString virtualisation.test.nodeNumber} me\n";
+  hosts =
+    numbers:
+    lib.concatLines (
+      map (name: "192.168.1.${toString numbers.${name}} ${name}") (builtins.attrNames numbers)
+    )
+    + "192.168.1.1 somewhere.test\n";
 
   # The test framework's options, as far as attest's modules know them.
   testModule = {
@@ -131,7 +136,7 @@ let
         kvm = true;
       };
       meta = option { };
-      driver = undefined;
+      driver = option (named "nixos-test-driver");
       qemu.package = option pkgs.qemu_test;
       nodes = undefined;
       allMachines = undefined;
@@ -144,85 +149,141 @@ let
     "defaults"
     "extraBaseNodeModules"
   ];
+
   runNixOSTest =
     test:
     let
-      args = {
-        inherit lib;
-        hostPkgs = pkgs;
-        config = evaluated.config;
-        options = testModule.options;
-      };
       flatten =
         module:
         if builtins.isPath module then
           flatten (import module)
         else if builtins.isFunction module then
-          flatten (module (builtins.intersectAttrs (builtins.functionArgs module) args))
+          flatten (
+            module (
+              builtins.intersectAttrs (builtins.functionArgs module) {
+                inherit lib config;
+                hostPkgs = pkgs;
+                options = testModule.options;
+              }
+            )
+          )
         else
           [ module ] ++ lib.concatMap flatten (module.imports or [ ]);
-      content = module: module.config or module;
       flat = flatten test;
-      modulesOf = name: lib.concatMap (module: lib.optional ((content module) ? ${name}) (content module).${name}) flat;
-      rest = map (
-        module:
-        if module ? config then
-          module // { config = removeAttrs module.config aside; imports = [ ]; }
-        else
-          removeAttrs module (aside ++ [ "imports" ])
-      ) flat;
-      definitions = builtins.foldl' (all: each: all // each) { } (modulesOf "nodes");
-      names = builtins.attrNames definitions;
+      contents = map (module: module.config or (removeAttrs module [ "imports" "options" "key" ])) flat;
+      modulesOf = name: lib.concatMap (content: lib.optional (content ? ${name}) content.${name}) contents;
+
+      modules = builtins.foldl' (all: each: all // each) { } (modulesOf "nodes");
+      names = builtins.attrNames modules;
+      numbers = builtins.listToAttrs (lib.imap1 (number: name: lib.nameValuePair name number) names);
       nodes = builtins.listToAttrs (
         lib.imap1 (
           number: name:
           lib.nameValuePair name (evalModules {
             modules = [
-              (nodeModule name number)
-              definitions.${name}
+              (nodeModule name number numbers)
+              modules.${name}
             ]
             ++ modulesOf "defaults"
             ++ modulesOf "extraBaseNodeModules";
             args = {
-              inherit pkgs name;
-              inherit nodes;
-              machineNumbers = builtins.listToAttrs (lib.imap1 (index: each: lib.nameValuePair each index) names);
+              inherit pkgs name nodes;
             };
-          }).config
+          })
         ) names
       );
-      script = evaluated.config.testScript;
-      evaluated = evalModules {
+      config = evalModules {
         modules = [
           testModule
-          {
-            nodes = builtins.mapAttrs (_: node: node // { __leaf = true; }) nodes // { __leaf = true; };
+          { options = lib.genAttrs [ "nodes" "allMachines" ] (_: option nodes); }
+          { options.testScriptString = option (
+              if lib.isFunction config.testScript then config.testScript { inherit nodes; } else config.testScript
+            );
           }
         ]
-        ++ rest;
-        args = { hostPkgs = pkgs; };
-      };
-      config = evaluated.config // {
-        nodes = nodes;
+        ++ lib.concatMap (module: lib.optional (module ? options) { inherit (module) options; }) flat
+        ++ map (content: { config = removeAttrs content aside; }) contents;
+        args = { };
       };
     in
     derivationNamed "vm-test-run-${config.name}" {
+      text = "${config.driver}/bin/nixos-test-driver";
       inherit config;
       inherit (config) driver;
+      extend = { modules }: runNixOSTest { imports = [ test ] ++ modules; };
     };
 
-  pkgs = {
-    inherit lib system;
-    path = "/nixpkgs";
-    stdenv = {
-      hostPlatform = {
-        inherit system;
-        linuxArch = builtins.head (builtins.split "-" system);
-        isAarch64 = false;
+  named = name: derivationNamed name { };
+  pkgs =
+    lib.genAttrs [
+      "firecracker"
+      "cloud-hypervisor"
+      "qemu_test"
+      "makeWrapper"
+      "tesseract"
+      "erofs-utils"
+      "bash"
+      "bashNonInteractive"
+      "coreutils"
+      "iproute2"
+      "util-linux"
+      "util-linuxMinimal"
+      "versionCheckHook"
+      "ruff"
+      "mypy"
+      "nixfmt-tree"
+    ] named
+    // {
+      inherit lib;
+      path = "/nixpkgs";
+      stdenv = {
+        hostPlatform = {
+          inherit system;
+          linuxArch = builtins.head (builtins.split "-" system);
+          isAarch64 = false;
+          uname.processor = builtins.head (builtins.split "-" system);
+        };
+        cc.bintools = named "binutils";
+        mkDerivation = arguments: derivationNamed arguments.pname { inherit (arguments) version meta; };
       };
-      cc.bintools = derivationNamed "binutils" { };
+      linuxPackages_6_1 = kernelPackages "6.1.9";
+      linuxPackages_6_18 = kernelPackages "6.18.1";
+      callPackage =
+        file: arguments:
+        let
+          function = import file;
+        in
+        function (builtins.intersectAttrs (builtins.functionArgs function) pkgs // arguments);
+      pkgsStatic = pkgs;
+      runCommand =
+        name: attributes: text:
+        derivationNamed name (attributes // { inherit text; })
+        // {
+          overrideAttrs = change: derivationNamed name ({ inherit text; } // change attributes);
+        };
+      writeText = name: text: derivationNamed name { inherit text; };
+      writeStringReferencesToFile = text: named "references";
+      closureInfo = { rootPaths }: derivationNamed "closure-info" { text = toString rootPaths; };
+      python3 = {
+        withPackages = choose: named "python3-env-${toString (builtins.length (choose { toPythonModule = lib.id; }))}";
+      };
+      python3Packages =
+        lib.genAttrs [ "hatchling" "click" "msgspec" "qemu-qmp" "rich" "mypy" "pyflakes" "ptpython" "junitparser" "pillow" ] named
+        // {
+          buildPythonApplication =
+            make:
+            let
+              arguments = make arguments;
+            in
+            derivationNamed arguments.pname { inherit (arguments) version passthru optional-dependencies meta; text = arguments.env.ATTEST_AGENT_DIR; };
+        };
+      mkShell = { packages, ... }: derivationNamed "shell" { text = toString packages; };
+      nixosTests.nginx = runNixOSTest {
+        name = "nginx";
+        nodes.webserver.services.nginx.enable = true;
+        testScript = { nodes, ... }: toString nodes.webserver.virtualisation.cores;
+      };
+      testers = { inherit runNixOSTest; };
     };
-    testers = { inherit runNixOSTest; };
-  };
 in
 pkgs
