@@ -17,6 +17,7 @@ from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
 from attest.host.descriptors import reserve_descriptors
 from attest.host.hugepages import check_hugepages
+from attest.image.described import is_description, load_described
 from attest.image.recipe import load_recipe
 from attest.image.store import Image, ImageStore
 from attest.kept import Kept, keep, stop
@@ -428,9 +429,14 @@ def _images(manifest: Manifest, events: EventLog) -> dict[str, Image]:
     store = ImageStore()
     built: dict[str, Image] = {}
     for node in manifest.image_nodes().values():
-        if node.image not in built:
-            recipe = load_recipe(node.image, relative_to=Path(manifest.directory))
+        if node.image in built:
+            continue
+        directory = Path(manifest.directory)
+        if is_description(node.image):
+            built[node.image] = load_described(node.image, relative_to=directory)
+        else:
             built[node.image] = store.build(
-                recipe, progress=lambda text: events.emit(Kind.IMAGE, text)
+                load_recipe(node.image, relative_to=directory),
+                progress=lambda text: events.emit(Kind.IMAGE, text),
             )
     return {name: built[node.image] for name, node in manifest.image_nodes().items()}

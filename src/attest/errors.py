@@ -65,7 +65,7 @@ class ManifestError(UsageError):
 
 
 class RecipeError(UsageError):
-    """An image recipe that cannot be used. The message names the file and the key in it."""
+    """An image's recipe or description that cannot be used. Names the file and the key in it."""
 
 
 class HostError(AttestError):

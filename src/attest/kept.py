@@ -4,7 +4,8 @@
     NAME.saved        a machine that ran: its memory and devices
     N.disk            the files that the machines' disks consist of
 
-Nothing in it needs a file elsewhere but the machines' images, in the image store.
+Nothing in it needs a file elsewhere but the machines' images, in the image store or where they are
+described.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from attest.errors import HostError, UsageError
+from attest.image.described import is_description, load_described
 from attest.image.store import Image, ImageStore
 from attest.layers import Foreign, Layers
 from attest.manifest import Disk, Manifest
@@ -110,10 +112,13 @@ class Kept:
         """Each machine's image.
 
         Raises:
-            UsageError: One is not in the store any more.
+            UsageError: One is not in the store any more, or is not what was described.
         """
         shapes = {name: machine.shape for name, machine in self.machines.items()}
-        found = {shape.image: _image(shape) for shape in shapes.values()}
+        found = {
+            shape.image: _image(self.manifest.nodes[name].image, shape)
+            for name, shape in shapes.items()
+        }
         return {name: found[shape.image] for name, shape in shapes.items()}
 
     def _disks(self, name: str) -> tuple[Path, ...]:
@@ -256,6 +261,7 @@ def keep(
         nodes = {
             seat.name: replace(
                 seat.node,
+                image=seat.image.recipe if is_description(seat.node.image) else seat.node.image,
                 disks=[Disk(image=names[file]) for file in files.get(seat.name, ())],
                 vmm=seat.backend.name,
             )
@@ -314,7 +320,20 @@ def _variable(vmm: str) -> str:
     return f"ATTEST_{vmm.upper().replace('-', '_')}"
 
 
-def _image(shape: Shape) -> Image:
+def _image(reference: str, shape: Shape) -> Image:
+    """The image that a machine of this shape runs.
+
+    Args:
+        reference: What its node calls it.
+        shape: The machine's.
+    """
+    if is_description(reference):
+        image = load_described(reference)
+        if image.digest != shape.image:
+            raise UsageError(
+                f"{reference}: the image {shape.image_name} that these machines run was changed"
+            )
+        return image
     try:
         return ImageStore().find(shape.image)
     except UsageError:

@@ -72,7 +72,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ),
     ] = ""
     image: Annotated[
-        str, msgspec.Meta(description="a built-in image (tiny, debian) or the path of a recipe")
+        str,
+        msgspec.Meta(
+            description="a built-in image (tiny, debian), the path of a recipe, or that of a .json "
+            "file which describes an image made elsewhere"
+        ),
     ] = "debian"
     memory: Annotated[int, msgspec.Meta(ge=32, le=1 << 20, description="MiB")] = 512
     vcpus: Annotated[int, msgspec.Meta(ge=1, le=64, description="virtual CPUs")] = 1

@@ -32,6 +32,11 @@ __all__ = ["Seat", "find_vmm", "places"]
 _SEED: Final = 64
 """Bytes of the host's randomness for each machine."""
 
+_KEYS: Final = {
+    "q35": "machine", "serial": "channel", "vsock": "channel", "compressed": "image",
+}  # fmt: skip
+"""The keys of a node that ask for a capability of another name."""
+
 OnExit = Callable[[VmmExit], None]
 OnEvent = Callable[[str, dict[str, Any]], None]
 
@@ -77,7 +82,7 @@ class Seat:
 
     def __post_init__(self) -> None:
         self.backend, self.binary = find_vmm(
-            self.name, self.node, self.vmm, self.programs, self.accelerator
+            self.name, self.node, self.vmm, self.programs, self.accelerator, self.image
         )
         if self.node.nested:
             check_machine(
@@ -228,7 +233,12 @@ def places(node: Node, number: int) -> list[Attachment]:
 
 
 def find_vmm(
-    name: str, node: Node, vmm: str, programs: Mapping[str, str], accelerator: str
+    name: str,
+    node: Node,
+    vmm: str,
+    programs: Mapping[str, str],
+    accelerator: str,
+    image: Image | None = None,
 ) -> tuple[Backend, Binary]:
     """The VMM that runs a node, and its program.
 
@@ -238,19 +248,20 @@ def find_vmm(
         vmm: The VMM's name, unless the node names one.
         programs: Paths of VMMs' programs by the VMM's name; those that miss are the host's.
         accelerator: ``"kvm"`` or ``"tcg"``.
+        image: What it boots, where that is known already.
 
     Raises:
         ManifestError: It cannot do what the node asks for.
         HostError: It cannot run here.
     """
-    wants = _wants(node, accelerator)
+    wants = _wants(node, accelerator, image)
     backend, binary = choose(node.vmm or vmm, wants, programs)
     for lack in lacks(backend, wants):
         raise _refusal(name, lack)
     return backend, binary
 
 
-def _wants(node: Node, accelerator: str) -> dict[str, bool]:
+def _wants(node: Node, accelerator: str, image: Image | None) -> dict[str, bool]:
     """What a node asks for, by the names of `attest.vmm.capabilities.Capabilities`."""
     return {
         "tcg": accelerator == "tcg",
@@ -264,6 +275,7 @@ def _wants(node: Node, accelerator: str) -> dict[str, bool]:
         "vsock": node.channel == "vsock",
         "balloon": node.balloon,
         "jail": node.jail,
+        "compressed": image is not None and image.vmlinux is None,
     }
 
 
@@ -276,7 +288,7 @@ def _refusal(name: str, lack: Lack) -> AttestError:
                 "`attest doctor` says whether KVM works here; QEMU runs without: --vmm qemu",
             ),
         )
-    key = {"q35": "machine", "serial": "channel", "vsock": "channel"}.get(lack.wanted, lack.wanted)
+    key = _KEYS.get(lack.wanted, lack.wanted)
     return ManifestError(f"nodes.{name}.{key}: {lack.reason}", hint=_able(lack.wanted))
 
 

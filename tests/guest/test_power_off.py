@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elsewhere import built, describe_debian
 
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.console import Console
 from attest.guest.protocol import PowerAction
-from attest.image.recipe import load_recipe
-from attest.image.store import ImageStore
+from attest.image.described import load_described
 from attest.vmm.base import MachineSpec
 from attest.vmm.qemu import Qemu
 
@@ -24,13 +24,14 @@ def command(channel: AgentChannel) -> None:
     channel.start("poweroff")
 
 
-@pytest.mark.parametrize("image", ["tiny", "debian"])
+@pytest.mark.parametrize("image", ["tiny", "debian", "elsewhere"])
 @pytest.mark.parametrize("end", [leave, command])
 def test_the_guest_reboots_instead(tmp_path: Path, image: str, end: Any) -> None:
-    built = ImageStore().build(load_recipe(image, relative_to=tmp_path))
-    built = replace(built, cmdline=(*built.cmdline, "attest.poweroff=reboot"))
+    own = image == "elsewhere"
+    guest = load_described(str(describe_debian(tmp_path))) if own else built(image)
+    guest = replace(guest, cmdline=(*guest.cmdline, "attest.poweroff=reboot"))
     spec = MachineSpec(
-        name="machine", image=built, memory=256, vcpus=1, machine="microvm", accelerator="tcg",
+        name="machine", image=guest, memory=256, vcpus=1, machine="microvm", accelerator="tcg",
         directory=tmp_path,
     )  # fmt: skip
     reasons = []

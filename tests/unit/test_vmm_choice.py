@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from attest.errors import HostError
+from attest.errors import HostError, ManifestError
+from attest.image.store import Image
+from attest.manifest import Node
+from attest.seat import find_vmm
 from attest.vmm.backends import BACKENDS, choose, lacks
 from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
 from attest.vmm.firecracker_binary import find_firecracker
@@ -70,6 +74,7 @@ def test_auto_takes_the_first_that_is_here(install: Install) -> None:
         ("q35", "QEMU"),
         ("nested", "QEMU"),
         ("graphics", "QEMU"),
+        ("compressed", "QEMU"),
         ("tcg", "QEMU"),
     ],
 )
@@ -112,6 +117,21 @@ def test_one_that_was_asked_for_and_is_missing(install: Install, vmm: str) -> No
     assert caught.value.message == f"`{vmm}` was not found"
     assert "https://github.com/" in caught.value.hint
     assert f"ATTEST_{vmm.upper().replace('-', '_')}" in caught.value.hint
+
+
+@pytest.mark.parametrize("vmm", ["firecracker", "cloud-hypervisor"])
+def test_a_vmm_that_cannot_boot_the_only_kernel(install: Install, vmm: str) -> None:
+    install(vmm)
+    whole = Image(
+        digest="", name="web", arch="", path=Path(), kernel=Path(), vmlinux=Path(), initrd=Path(),
+        root=None, cmdline=(), init="agent",
+    )  # fmt: skip
+    assert find_vmm("web", Node(), vmm, {}, "kvm", whole)[0].name == vmm
+    without = replace(whole, vmlinux=None)
+    with pytest.raises(ManifestError, match=r"nodes\.web\.image: .* needs a `vmlinux`") as caught:
+        find_vmm("web", Node(), vmm, {}, "kvm", without)
+    assert caught.value.hint == '`vmm = "qemu"` can'
+    assert find_vmm("web", Node(), "auto", {}, "kvm", without)[0].name == "qemu"
 
 
 def test_what_is_so_on_every_host_is_told_first() -> None:

@@ -68,19 +68,44 @@ def list_() -> None:
 def show(image_: str, packages: bool) -> None:
     """Show what is known of an image, given by its name or the beginning of its digest.
 
+    The path of a description of an image made elsewhere, ending in .json, will do, too.
+
     \b
     Example: attest image show debian
     """
+    from attest.image.described import is_description, load_described
     from attest.image.store import ImageStore
 
+    if is_description(image_):
+        _print_facts(_described_facts(load_described(image_)))
+        return
     store = ImageStore()
     found = store.find(image_)
     installed = store.packages(found)
     if packages:
         click.echo("".join(f"{package}\n" for package in installed), nl=False)
         return
-    for label, value in _facts(found, len(installed)):
+    _print_facts(_facts(found, len(installed)))
+
+
+def _print_facts(facts: list[tuple[str, object]]) -> None:
+    for label, value in facts:
         click.echo(f"{label:<11} {value}")
+
+
+def _described_facts(image: Image) -> list[tuple[str, object]]:
+    return [
+        ("name", image.name),
+        ("digest", image.digest),
+        ("description", image.recipe),
+        ("init", image.init),
+        ("version", f"{image.kernel_version or 'unknown'} ({image.arch})"),
+        ("parameters", " ".join(image.cmdline)),
+        ("kernel", image.kernel),
+        ("vmlinux", image.vmlinux or "none: only QEMU runs it"),
+        ("initrd", f"{image.initrd}{' (its own)' if image.own_initrd else ''}"),
+        ("root", image.root or "none"),
+    ]
 
 
 def _facts(found: Image, packages: int) -> list[tuple[str, object]]:

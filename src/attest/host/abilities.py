@@ -25,6 +25,7 @@ WORDS: Final[Mapping[str, str]] = {
     "jail": "jail",
     "serial": 'channel = "serial"',
     "vsock": 'channel = "vsock"',
+    "compressed": "images without vmlinux",
 }
 """What users call each of `attest.vmm.capabilities.Capabilities`: mostly a node's key."""
 

@@ -173,6 +173,8 @@ def _locate(reference: str, relative_to: Path) -> Path:
     if reference in builtin:
         return _BUILTIN / f"{reference}.toml"
     path = relative_to / Path(reference).expanduser()
+    if path.suffix == ".json":
+        raise RecipeError(f"{path}: no recipe: it describes an image that is made elsewhere")
     if path.suffix == ".toml" or path.is_file():
         return path
     close = difflib.get_close_matches(reference, builtin, n=1)

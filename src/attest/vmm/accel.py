@@ -25,8 +25,10 @@ import msgspec
 
 from attest.cache import cache_dir
 from attest.errors import HostError
+from attest.guest.binary import agent_binary
 from attest.guest.console import plain_text
 from attest.host.nix_build import remedy
+from attest.image.initrd import CpioWriter
 from attest.image.store import Image
 from attest.net.cell import Cell
 from attest.scratch import Scratch
@@ -130,7 +132,7 @@ def _boot(image: Image) -> KvmProbe:
         undo.callback(cell.close)
         scratch.create()
         spec = MachineSpec(
-            name="kvm-probe", image=replace(image, root=None), memory=256, vcpus=1,
+            name="kvm-probe", image=_alone(image, scratch.path), memory=256, vcpus=1,
             machine="microvm", accelerator="kvm", directory=scratch.path,
         )  # fmt: skip
         vmm = Qemu(spec, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
@@ -142,6 +144,18 @@ def _boot(image: Image) -> KvmProbe:
         if exit := vmm.wait(0.2):
             return KvmProbe(False, f"{_DEVICE} opens, but QEMU ended with {exit}")
         return KvmProbe(False, f"{_DEVICE} opens, but a guest got stuck {_place(seen)}")
+
+
+def _alone(image: Image, directory: Path) -> Image:
+    """The image without its root, and with an initrd that says when it runs."""
+    if image.own_initrd:
+        initrd = directory / "initrd"
+        with initrd.open("wb") as stream:
+            archive = CpioWriter(stream)
+            archive.file("init", agent_binary(image.arch).read_bytes(), 0o755)
+            archive.finish()
+        image = replace(image, initrd=initrd, own_initrd=False)
+    return replace(image, root=None)
 
 
 def _start() -> float:

@@ -26,6 +26,7 @@ class Capabilities:
         vsock: An agent on vsock.
         balloon: Give memory that the guest frees back to the host.
         jail: Lock the VMM up.
+        compressed: Boot a kernel that is compressed, as boot loaders take it.
         tcg: Run without KVM.
     """
 
@@ -42,6 +43,7 @@ class Capabilities:
     vsock: str = ""
     balloon: str = ""
     jail: str = ""
+    compressed: str = ""
     tcg: str = ""
 
 
@@ -59,6 +61,7 @@ FIRECRACKER: Final = Capabilities(
     nested="Firecracker does not let its guests run machines",
     graphics="Firecracker has no displays",
     serial="Firecracker has no serial port for the agent",
+    compressed="Firecracker boots an uncompressed kernel: the description needs a `vmlinux`",
 )
 
 CLOUD_HYPERVISOR: Final = Capabilities(
@@ -71,6 +74,7 @@ CLOUD_HYPERVISOR: Final = Capabilities(
     nested="attest runs machines that host machines with QEMU only",
     graphics="Cloud Hypervisor has no displays",
     serial="Cloud Hypervisor has no serial port for the agent",
+    compressed="Cloud Hypervisor boots an uncompressed kernel: the description needs a `vmlinux`",
     balloon="Cloud Hypervisor would punch freed pages out of the snapshot that the machine maps",
     jail="the jailer locks up Firecracker only; Cloud Hypervisor runs in its own sandbox",
 )

@@ -39,6 +39,7 @@ def vm_config(spec: MachineSpec, directory: Path) -> dict[str, Any]:
         spec: What to run.
         directory: The process's working directory, in which it may write.
     """
+    assert spec.image.vmlinux is not None, "a seat asks `Capabilities.compressed`"
     config: dict[str, Any] = {
         "cpus": {
             "boot_vcpus": spec.vcpus,
@@ -101,8 +102,7 @@ def _disk(name: str, path: Path, *, readonly: bool = False) -> dict[str, Any]:
 
 
 def _kernel_arguments(spec: MachineSpec) -> str:
-    root = ["attest.root=root"] if spec.image.root is not None else []
-    return " ".join([_KERNEL, *root, *spec.image.cmdline])
+    return " ".join([_KERNEL, *spec.image.parameters(root="root")])
 
 
 def _absolute(path: Path) -> str:

@@ -311,6 +311,7 @@ def _workdir(spec: MachineSpec, firecracker: Path) -> Workdir:
     else:
         workdir = OpenWorkdir(spec.directory, "firecracker-")
     if spec.saved is None:
+        assert spec.image.vmlinux is not None, "a seat asks `Capabilities.compressed`"
         workdir.show(_KERNEL_FILE, spec.image.vmlinux)
         workdir.show(_INITRD, spec.image.initrd)
     else:
@@ -349,11 +350,12 @@ def _read_metrics(file: Path) -> dict[str, int]:
 
 
 def _kernel_arguments(spec: MachineSpec) -> str:
-    # The first drive; its serial number is one that Firecracker chooses.
-    root = ["attest.root=/dev/vda"] if spec.image.root is not None else []
-    devices = [f"/dev/vd{letter}" for letter in ascii_lowercase[len(root) :]]
-    disks = [f"attest.disks={','.join(devices[: len(spec.disks)])}"] if spec.disks else []
-    return " ".join([_KERNEL, *root, *disks, *spec.image.cmdline])
+    # The root is the first drive; a drive's serial number is one that Firecracker chooses.
+    image = spec.image
+    devices = [f"/dev/vd{letter}" for letter in ascii_lowercase[image.root is not None :]]
+    named = bool(spec.disks) and not image.own_initrd  # by attest's initrd
+    disks = [f"attest.disks={','.join(devices[: len(spec.disks)])}"] if named else []
+    return " ".join([_KERNEL, *disks, *image.parameters(root="/dev/vda")])
 
 
 def _console() -> tuple[ConsolePipes, int, int]:

@@ -241,9 +241,7 @@ def _kernel_arguments(spec: MachineSpec) -> str:
         arguments.append(emulation.KERNEL_ARGUMENTS)
         if khz := tsc_khz():
             arguments.append(f"tsc=reliable tsc_early_khz={khz}")
-    if spec.image.root is not None:
-        arguments.append("attest.root=root")
-    return " ".join([*arguments, *spec.image.cmdline])
+    return " ".join([*arguments, *spec.image.parameters(root="root")])
 
 
 class _Inherited(NamedTuple):

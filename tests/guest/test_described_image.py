@@ -1,0 +1,115 @@
+"""Guests that were made elsewhere, as `attest run` meets them: cold, warm, kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from elsewhere import built, describe_debian
+
+from attest.cache import cache_dir
+from attest.cluster import Cluster
+from attest.kept import place, read
+
+_TALK = """
+start_all()
+for machine, other in ((one, two), (two, one)):
+    for family in (4, 6):
+        machine.succeed(f"ping -{family} -c1 -W5 {other.name}")
+"""
+
+_CARDS = """
+assert "attest." not in one.succeed("cat /proc/cmdline")
+one.fail("ls /run/attest")
+assert "192.168.1" not in one.succeed("ip address show eth0")
+for address in ("192.168.1.2", "2001:db8:1::2"):
+    assert " dev eth1 " in one.succeed(f"ip route get {address}")
+    one.succeed(f"getent ahosts two | grep -F '{address} '")
+unit = two.systemctl("show -p ExecStart,MainPID,ActiveState attest-agent.service")[1]
+assert "/usr/local/bin/attest-agent" in unit and "ActiveState=active" in unit, unit
+one.shutdown()
+two.execute("poweroff", check_return=False)
+two.wait_for_shutdown()
+"""
+
+
+class User:
+    """A user of attest: with the images that there are, and snapshots of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        cache = directory / "cache" / "attest"
+        cache.mkdir(parents=True)
+        (cache / "images").symlink_to(cache_dir() / "images")
+        self._environment = {**os.environ, "XDG_CACHE_HOME": str(directory / "cache")}
+
+    def run(self, script: str, node: dict[str, Any], *options: str) -> tuple[int, str]:
+        """Run a test with two such nodes; its exit code and what it prints."""
+        manifest = self._directory / "test.json"
+        manifest.write_text(json.dumps({"script": script, "nodes": {"one": node, "two": node}}))
+        result = self._attest("run", "--accel", "tcg", *options, str(manifest))
+        return result.returncode, result.stderr
+
+    def show(self, image: Path) -> str:
+        """What `attest image show` prints."""
+        return self._attest("image", "show", str(image)).stdout
+
+    def _attest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "attest", *arguments],
+            env=self._environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> User:
+    return User(tmp_path)
+
+
+def _nixos(image: str) -> dict[str, Any]:
+    return {"image": image, "memory": 256, "spare_eth0": True, "ipv6": True}
+
+
+def test_the_files_of_a_built_image_are_an_image(user: User, tmp_path: Path) -> None:
+    tiny = built("tiny")
+    description = {
+        "arch": tiny.arch, "kernel": str(tiny.kernel), "vmlinux": str(tiny.vmlinux),
+        "initrd": str(tiny.initrd), "root": None, "init": "agent", "own_initrd": False,
+    }  # fmt: skip
+    (tmp_path / "small.json").write_text(json.dumps(description))
+    node = {**_nixos("small.json"), "memory": 96}
+    for options, boots in (["--cold"], 0), ([], 1), ([], 0):
+        code, told = user.run(_TALK, node, *options)
+        assert code == 0, told
+        assert told.count("boot small once, for a snapshot") == boots
+
+
+@pytest.mark.timeout(600)
+def test_a_guest_with_an_initrd_and_a_unit_of_its_own(user: User, tmp_path: Path) -> None:
+    path = describe_debian(tmp_path)
+    for options, boots in (["--cold"], 0), ([], 1), ([], 0):
+        code, told = user.run(_TALK + _CARDS, _nixos(path.name), *options)
+        assert code == 0, told
+        assert told.count("boot elsewhere once, for a snapshot") == boots
+    shown = user.show(path)
+    assert f"initrd      {tmp_path}/initrd" in shown
+    assert f"root        {built('debian').root}" in shown
+
+
+@pytest.mark.timeout(600)
+def test_machines_of_such_an_image_are_kept(user: User, tmp_path: Path) -> None:
+    path = describe_debian(tmp_path)
+    out = tmp_path / "out"
+    script = "start_all()\none.succeed('echo remembered >/note')\ntwo.connect()\none.fail('true')"
+    code, told = user.run(script, _nixos(path.name), "--snapshot-on-failure", "-o", str(out))
+    assert (code, "the machines are kept" in told) == (1, True), told
+    kept = read(place(out))
+    with Cluster(kept.manifest, accelerator=kept.accelerator, cold=True, kept=kept) as cluster:
+        cluster.go_back(kept.saved(), "the failure")
+        assert cluster["one"].succeed("cat /note") == "remembered\n"
+        cluster["one"].succeed("ping -4 -c1 -W5 two", "ping -6 -c1 -W5 two")
