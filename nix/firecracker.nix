@@ -35,23 +35,24 @@ let
         hash = cargoHash;
       };
     };
+
+  manifest = src + "/src/firecracker/Cargo.toml";
+  written =
+    if lib.isDerivation src then
+      throw "firecracker.nix: `src` is a derivation, so give `version` too: that of its src/firecracker/Cargo.toml"
+    else if !lib.pathExists manifest then
+      throw "firecracker.nix: `src` is no Firecracker: it has no src/firecracker/Cargo.toml"
+    else
+      (lib.importTOML manifest).package.version;
 in
 if src != null then
-  build {
-    inherit src;
-    version =
-      if version != null then
-        version
-      else if lib.isDerivation src then
-        throw "firecracker.nix: `src` is a derivation, so give `version` too: that of its src/firecracker/Cargo.toml"
-      else
-        (lib.importTOML (src + "/src/firecracker/Cargo.toml")).package.version;
-    cargoHash =
-      if cargoHash != null then
-        cargoHash
-      else
-        throw "firecracker.nix: `src` needs `cargoHash`: give lib.fakeHash, and Nix says the right one";
-  }
+  if cargoHash == null then
+    throw "firecracker.nix: `src` needs `cargoHash`: give lib.fakeHash, and Nix says the right one"
+  else
+    build {
+      inherit src cargoHash;
+      version = if version == null then written else version;
+    }
 else if cargoHash != null || version != null then
   throw "firecracker.nix: `cargoHash` and `version` describe `src`, which was not given"
 else if lib.pathExists pin then
