@@ -9,6 +9,9 @@
 #include "request.h"
 #include "system.h"
 
+/* What all commands get besides, a NAME=VALUE on each line: the system's own, as where it is NixOS. */
+#define ENVIRONMENT "/etc/attest/environment"
+
 enum { COLUMNS_MAX = 7 };
 
 /* Cut a line of /etc/passwd or /etc/group at its colons; missing columns are empty. */
@@ -143,6 +146,9 @@ static void set_pair(char **environment, const char *name, const char *value)
 char **environment_make(const struct account *account, bool terminal, char *const *extra)
 {
     size_t count = 7;
+    char *usual = read_file(ENVIRONMENT);
+    for (const char *line = usual; *line; line++)
+        count += *line == '\n';
     for (size_t i = 0; extra && extra[i]; i++)
         count++;
     char **environment = allocate((count + 1) * sizeof *environment);
@@ -154,6 +160,9 @@ char **environment_make(const struct account *account, bool terminal, char *cons
     set_pair(environment, "DISPLAY", ":0.0");
     if (terminal)
         set_pair(environment, "TERM", "xterm-256color");
+    for (char *line = strtok(usual, "\n"); line; line = strtok(NULL, "\n"))
+        set(environment, line);
+    free(usual);
     for (size_t i = 0; extra && extra[i]; i++)
         set(environment, extra[i]);
     return environment;

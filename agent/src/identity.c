@@ -27,7 +27,7 @@
 #define MACHINE_ID "/etc/machine-id"
 
 enum { HOST_NAME = 1, MACHINE, HOSTS_LINES, INTERFACE, SEED, CLOCK, COPY, SSH_HOST_KEY };
-enum { MACHINE_ID_SIZE = 32, FILE_MAX = 1 << 20, CHUNK = 4096 };
+enum { MACHINE_ID_SIZE = 32 };
 
 bool failed(struct failure *failure, const char *subject, int error)
 {
@@ -39,21 +39,6 @@ bool failed(struct failure *failure, const char *subject, int error)
 }
 
 /* --- files --- */
-
-static char *read_file(const char *path)
-{
-    struct buffer text = {0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? 0 : 1;
-    while (got > 0 && buffer_size(&text) < FILE_MAX) {
-        got = read(fd, buffer_room(&text, CHUNK), CHUNK);
-        buffer_added(&text, got > 0 ? (size_t)got : 0);
-    }
-    if (fd >= 0)
-        close(fd);
-    buffer_add(&text, "", 1);
-    return (char *)text.bytes;
-}
 
 static int set_host_name(const char *name)
 {

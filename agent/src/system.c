@@ -9,6 +9,8 @@
 #define USUAL_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define NIXOS_BIN "/run/current-system/sw/bin"
 
+enum { FILE_MAX = 1 << 20, CHUNK = 4096 };
+
 char *read_line(const char *path, char *line, size_t size)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -18,6 +20,21 @@ char *read_line(const char *path, char *line, size_t size)
     line[got > 0 ? got : 0] = 0;
     line[strcspn(line, "\n")] = 0;
     return line;
+}
+
+char *read_file(const char *path)
+{
+    struct buffer text = {0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? 0 : 1;
+    while (got > 0 && buffer_size(&text) < FILE_MAX) {
+        got = read(fd, buffer_room(&text, CHUNK), CHUNK);
+        buffer_added(&text, got > 0 ? (size_t)got : 0);
+    }
+    if (fd >= 0)
+        close(fd);
+    buffer_add(&text, "", 1);
+    return (char *)text.bytes;
 }
 
 bool write_text(const char *path, const char *text)

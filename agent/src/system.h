@@ -7,6 +7,8 @@
 
 /* The first line of a file; empty when it cannot be read. Returns `line`. */
 char *read_line(const char *path, char *line, size_t size);
+/* The text of a file, up to a MiB of it, for free(); empty when it cannot be read. */
+char *read_file(const char *path);
 /* Write a whole file in one go, as /proc and /sys want it. */
 bool write_text(const char *path, const char *text);
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from agent_client import (
     DONE,
+    EXEC,
     FAILED,
     IDENTITY,
     AgentClient,
@@ -33,6 +34,9 @@ from attest.guest.identity import Identity
 pytestmark = [root_only, pytest.mark.skipif(not shutil.which("ip"), reason="needs iproute2")]
 
 HOST_NAME, MACHINE_ID, HOSTS, INTERFACE, SEED, CLOCK, COPY, SSH_HOST_KEY = range(1, 9)
+ARGUMENT, ENVIRONMENT = 2, 5
+"""Fields of EXEC."""
+
 SET_UP = """
 for directory in etc run var/lib; do mount --bind "$0/$directory" /$directory; done
 ip link set lo up
@@ -156,6 +160,16 @@ def files(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
+def test_the_systems_own_environment(guest: Guest) -> None:
+    path = guest.etc / "attest" / "environment"
+    path.parent.mkdir()
+    path.write_text("NIX_PATH=nixpkgs=/p\nDISPLAY=:7\n\nLAST=of all")
+    _, stream = guest.client.run(EXEC, [(ARGUMENT, b"env"), (ENVIRONMENT, b"LAST=asked")])
+    lines = set(stream.stdout.decode().splitlines())
+    assert {"NIX_PATH=nixpkgs=/p", "DISPLAY=:7", "LAST=asked", "HOME=/root"} <= lines
+    assert len(lines) == 8
+
+
 def test_host_name(guest: Guest) -> None:
     # Shells that were started under the old name know the new one.
     deadline = time.monotonic() + 30
@@ -238,6 +252,8 @@ def test_interface(guest: Guest) -> None:
     assert (mac, up) == ("02:00:00:00:00:01", True)
     assert addresses == ["192.168.1.2/24", "fd00::2/64"]
     assert "brd 192.168.1.255" in guest.sh("ip address show eth1")
+    # Nobody looks for duplicates: for so long, the address could not be used.
+    assert "fd00::2/64 scope global nodad" in guest.sh("ip address show eth1")
     assert guest.interface(0)[1] is False
 
 

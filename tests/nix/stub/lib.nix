@@ -42,6 +42,7 @@ rec {
   genAttrs = names: f: listToAttrs (map (name: nameValuePair name (f name)) names);
   mapAttrs' = f: set: listToAttrs (map (name: f name set.${name}) (attrNames set));
   filterAttrs = keep: set: listToAttrs (concatMap (name: optional (keep name set.${name}) (nameValuePair name set.${name})) (attrNames set));
+  mapAttrsToList = f: set: map (name: f name set.${name}) (attrNames set);
   unique = foldl' (seen: each: if builtins.elem each seen then seen else seen ++ [ each ]) [ ];
   optional = condition: value: if condition then [ value ] else [ ];
   optionals = condition: values: if condition then values else [ ];

@@ -87,6 +87,7 @@ let
             ATTR{address}=="52:54:00:12:01:0${toString number}", NAME="eth1"
           '';
         };
+        environment.variables = option { EDITOR = "nano"; };
         testing.backdoor = option true;
         testing.initrdBackdoor = option false;
         systemd.network.enable = option false;
