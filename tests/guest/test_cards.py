@@ -64,6 +64,14 @@ def test_names_stand_for_what_both_are_on_and_then_for_the_first_network(cluster
     assert plain.succeed("grep ' far$' /etc/hosts") == "192.168.2.1 far\n2001:db8:2::1 far\n"
 
 
+def test_the_spare_card_reaches_nobody(cluster: Cluster) -> None:
+    far, near = cluster["far"], cluster["near"]
+    for machine, address in ((far, "10.0.0.1"), (near, "10.0.0.2")):
+        machine.succeed(f"ip address add {address}/24 dev eth0; ip link set eth0 up")
+    near.fail("ping -c1 -W1 10.0.0.1")
+    near.succeed("grep '^10.0.0.1 .* eth0' /proc/net/arp")  # it has looked there
+
+
 def test_the_networks_alone_are_blocked(cluster: Cluster) -> None:
     near = cluster["near"]
     near.succeed("ip link set eth0 up")

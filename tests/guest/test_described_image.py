@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from elsewhere import built, describe_debian
 
 from attest.cache import cache_dir
 from attest.cluster import Cluster
+from attest.image.described import load_described
 from attest.kept import place, read
+from attest.vmm import accel
+from attest.vmm.qemu import find_qemu
 
 _TALK = """
 start_all()
@@ -113,3 +118,37 @@ def test_machines_of_such_an_image_are_kept(user: User, tmp_path: Path) -> None:
         cluster.go_back(kept.saved(), "the failure")
         assert cluster["one"].succeed("cat /note") == "remembered\n"
         cluster["one"].succeed("ping -4 -c1 -W5 two", "ping -6 -c1 -W5 two")
+
+
+_EMULATES = """#!/bin/bash
+arguments=()
+for argument; do
+    case $argument in kvm) argument=tcg ;; host) argument=max ;; esac
+    arguments+=("$argument")
+done
+exec QEMU "${arguments[@]}"
+"""
+
+
+@pytest.fixture
+def kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A device and a QEMU that seem to have KVM."""
+    qemu, real = tmp_path / "qemu", find_qemu().path
+    qemu.write_text(_EMULATES.replace("QEMU", shlex.quote(str(real))))
+    qemu.chmod(0o755)
+    (tmp_path / "kvm").touch()
+    monkeypatch.setattr(accel, "_DEVICE", tmp_path / "kvm")
+    monkeypatch.setattr(accel, "_QUIET", 100.0)
+    monkeypatch.setenv("ATTEST_QEMU", str(qemu))
+    find_qemu.cache_clear()
+    yield
+    find_qemu.cache_clear()
+
+
+@pytest.mark.usefixtures("kvm")
+def test_the_probe_of_kvm_sees_such_a_kernel_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = load_described(str(describe_debian(tmp_path)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert accel.probe_kvm(image=image) == accel.KvmProbe(True, "a guest booted with it")

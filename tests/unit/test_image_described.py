@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from attest.image.store import Image
 from attest.kept import Kept, KeptMachine
 from attest.manifest import parse_manifest
 from attest.snapshot.shape import Shape
+from attest.vmm import firecracker, qemu
+from attest.vmm.base import MachineSpec
+from attest.vmm.cloud_hypervisor_config import vm_config
 
 ARCH = platform.machine()
 OTHER = "aarch64" if ARCH == "x86_64" else "x86_64"
@@ -73,6 +77,33 @@ def test_only_attests_initrd_is_told_of_the_root(tmp_path: Path, whole: dict[str
     attests = replace(own, own_initrd=False)
     assert attests.parameters(root="/dev/vda")[0] == "attest.root=/dev/vda"
     assert replace(attests, root=None).parameters(root="/dev/vda")[0] == "init=/nix/store/x/init"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_each_vmm_attaches_the_root_and_tells_only_attests_initrd_of_disks(
+    tmp_path: Path, whole: dict[str, Any], own: bool
+) -> None:
+    spec = MachineSpec(
+        name="web", image=load(tmp_path, {**whole, "own_initrd": own}), memory=96, vcpus=1,
+        machine="microvm", accelerator="kvm", directory=tmp_path, disks=(tmp_path / "disk",),
+    )  # fmt: skip
+    config = vm_config(spec, tmp_path)
+    assert [disk["id"] for disk in config["disks"]] == ["root", "disk0"]
+    told = {
+        "qemu": qemu._kernel_arguments(spec),
+        "firecracker": firecracker._kernel_arguments(spec),
+        "cloud-hypervisor": config["payload"]["cmdline"],
+    }
+    own_words = {
+        vmm: [word for word in line.split() if re.match(r"attest\.(root|disks|init)=", word)]
+        for vmm, line in told.items()
+    }
+    assert own_words == {
+        "qemu": [] if own else ["attest.root=root"],
+        "firecracker": [] if own else ["attest.disks=/dev/vdb", "attest.root=/dev/vda"],
+        "cloud-hypervisor": [] if own else ["attest.root=root"],
+    }
+    assert [vmm for vmm, line in told.items() if "init=/nix/store/x/init" not in line] == []
 
 
 @pytest.mark.parametrize(
