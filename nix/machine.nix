@@ -64,6 +64,14 @@ let
         used = virtualisation.tpm.enable or false;
       }
       {
+        option = "virtualisation.useDefaultFilesystems";
+        used = !(virtualisation.useDefaultFilesystems or true);
+      }
+      {
+        option = "virtualisation.sharedDirectories";
+        used = (virtualisation.sharedDirectories or { }) != { };
+      }
+      {
         option = "virtualisation.bios";
         used = (virtualisation.bios or null) != null;
       }
@@ -120,10 +128,13 @@ rec {
     name: virtualisation:
     map (each: {
       assertion = false;
-      message =
-        "nodes.${name}: ${each.option}: a microVM cannot serve it; "
-        + "attest's testModules.qemu keeps NixOS's own virtual machines, which can";
+      message = refusal name each.option;
     }) (unserved virtualisation);
+
+  refusal =
+    name: option:
+    "nodes.${name}: ${option}: a microVM cannot serve it; "
+    + "attest's testModules.qemu keeps NixOS's own virtual machines, which can";
 
   # Whether nothing but the framework says who the node is, so that attest can say it when the machine runs, and nodes
   # that are equal but for that become one system.
@@ -152,7 +163,6 @@ rec {
       kernelParams,
       registration,
       kernel,
-      vmlinux,
       initrd,
       root,
       kernelVersion,
@@ -166,6 +176,7 @@ rec {
         initrd
         root
         ;
+      vmlinux = kernel; # whichever of both forms the VMM takes
       kernel_version = kernelVersion;
       init = "systemd";
       own_initrd = true;
@@ -173,8 +184,7 @@ rec {
         "init=${toplevel}/init"
         "regInfo=${registration}"
       ];
-    }
-    // (if vmlinux == null then { } else { inherit vmlinux; });
+    };
 
   # The manifest's entry for a node.
   node =

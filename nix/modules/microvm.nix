@@ -16,7 +16,7 @@ let
     ;
   inherit (config) virtualisation;
   machine = import ../machine.nix;
-  name = virtualisation.test.nodeName;
+  node = virtualisation.test.nodeName;
 
   # Options of which the framework defines a part: the test's own part is what other files define.
   ofFramework = file: lib.hasPrefix "${toString pkgs.path}/nixos/lib/" file || lib.hasPrefix "${toString pkgs.path}/nixos/modules/" file;
@@ -28,6 +28,18 @@ in
     ./guest.nix
     ./identity.nix
   ];
+
+  # Declared a second time, for the sake of `apply`: a definition could only replace those of the test.
+  options.virtualisation.sharedDirectories = mkOption {
+    apply =
+      directories:
+      removeAttrs directories [
+        "nix-store"
+        "xchg"
+        "shared"
+        "certs"
+      ];
+  };
 
   options.attest = {
     storeLabel = mkOption {
@@ -48,7 +60,6 @@ in
       diskImage = mkForce null;
       mountHostNixStore = mkForce false;
       useNixStoreImage = mkForce false;
-      sharedDirectories = mkForce { };
       graphics = lib.mkDefault false;
       fileSystems = {
         "/nix/.ro-store" = {
@@ -68,15 +79,22 @@ in
     };
 
     assertions =
-      machine.assertions name virtualisation
-      ++ map (each: {
-        assertion = false;
-        message = "nodes.${name}: virtualisation.qemu.options (${each.file}): a microVM cannot serve it; attest's testModules.qemu keeps NixOS's own virtual machines, which can";
-      }) (ownOf options.virtualisation.qemu.options)
+      machine.assertions node virtualisation
+      ++ lib.concatMap (
+        name:
+        map (each: {
+          assertion = false;
+          message = machine.refusal node "virtualisation.qemu.${name} (${toString each.file})";
+        }) (ownOf options.virtualisation.qemu.${name})
+      ) [
+        "options"
+        "drives"
+        "networkingOptions"
+      ]
       ++ [
         {
           assertion = !config.testing.initrdBackdoor;
-          message = "nodes.${name}: testing.initrdBackdoor: attest's agent is not in the initrd; attest's testModules.qemu keeps NixOS's backdoor, which is";
+          message = machine.refusal node "testing.initrdBackdoor";
         }
       ];
 
@@ -87,7 +105,6 @@ in
     system.build.attestGuest = {
       arch = pkgs.stdenv.hostPlatform.linuxArch;
       toplevel = builtins.unsafeDiscardStringContext "${config.system.build.toplevel}";
-      kernel = "${config.system.build.kernel}/${config.system.boot.loader.kernelFile}";
       kernelVersion = config.boot.kernelPackages.kernel.modDirVersion;
       initrd = virtualisation.directBoot.initrd;
       inherit (config.boot) kernelParams;

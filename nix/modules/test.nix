@@ -21,11 +21,14 @@ let
   );
   nodes = config.nodes;
   onFirecracker = cfg.vmm == "firecracker";
-  needsVmlinux = cfg.vmm != "qemu";
 
-  vmlinuxOf =
+  kernelOf =
     node:
-    hostPkgs.callPackage ../images/vmlinux.nix { inherit (node.boot.kernelPackages) kernel; };
+    hostPkgs.callPackage ../images/kernel.nix {
+      inherit (node.boot.kernelPackages) kernel;
+      file = node.system.boot.loader.kernelFile;
+      uncompressed = cfg.vmm != "qemu";
+    };
 
   storePathsOf =
     node:
@@ -54,7 +57,7 @@ let
           // {
             root = "${store}";
             registration = store.registration;
-            vmlinux = if needsVmlinux then "${vmlinuxOf node}" else null;
+            kernel = "${kernelOf node}";
           }
         )
       )
@@ -81,14 +84,14 @@ let
       if cfg.vmm == "cloud-hypervisor" then lib.getExe cfg.cloudHypervisorPackage else null;
   };
 
-  kernelOf = node: node.boot.kernelPackages.kernel.version;
+  versionOf = node: node.boot.kernelPackages.kernel.version;
   unfit = lib.filterAttrs (
     _: node:
-    !lib.versionOlder (kernelOf node) "6.18" && lib.versionOlder cfg.firecrackerPackage.version "1.16.1"
+    !lib.versionOlder (versionOf node) "6.18" && lib.versionOlder cfg.firecrackerPackage.version "1.16.1"
   ) nodes;
   checked =
     if cfg.warm && onFirecracker && unfit != { } then
-      lib.warn "${config.name}: nodes ${lib.concatStringsSep ", " (lib.attrNames unfit)}: guests with kernel ${kernelOf (lib.head (lib.attrValues unfit))} do not survive a snapshot of Firecracker ${cfg.firecrackerPackage.version}, so they boot; `linuxPackages_6_1` does"
+      lib.warn "${config.name}: nodes ${lib.concatStringsSep ", " (lib.attrNames unfit)}: guests with kernel ${versionOf (lib.head (lib.attrValues unfit))} do not survive a snapshot of Firecracker ${cfg.firecrackerPackage.version}, so they boot; `linuxPackages_6_1` does"
     else
       lib.id;
 in
@@ -146,6 +149,13 @@ in
   };
 
   config = {
+    assertions = [
+      {
+        assertion = config.enableOCR -> cfg.vmm == "qemu";
+        message = "enableOCR: the machines of ${cfg.vmm} have no display; attest's testModules.attest and testModules.qemu have one";
+      }
+    ];
+
     attest = {
       vmm = mkDefault vmm;
       manifest = checked (

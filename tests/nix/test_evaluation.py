@@ -98,14 +98,14 @@ def test_a_guest_is_described(nix: Nix) -> None:
         builtins.fromJSON (builtins.toJSON ((import {ROOT}/nix/machine.nix).description {{
           arch = "x86_64"; toplevel = "/nix/store/system"; registration = "/nix/store/info/registration";
           kernelParams = [ "clocksource=acpi_pm" "panic=1" "console=tty0" ];
-          kernel = "/k"; vmlinux = null; initrd = "/i"; root = "/r"; kernelVersion = "6.12.1";
+          kernel = "/k"; initrd = "/i"; root = "/r"; kernelVersion = "6.12.1";
         }}))
     """).made  # noqa: E501
     assert made["cmdline"] == [
         "panic=1", "init=/nix/store/system/init", "regInfo=/nix/store/info/registration",
     ]  # fmt: skip
     assert made["own_initrd"] is True
-    assert "vmlinux" not in made
+    assert made["kernel"] == made["vmlinux"] == "/k"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,8 @@ def test_a_guest_is_described(nix: Nix) -> None:
         ("directBoot.enable = false;", "virtualisation.directBoot.enable"),
         ("tpm.enable = true;", "virtualisation.tpm.enable"),
         ("credentials.x = { };", "virtualisation.credentials"),
+        ("useDefaultFilesystems = false;", "virtualisation.useDefaultFilesystems"),
+        ("sharedDirectories.x = { };", "virtualisation.sharedDirectories"),
         ("forwardPorts = [ { } ];", "virtualisation.forwardPorts"),
         (
             'emptyDiskImages = [ { size = 1; driveConfig.deviceExtraOpts.serial = "x"; } ];',

@@ -92,6 +92,14 @@ def test_equal_nodes_are_one_guest(nix: Nix) -> None:
         ("{ virtualisation.useEFIBoot = true; }", "virtualisation.useEFIBoot"),
         ('{ virtualisation.qemu.options = [ "-cpu max" ]; }', "virtualisation.qemu.options"),
         (
+            '{ virtualisation.sharedDirectories.x = { source = "/x"; target = "/x"; }; }',
+            "virtualisation.sharedDirectories",
+        ),
+        (
+            '{ virtualisation.qemu.drives = [ { name = "x"; file = "/x"; } ]; }',
+            "virtualisation.qemu.drives",
+        ),
+        (
             "{ testing.initrdBackdoor = true; boot.initrd.systemd.enable = true; }",
             "testing.initrdBackdoor",
         ),

@@ -58,9 +58,10 @@ let
             enable = option true;
             initrd = option "/initrd";
           };
-          qemu.options = lib.mkOption { default = [ ]; } // {
-            definitionsWithLocations = [ ];
-          };
+          sharedDirectories = option { xchg = { }; };
+          qemu = lib.genAttrs [ "options" "drives" "networkingOptions" ] (
+            _: option [ ] // { definitionsWithLocations = [ ]; }
+          );
           test.nodeName = option name;
           test.nodeNumber = option number;
         };
@@ -137,6 +138,7 @@ let
         kvm = true;
       };
       meta = option { };
+      assertions = option [ ];
       driver = option (named "nixos-test-driver");
       qemu.package = option pkgs.qemu_test;
       nodes = undefined;
