@@ -32,7 +32,13 @@
         qemu = ./nix/modules/driver.nix;
       };
 
-      lib.makeTest = import ./nix/make-test.nix;
+      lib = {
+        makeTest = import ./nix/make-test.nix;
+        # A Firecracker of a fork or a revision, as in `firecracker { inherit pkgs; src = inputs.fork; cargoHash = "…"; }`.
+        firecracker =
+          { pkgs, ... }@arguments:
+          pkgs.callPackage ./nix/firecracker.nix { } (removeAttrs arguments [ "pkgs" ]);
+      };
 
       checks = forEachSystem (
         pkgs:

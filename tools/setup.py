@@ -86,6 +86,8 @@ _TEST: Final = [
     Need("openssh-client", "ssh-keygen", "makes SSH host keys for the tests"),
     Need("socat", "socat", "opens shells in machines elsewhere than on the terminal"),
     Need("tesseract-ocr", "tesseract", "reads the text that machines show"),
+    Need("jq", "jq", "is what the script that pins a Firecracker needs"),
+    Need("shellcheck", "shellcheck", "checks the scripts of the shell"),
     Need("vde2", "vde_switch", "is what NixOS's driver connects machines with"),
 ]
 _NIX: Final = [
