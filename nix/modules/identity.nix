@@ -19,19 +19,14 @@ let
     networkd = config.networking.useNetworkd || config.systemd.network.enable;
   };
 
-  linesWithout = unwanted: text: lib.concatLines (lib.filter (line: !unwanted line) (lib.splitString "\n" (lib.removeSuffix "\n" text)));
-
-  # The framework's line for a machine: attest writes the same, for the addresses that the machine then has.
-  isMachine =
-    line:
-    let
-      parts = builtins.match "(192\\.168\\.[0-9]+\\.|2001:db8:[0-9]+::)([0-9]+) ([^ ]+)" line;
-    in
-    parts != null
-    && toString (cfg.machineNumbers.${builtins.elemAt parts 2} or "") == builtins.elemAt parts 1;
-
-  # The framework's rule that names a card after its address, which tells the node's number.
-  isCard = lib.hasInfix ''ATTR{address}=="52:54:00:12:'';
+  # The framework's rules name a card after its address, which tells the node's number.
+  withoutCards =
+    rules:
+    lib.concatLines (
+      lib.filter (rule: !(lib.hasInfix ''ATTR{address}=="52:54:00:12:'' rule)) (
+        lib.splitString "\n" (lib.removeSuffix "\n" rules)
+      )
+    );
 in
 {
   options = {
@@ -44,14 +39,8 @@ in
         attest gives them to the running machine, and nodes that differ by them alone are clones of one machine.
       '';
     };
-    attest.machineNumbers = mkOption {
-      type = types.attrsOf types.int;
-      internal = true;
-      description = "The numbers of the test's machines, by their names.";
-    };
     # Declared a second time, for the sake of `apply`: a definition could only replace what other modules add.
-    networking.extraHosts = mkOption { apply = if anonymous then linesWithout isMachine else lib.id; };
-    boot.initrd.services.udev.rules = mkOption { apply = if anonymous then linesWithout isCard else lib.id; };
+    boot.initrd.services.udev.rules = mkOption { apply = if anonymous then withoutCards else lib.id; };
   };
 
   config = mkIf anonymous {

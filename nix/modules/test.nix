@@ -16,9 +16,6 @@ let
     ;
   cfg = config.attest;
   machine = import ../machine.nix;
-  numbers = lib.listToAttrs (
-    lib.imap1 (index: name: lib.nameValuePair name index) (lib.attrNames config.allMachines)
-  );
   nodes = config.nodes;
   onFirecracker = cfg.vmm == "firecracker";
 
@@ -175,7 +172,6 @@ in
       { pkgs, ... }:
       {
         imports = [ ./microvm.nix ];
-        attest.machineNumbers = numbers;
         # The newest kernel whose guests survive the snapshots of all Firecrackers.
         boot.kernelPackages = lib.mkIf (cfg.warm && onFirecracker) (mkDefault pkgs.linuxPackages_6_1);
       };
