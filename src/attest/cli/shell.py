@@ -31,7 +31,9 @@ def shell(
     firecracker: str | None,
     cloud_hypervisor: str | None,
 ) -> None:
-    """Open an interactive shell in a fresh machine of IMAGE, a built-in image or a recipe's path.
+    """Open an interactive shell in a fresh machine of IMAGE.
+
+    That is what a node's image is: a built-in one, or the path of a recipe or a description.
 
     Ctrl-C goes to the guest; leave with Ctrl-D or `exit`. The machine goes with the shell.
 
