@@ -57,21 +57,30 @@ in
       )
     );
 
-    boot.kernelModules = [
-      "virtio_console"
-      "vsock"
-      "vmw_vsock_virtio_transport"
-    ];
+    # Firecracker ends when its guest reboots, and knows no power-off: its guests have that parameter.
+    systemd.generators.attest = toString (
+      pkgs.writeShellScript "attest-generator" ''
+        if [[ " $(</proc/cmdline) " == *" attest.poweroff=reboot "* ]]; then
+          ${pkgs.coreutils}/bin/mkdir -p "$1/systemd-poweroff.service.d"
+          printf '[Unit]\nSuccessAction=reboot-force\n' >"$1/systemd-poweroff.service.d/attest.conf"
+        fi
+      ''
+    );
+
     boot.initrd.availableKernelModules = [
       "virtio_mmio"
       "virtio_pci"
       "virtio_blk"
-      "virtio_net"
-      "virtio_console"
       "erofs"
       "overlay"
     ]
     ++ lib.optional cfg.entropy "virtio_rng";
+    # What the agent wants to find when it starts.
+    boot.initrd.kernelModules = [
+      "virtio_net"
+      "virtio_console"
+      "vmw_vsock_virtio_transport"
+    ];
 
     # Addresses are static, and no network of a test has a DHCP server to wait for.
     networking.useDHCP = lib.mkDefault false;

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from attest.checkpoint import Checkpoint, Snapshot, take
-from attest.errors import AttestError, UsageError
+from attest.errors import AttestError, MachineError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
 from attest.host.descriptors import reserve_descriptors
@@ -303,10 +303,20 @@ class Cluster:
         )
 
     def clone(self, snapshot: Snapshot, names: Sequence[str] | int = 1) -> list[Machine]:
-        """Start new machines from a snapshot, with these names, or so many."""
+        """Start new machines from a snapshot, with these names, or so many.
+
+        Raises:
+            MachineError: They could not be told apart from the one that was saved.
+        """
         if isinstance(names, int):
             names = list(itertools.islice(self._free_names(snapshot.machine), names))
         original = snapshot.seat
+        if original.node.own_identity:
+            raise MachineError(
+                snapshot.machine,
+                "clone: its image says who it is, so that each clone would be the same machine",
+                hint="without `own_identity` attest tells each who it is",
+            )
         number = self._next_number()
         check_names([*self.machines, *names], source="clone")
         reserve_descriptors(len(self.machines) + len(names))

@@ -128,10 +128,15 @@ class Seat:
             warm_until=self.warm_until, warm_steps=tuple(node.warm_steps),
             cpu_model=cpu_model(self.accelerator, nested=node.nested),
             channel=node.channel or "", balloon=node.balloon, graphics=node.graphics,
+            macs=tuple(each.mac for each in self.attachments) if node.own_identity else (),
         )  # fmt: skip
 
     def identity(self) -> Identity:
         """Who the machine is to be, from now on."""
+        if self.node.own_identity:
+            return Identity(
+                machine_id=self.machine_id, seed=os.urandom(_SEED), clock_ns=time.time_ns()
+            )
         return Identity(
             hostname=self.name,
             machine_id=self.machine_id,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from attest.cluster import Cluster
+from attest.errors import MachineError
 from attest.machine import Machine
 
 _NIXOS: dict[str, Any] = {"image": "tiny", "memory": 96, "spare_eth0": True, "ipv6": True}
@@ -97,3 +98,20 @@ def test_a_clone_and_a_checkpoint_have_the_same_cards(cluster: Cluster) -> None:
     cluster.restore(checkpoint)
     _reaches(near, "far")
     _reaches(near, "twin")
+
+
+def test_a_guest_keeps_who_it_is() -> None:
+    """What NixOS's guests are of themselves stays, in clones of their snapshot too."""
+    node = {"image": "tiny", "memory": 96, "own_identity": True}
+    for _ in range(2):
+        with Cluster(
+            {"nodes": {"own": node, "other": {**node, "vlans": [1, 2]}}}, accelerator="tcg"
+        ) as cluster:
+            cluster.start_all()
+            own = cluster["own"]
+            assert own.succeed("hostname").strip() == "(none)"
+            assert _addresses(own, "eth0") == []
+            assert "52:54:00:12:01:02" in own.succeed("ip link show eth0")
+            assert "other" not in own.succeed("cat /etc/hosts || true")
+            with pytest.raises(MachineError, match="each clone would be the same machine"):
+                own.snapshot("now").clone()

@@ -41,6 +41,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         channel: How the agent is reached, where that is not the VMM's own way.
         balloon: It has a balloon.
         graphics: It has a display.
+        macs: The addresses of its network cards, where nobody tells the machine others.
         warm_until: The unit that was active when the snapshot was made.
         warm_steps: The commands that had run.
         format: How attest made it.
@@ -61,6 +62,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     channel: str = ""
     balloon: bool = False
     graphics: bool = False
+    macs: tuple[str, ...] = ()
     warm_until: str = ""
     warm_steps: tuple[str, ...] = ()
     format: int = _FORMAT

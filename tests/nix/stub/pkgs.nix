@@ -264,6 +264,7 @@ let
         // {
           overrideAttrs = change: derivationNamed name ({ inherit text; } // change attributes);
         };
+      writeShellScript = name: text: derivationNamed name { inherit text; };
       writeText = name: text: derivationNamed name { inherit text; };
       writeStringReferencesToFile = text: named "references";
       closureInfo = { rootPaths }: derivationNamed "closure-info" { text = toString rootPaths; };
