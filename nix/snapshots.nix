@@ -3,13 +3,17 @@
   lib,
   runCommand,
   attest,
+  qemu,
   name,
   manifest,
   requiredFeatures,
 }:
 runCommand "attest-snapshots-${name}"
   {
-    nativeBuildInputs = [ attest ];
+    nativeBuildInputs = [
+      attest
+      qemu
+    ];
     requiredSystemFeatures = lib.attrNames (lib.filterAttrs (_: needed: needed) requiredFeatures);
     # Memory is gigabytes, and good for the processor alone that it was made on.
     preferLocalBuild = true;

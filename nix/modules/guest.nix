@@ -68,15 +68,15 @@ in
     );
 
     boot.initrd.availableKernelModules = [
-      "virtio_mmio"
       "virtio_pci"
       "virtio_blk"
       "erofs"
       "overlay"
     ]
     ++ lib.optional cfg.entropy "virtio_rng";
-    # What the agent wants to find when it starts.
+    # What the agent wants to find when it starts, and a bus whose devices only the kernel's command line may tell of.
     boot.initrd.kernelModules = [
+      "virtio_mmio"
       "virtio_net"
       "virtio_console"
       "vmw_vsock_virtio_transport"

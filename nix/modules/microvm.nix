@@ -60,6 +60,7 @@ in
       diskImage = mkForce null;
       mountHostNixStore = mkForce false;
       useNixStoreImage = mkForce false;
+      writableStore = lib.mkDefault true;
       graphics = lib.mkDefault false;
       fileSystems = {
         "/nix/.ro-store" = {
@@ -68,13 +69,21 @@ in
           neededForBoot = true;
           options = [ "ro" ];
         };
-        "/nix/store" = mkIf virtualisation.writableStore {
-          overlay = {
-            lowerdir = [ "/nix/.ro-store" ];
-            upperdir = "/nix/.rw-store/upper";
-            workdir = "/nix/.rw-store/work";
-          };
-        };
+        "/nix/store" =
+          if virtualisation.writableStore then
+            {
+              overlay = {
+                lowerdir = [ "/nix/.ro-store" ];
+                upperdir = "/nix/.rw-store/upper";
+                workdir = "/nix/.rw-store/work";
+              };
+            }
+          else
+            {
+              device = "/nix/.ro-store";
+              fsType = "none";
+              options = [ "bind" ];
+            };
       };
     };
 
