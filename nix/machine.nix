@@ -113,6 +113,8 @@ let
     == [ "192.168.${toString interface.vlan}.${toString number}" ]
     && (map (each: each.address) settings.ipv6.addresses)
     == [ "2001:db8:${toString interface.vlan}::${toString number}" ]
+    && all (each: (each.prefixLength or 24) == 24) settings.ipv4.addresses
+    && all (each: (each.prefixLength or 64) == 64) settings.ipv6.addresses
     && (settings.ipv4.routes or [ ]) == [ ]
     && (settings.ipv6.routes or [ ]) == [ ]
     && (settings.macAddress or null) == null
@@ -146,6 +148,8 @@ rec {
     }:
     networking.hostName == virtualisation.test.nodeName
     && networking.domain == null
+    && (networking.defaultGateway or null) == null
+    && (networking.defaultGateway6 or null) == null
     && !networkd
     && virtualisation.interfaces == { }
     && attrNames networking.interfaces == attrNames virtualisation.allInterfaces
@@ -190,6 +194,7 @@ rec {
   node =
     {
       virtualisation,
+      networking,
       attest,
       image,
       vmm,
@@ -203,7 +208,7 @@ rec {
       vcpus = virtualisation.cores;
       vlans = vlansOf virtualisation;
       spare_eth0 = true; # there NixOS's machines have QEMU's user network
-      ipv6 = !attest.bakeIdentity;
+      ipv6 = !attest.bakeIdentity && (networking.enableIPv6 or true);
       own_identity = attest.bakeIdentity;
       ready_unit = attest.readyUnit;
       disks = map (disk: { size = sizeOf disk; }) (virtualisation.emptyDiskImages or [ ]);

@@ -16,18 +16,27 @@ let
   );
   containers = lib.attrNames (config.containers or { });
 
+  # attest, with those of its optional dependencies.
   python =
-    choose: hostPkgs.python3.withPackages (packages: [ (packages.toPythonModule cfg.package) ] ++ choose packages);
-  runner = python (
-    packages:
-    lib.optionals config.enableOCR cfg.package.optional-dependencies.screen
-    ++ config.extraPythonPackages packages
-  );
-  checker = python (_: cfg.package.optional-dependencies.check);
+    names:
+    hostPkgs.python3.withPackages (
+      packages:
+      [ (packages.toPythonModule cfg.package) ]
+      ++ lib.concatMap (name: cfg.package.optional-dependencies.${name}) names
+      ++ config.extraPythonPackages packages
+    );
+  runner = python (lib.optional config.enableOCR "screen");
+  checker = python [ "check" ];
   skipped = lib.optional config.skipTypeCheck "types" ++ lib.optional config.skipLint "names";
 
   arguments = [
-    "--manifest ${cfg.manifest}"
+    # A manifest has machines; where there are none, the script makes its own.
+    (
+      if config.nodes == { } then
+        "--config ${config.driverConfigurationFile}"
+      else
+        "--manifest ${cfg.manifest}"
+    )
     "--log-level ${config.logLevel}"
   ]
   ++ lib.optional (cfg.snapshots != null) "--snapshots ${cfg.snapshots}"
@@ -48,8 +57,8 @@ let
         cp ${cfg.script} $out/test-script
         ${lib.optionalString (lib.length skipped < 2) ''
           cp ${cfg.script} test-script.py
-          attest check test-script.py --nodes ${lib.concatStringsSep "," cfg.machineNames} \
-            --vlans ${lib.concatMapStringsSep "," toString (if vlans == [ ] then [ 1 ] else vlans)} \
+          attest check test-script.py --nodes=${lib.concatStringsSep "," cfg.machineNames} \
+            --vlans=${lib.concatMapStringsSep "," toString vlans} \
             ${lib.concatMapStringsSep " " (check: "--skip ${check}") skipped}
         ''}
         makeWrapper ${runner}/bin/attest-nixos-driver $out/bin/nixos-test-driver \

@@ -74,6 +74,7 @@ def test_nodes_that_differ_by_who_they_are_alone_are_one_guest(nix: Nix) -> None
         "networking.useNetworkd = true;",
         "virtualisation.interfaces.lan.vlan = 3;",
         "networking.interfaces = { };",
+        'networking.defaultGateway = "192.168.1.1";',
         'networking.interfaces.eth1 = { ipv4.addresses = [ { address = "10.0.0.1"; } ]; ipv6.addresses = [ ]; };',  # noqa: E501
         "attest.bakeIdentity = true;",
     ],
@@ -199,7 +200,7 @@ def test_replicas_that_are_called_as_a_node_is(nix: Nix) -> None:
 
 
 def test_firecracker_has_a_kernel_that_survives_its_snapshots(nix: Nix) -> None:
-    def kernel(arguments: str) -> tuple[str, str]:
+    def kernel(arguments: str) -> tuple[list[Any], str]:
         said = nix.evaluate(f"""
             let
               pkgs = {PACKAGES};
@@ -207,16 +208,25 @@ def test_firecracker_has_a_kernel_that_survives_its_snapshots(nix: Nix) -> None:
                 inherit pkgs; name = "x"; nodes.a = {{ }}; testScript = ""; {arguments}
               }};
             in
-            builtins.seq test.drvPath test.config.nodes.a.boot.kernelPackages.kernel.version
+            builtins.seq test.drvPath [
+              test.config.nodes.a.boot.kernelPackages.kernel.version
+              (test.config.attest.snapshots != null)
+            ]
         """)
         return said.made, said.log
 
-    assert kernel('vmm = "firecracker";')[0] == "6.1.9"
-    assert kernel('vmm = "firecracker"; warm = false;')[0] == "6.18.1"
-    assert kernel("")[0] == "6.18.1"
-    version, log = kernel('vmm = "firecracker"; kernelPackages = pkgs.linuxPackages_6_18;')
-    assert version == "6.18.1"
-    assert "a: guests with kernel 6.18.1 do not survive a snapshot of Firecracker 1.0" in log
+    assert kernel('vmm = "firecracker";')[0] == ["6.1.9", True]
+    assert kernel('vmm = "firecracker"; warm = false;')[0] == ["6.18.1", False]
+    assert kernel("")[0] == ["6.18.1", True]
+    found, log = kernel('vmm = "firecracker"; kernelPackages = pkgs.linuxPackages_6_18;')
+    assert found == ["6.18.1", False]
+    assert "a: guests with kernel 6.18 or later do not survive a snapshot of Firecracker 1.0" in log
+
+
+def test_a_node_without_ipv6_is_given_none(nix: Nix) -> None:
+    made = manifest(nix, 'nodes.a.networking.enableIPv6 = false; testScript = "";')
+    assert made["nodes"]["a"]["ipv6"] is False
+    assert made["nodes"]["a"]["own_identity"] is False
 
 
 def test_the_flake_has_its_outputs(nix: Nix) -> None:

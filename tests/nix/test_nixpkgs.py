@@ -86,6 +86,62 @@ def test_equal_nodes_are_one_guest(nix: Nix) -> None:
     assert own == {"d"}
 
 
+def test_the_initrd_makes_the_store_of_its_image(nix: Nix) -> None:
+    both = evaluate(
+        nix,
+        """
+        let
+          test = run [ (module "firecracker") ] { a = { }; b.virtualisation.writableStore = false; };
+          mounts = node: builtins.mapAttrs (_: each: { inherit (each) device fsType options; }) node.fileSystems;
+        in
+        map mounts [ test.nodes.a test.nodes.b ]
+        """,  # noqa: E501
+    ).made
+    writable, read_only = both
+    for mounts in both:
+        assert mounts["/nix/.ro-store"]["device"] == "/dev/disk/by-label/nix-store"
+        assert mounts["/nix/.ro-store"]["fsType"] == "erofs"
+        assert mounts["/"]["fsType"] == "tmpfs"
+        assert all("x-initrd.mount" in mount["options"] for mount in mounts.values())
+    assert "lowerdir=/sysroot/nix/.ro-store" in writable["/nix/store"]["options"]
+    assert writable["/nix/.rw-store"]["fsType"] == "tmpfs"
+    assert read_only["/nix/store"]["device"] == "/nix/.ro-store"
+    assert "bind" in read_only["/nix/store"]["options"]
+
+
+def test_a_unit_for_addresses_is_there_and_sets_none(nix: Nix) -> None:
+    unit = evaluate(
+        nix,
+        """
+        let
+          unit = (run [ (module "qemu") ] { a = { }; }).nodes.a.systemd.services.network-addresses-eth1;
+        in
+        { inherit (unit) enable script preStop; }
+        """,  # noqa: E501
+    ).made
+    assert unit == {"enable": True, "script": ":", "preStop": ""}
+
+
+def test_the_builds_have_the_qemu_of_the_test(nix: Nix) -> None:
+    made = evaluate(
+        nix,
+        """
+        let test = run [ (module "qemu") ] { a = { }; }; in
+        [
+          (builtins.elem pkgs.qemu_test test.config.attest.snapshots.nativeBuildInputs)
+          (builtins.length (builtins.split "${pkgs.qemu_test.pname}" (builtins.unsafeDiscardStringContext test.driver.buildCommand)) > 1)
+        ]
+        """,  # noqa: E501
+    ).made
+    assert made == [True, True]
+
+
+def test_a_script_that_makes_its_machines_itself_has_a_driver(nix: Nix) -> None:
+    command = evaluate(nix, f"(run [ {ROOT}/nix/modules/driver.nix ] {{ }}).driver.buildCommand")
+    assert "--add-flags '--config /" in command.made
+    assert "--nodes= " in command.made
+
+
 @pytest.mark.parametrize(
     ("node", "named"),
     [

@@ -64,7 +64,8 @@ rec {
   makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
   getExe = package: "${package}/bin/${package.meta.mainProgram or package.pname}";
   versionOlder = a: b: builtins.compareVersions a b < 0;
-  warn = message: builtins.trace "warning: ${message}";
+  versionAtLeast = a: b: builtins.compareVersions a b >= 0;
+  warnIf = condition: message: value: if condition then builtins.trace "warning: ${message}" value else value;
   last = list: elemAt list (length list - 1);
   tail = builtins.tail;
   removePrefix =
