@@ -112,7 +112,7 @@ in
 
     # What the machine's description needs, evaluated when a test asks for it.
     system.build.attestGuest = {
-      arch = pkgs.stdenv.hostPlatform.linuxArch;
+      arch = pkgs.stdenv.hostPlatform.uname.processor;
       toplevel = builtins.unsafeDiscardStringContext "${config.system.build.toplevel}";
       kernelVersion = config.boot.kernelPackages.kernel.modDirVersion;
       initrd = virtualisation.directBoot.initrd;

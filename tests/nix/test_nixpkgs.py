@@ -109,6 +109,23 @@ def test_the_initrd_makes_the_store_of_its_image(nix: Nix) -> None:
     assert "bind" in read_only["/nix/store"]["options"]
 
 
+def test_a_guest_has_its_architecture_s_name_as_uname_has_it(nix: Nix) -> None:
+    made = evaluate(
+        nix,
+        f"""
+        let
+          on = system: import {ROOT}/nix/make-test.nix {{
+            pkgs = import (pkgs.path + "/pkgs/top-level/impure.nix") {{ inherit system; }};
+            name = "x"; nodes.a = {{ }}; testScript = "";
+          }};
+          arch = system: (on system).nodes.a.system.build.attestGuest.arch;
+        in
+        [ (arch "x86_64-linux") (arch "aarch64-linux") ]
+        """,
+    ).made
+    assert made == ["x86_64", "aarch64"]
+
+
 def test_a_unit_for_addresses_is_there_and_sets_none(nix: Nix) -> None:
     unit = evaluate(
         nix,

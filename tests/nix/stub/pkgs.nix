@@ -242,7 +242,6 @@ let
       stdenv = {
         hostPlatform = {
           inherit system;
-          linuxArch = builtins.head (builtins.split "-" system);
           isAarch64 = false;
           uname.processor = builtins.head (builtins.split "-" system);
         };
