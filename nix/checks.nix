@@ -49,7 +49,9 @@ in
       client.succeed("curl --fail http://server/")
     '';
   };
-  switched = pkgs.nixosTests.nginx.extend { modules = [ (import ./modules/test.nix "firecracker") ]; };
+  switched = pkgs.nixosTests.nginx.extend {
+    modules = [ (import ./modules/test.nix "firecracker") ];
+  };
   closure-one = closure one;
   closure-four = closure four;
 }

@@ -88,7 +88,9 @@ let
         used = !(all (
           disk:
           isInt disk
-          || (disk.driveConfig.driveExtraOpts or { }) == { } && (disk.driveConfig.deviceExtraOpts or { }) == { }
+          ||
+            (disk.driveConfig.driveExtraOpts or { }) == { }
+            && (disk.driveConfig.deviceExtraOpts or { }) == { }
         ) (virtualisation.emptyDiskImages or [ ]));
       }
       {
@@ -100,11 +102,9 @@ let
   # attest's networks have the numbers 1 to 254, and a machine is on each once.
   fits =
     vlans:
-    all (vlan: vlan >= 1 && vlan <= 254) vlans
-    && length vlans == length (attrNames (listToAttrs (map (vlan: {
-      name = toString vlan;
-      value = null;
-    }) vlans)));
+    all (
+      vlan: vlan >= 1 && vlan <= 254 && length (filter (other: other == vlan) vlans) == 1
+    ) vlans;
 
   # An interface that is as the test framework has it: its addresses, and nothing else.
   isUsual =
@@ -233,9 +233,9 @@ rec {
           name = "${name}${toString (index + 2)}";
         }) ((replicas.${name} or 1) - 1)
       ) names;
-      taken = filter (each: nodes ? ${each.name}) (further ++ map (name: {
-        name = "${name}1";
-      }) (attrNames replicas));
+      taken = filter (name: nodes ? ${name}) (
+        map (each: each.name) further ++ map (name: "${name}1") (attrNames replicas)
+      );
       numbered = builtins.genList (index: {
         inherit (builtins.elemAt further index) name;
         value = nodes.${(builtins.elemAt further index).node} // {
@@ -248,9 +248,12 @@ rec {
       }) names;
     in
     if unknown != [ ] then
-      throw "attest.replicas.${builtins.head unknown}: there is no such node; there are: ${concatStringsSep ", " names}"
+      throw (
+        "attest.replicas.${builtins.head unknown}: there is no such node; "
+        + "there are: ${concatStringsSep ", " names}"
+      )
     else if taken != [ ] then
-      throw "attest.replicas: a replica would be called ${(builtins.head taken).name}, as a node is"
+      throw "attest.replicas: a replica would be called ${builtins.head taken}, as a node is"
     else
       listToAttrs (own ++ numbered);
 

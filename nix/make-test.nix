@@ -52,19 +52,22 @@ let
       "a ${typeOf value}";
   check =
     argument: value: isRight: right:
-    if isRight then value else throw "makeTest: ${argument}: expected ${right}, found ${found value}";
+    if isRight then
+      value
+    else
+      throw "makeTest: ${argument}: expected ${right}, found ${found value}";
   isWithin =
     least: most: value:
     isInt value && value >= least && value <= most;
   flag = argument: value: check argument value (isBool value) "true or false";
-  program =
-    argument: value:
-    check argument value (isAttrs value && value ? outPath) "a package";
+  program = argument: value: check argument value (isAttrs value && value ? outPath) "a package";
 
   checkedName = check "name" name (
     isString name && match "[A-Za-z0-9._-]+" name != null
   ) "letters, digits, `.`, `_` and `-`";
-  checkedNodes = check "nodes" nodes (isAttrs nodes && nodes != { }) "a set with a NixOS module for each machine";
+  checkedNodes = check "nodes" nodes (
+    isAttrs nodes && nodes != { }
+  ) "a set with a NixOS module for each machine";
   script = check "testScript" testScript (
     isString testScript || isPath testScript || lib.isFunction testScript
   ) "a string, a path, or a function of { nodes, ... }";
@@ -81,9 +84,13 @@ pkgs.testers.runNixOSTest {
   defaults = {
     virtualisation = {
       vlans = lib.mkDefault (
-        check "vlans" vlans (isList vlans && all (isWithin 1 254) vlans) "a list of numbers from 1 to 254"
+        check "vlans" vlans (
+          isList vlans && all (isWithin 1 254) vlans
+        ) "a list of numbers from 1 to 254"
       );
-      memorySize = lib.mkDefault (check "memory" memory (isWithin 32 1048576 memory) "MiB, at least 32");
+      memorySize = lib.mkDefault (
+        check "memory" memory (isWithin 32 1048576 memory) "MiB, at least 32"
+      );
       cores = lib.mkDefault (check "vcpus" vcpus (isWithin 1 64 vcpus) "a number from 1 to 64");
     };
     attest.entropy = flag "entropy" entropy;

@@ -22,6 +22,7 @@ runCommand "${name}-store.erofs"
   # Equal content makes equal bytes. The closure's own description is in the image for its registration.
   ''
     { cat ${closure}/store-paths; echo ${closure}; } | sed "s|^$NIX_STORE/||" | sort > paths
-    tar --create --directory "$NIX_STORE" --files-from paths --sort name --mtime @1 --owner 0 --group 0 --numeric-owner \
+    tar --create --directory "$NIX_STORE" --files-from paths \
+      --sort name --mtime @1 --owner 0 --group 0 --numeric-owner \
       | mkfs.erofs --quiet --tar=f -L ${lib.escapeShellArg label} -T 1 -U clear $out
   ''

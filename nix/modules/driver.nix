@@ -45,7 +45,10 @@ let
   driver =
     hostPkgs.runCommand "attest-driver-${config.name}"
       {
-        nativeBuildInputs = [ hostPkgs.makeWrapper ] ++ lib.optional (lib.length skipped < 2) checker;
+        nativeBuildInputs = [
+          hostPkgs.makeWrapper
+        ]
+        ++ lib.optional (lib.length skipped < 2) checker;
         preferLocalBuild = true;
         passthru = config.passthru;
         meta = config.meta // {
@@ -63,7 +66,9 @@ let
         ''}
         makeWrapper ${runner}/bin/attest-nixos-driver $out/bin/nixos-test-driver \
           --prefix PATH : ${
-            lib.makeBinPath ([ config.qemu.package ] ++ lib.optional config.enableOCR hostPkgs.tesseract)
+            lib.makeBinPath (
+              [ config.qemu.package ] ++ lib.optional config.enableOCR hostPkgs.tesseract
+            )
           } \
           --set-default testScript $out/test-script \
           ${lib.concatMapStringsSep " " (each: "--add-flags ${lib.escapeShellArg each}") arguments}
@@ -86,7 +91,9 @@ in
           machine.manifest {
             inherit (config) name;
             inherit vlans;
-            machines = lib.mapAttrs (_: node: { start_command = lib.getExe node.system.build.vm; }) config.nodes;
+            machines = lib.mapAttrs (_: node: {
+              start_command = lib.getExe node.system.build.vm;
+            }) config.nodes;
             timeout = config.globalTimeout;
           }
         )
@@ -121,7 +128,14 @@ in
       if containers == [ ] then
         mkForce driver
       else
-        throw "${config.name}: containers.${lib.head containers}: attest runs virtual machines: make it one of `nodes`";
+        throw (
+          "${config.name}: containers.${lib.head containers}: attest runs virtual machines: "
+          + "make it one of `nodes`"
+        );
+    warnings = lib.optional config.sshBackdoor.enable (
+      "${config.name}: sshBackdoor has no effect on the driver: "
+      + "with `--interactive` it has a Python console, with `shell_interact()` for each machine"
+    );
     # What `attest nix run` builds: neither knows of the other, so that a changed script leaves the machines alone.
     passthru.attest = { inherit (cfg) manifest script; };
   };

@@ -49,11 +49,13 @@ in
       stopIfChanged = false;
     };
 
-    # The variables of a login shell, as the shell of NixOS's test guests has them. What refers to other variables is left
-    # out: nobody expands it.
+    # The variables of a login shell, as the shell of NixOS's test guests has them. What refers to
+    # other variables is left out: nobody expands it.
     environment.etc."attest/environment".text = lib.concatLines (
       lib.mapAttrsToList (name: value: "${name}=${toString value}") (
-        lib.filterAttrs (_: value: value != null && !(lib.hasInfix "$" (toString value))) (config.environment.variables // { PAGER = ""; })
+        lib.filterAttrs (_: value: value != null && !(lib.hasInfix "$" (toString value))) (
+          config.environment.variables // { PAGER = ""; }
+        )
       )
     );
 

@@ -33,14 +33,19 @@ in
     attest.bakeIdentity = mkOption {
       type = types.bool;
       default = !isAnonymous;
-      defaultText = lib.literalMD "`false`, unless the node gives itself another name, domain, interfaces or addresses than the test framework";
+      defaultText = lib.literalMD ''
+        `false`, unless the node gives itself another name, domain, interfaces, addresses or gateway
+        than the test framework
+      '';
       description = ''
         Whether the guest has its name and addresses of itself, as NixOS has it, from its first second on. Otherwise
         attest gives them to the running machine, and nodes that differ by them alone are clones of one machine.
       '';
     };
     # Declared a second time, for the sake of `apply`: a definition could only replace what other modules add.
-    boot.initrd.services.udev.rules = mkOption { apply = if anonymous then withoutCards else lib.id; };
+    boot.initrd.services.udev.rules = mkOption {
+      apply = if anonymous then withoutCards else lib.id;
+    };
   };
 
   config = mkIf anonymous {

@@ -19,8 +19,15 @@ let
   node = virtualisation.test.nodeName;
 
   # Options of which the framework defines a part: the test's own part is what other files define.
-  ofFramework = file: lib.hasPrefix "${toString pkgs.path}/nixos/lib/" file || lib.hasPrefix "${toString pkgs.path}/nixos/modules/" file;
-  ownOf = option: lib.filter (each: !ofFramework (toString each.file) && each.value != [ ]) option.definitionsWithLocations;
+  ofFramework =
+    file:
+    lib.any (directory: lib.hasPrefix "${toString pkgs.path}/nixos/${directory}/" (toString file)) [
+      "lib"
+      "modules"
+    ];
+  ownOf =
+    option:
+    lib.filter (each: !ofFramework each.file && each.value != [ ]) option.definitionsWithLocations;
 in
 {
   key = "attest-microvm";

@@ -152,13 +152,17 @@ in
     assertions = [
       {
         assertion = config.enableOCR -> cfg.vmm == "qemu";
-        message = "enableOCR: the machines of ${cfg.vmm} have no display; attest's testModules.attest and testModules.qemu have one";
+        message =
+          "enableOCR: the machines of ${cfg.vmm} have no display; "
+          + "attest's testModules.attest and testModules.qemu have one";
       }
     ];
 
     attest = {
       vmm = mkDefault vmm;
-      manifest = warned (hostPkgs.writeText "attest-${config.name}.json" (builtins.toJSON manifest));
+      manifest = warned (
+        hostPkgs.writeText "attest-${config.name}.json" (builtins.toJSON manifest)
+      );
       machineNames = lib.attrNames manifest.nodes;
       snapshots = lib.mkIf (cfg.warm && unfit == { } && nodes != { }) (
         hostPkgs.callPackage ../snapshots.nix {
@@ -175,7 +179,9 @@ in
       {
         imports = [ ./microvm.nix ];
         # The newest kernel whose guests survive the snapshots of all Firecrackers.
-        boot.kernelPackages = lib.mkIf (cfg.warm && onFirecracker) (mkDefault pkgs.linuxPackages_6_1);
+        boot.kernelPackages = lib.mkIf (cfg.warm && onFirecracker) (
+          mkDefault pkgs.linuxPackages_6_1
+        );
       };
   };
 }

@@ -128,6 +128,7 @@ let
       testScript = undefined;
       globalTimeout = option 3600;
       enableOCR = option false;
+      sshBackdoor.enable = option false;
       skipLint = option false;
       skipTypeCheck = option false;
       logLevel = option "info";
