@@ -203,6 +203,7 @@ class Life:
         self._events = context.events
         self._panic = ""
         self._failure: AttestError | None = None
+        self._died: MachineError | None = None
         self._channel_or_none = back.channel if back else None
         self._cloned = False
         self._introduced = False
@@ -238,6 +239,12 @@ class Life:
         exit = self._vmm.exit
         failed = exit is not None and exit.status != 0 and not self.ending
         return f"the VMM ended ({exit})" if failed else "off"
+
+    @property
+    def death(self) -> MachineError | None:
+        """How it ended, where nobody wanted that; None while it goes on, or powered off."""
+        self._hear_of_end()
+        return self._died
 
     @property
     def vmm(self) -> Vmm:
@@ -278,6 +285,7 @@ class Life:
 
         The channel is the caller's from now on; there is none when the VMM did not start.
         """
+        self._hear_of_end()
         with self._trial_lock:
             self.ending = True
         self._scope.cancel()
@@ -568,6 +576,11 @@ class Life:
 
     # What happens to it
 
+    def _hear_of_end(self) -> None:
+        """Wait for what an end that has come already means, lest it pass for one that is wanted."""
+        if self._launched.is_set() and self.stage is not Stage.OFF and self._vmm.exit is not None:
+            self._vmm.kill()
+
     def _console_line(self, line: str) -> None:
         if line == "attest-stage: init":
             self._reach(Stage.INIT)
@@ -618,7 +631,11 @@ class Life:
         if trial.watched and self._back is None:
             self._lose_clone(trial, error)
         else:
-            self._context.on_fatal(error)
+            self._die(error)
+
+    def _die(self, error: MachineError) -> None:
+        self._died = error
+        self._context.on_fatal(error)
 
     def _death(self, exit: VmmExit) -> MachineError | None:
         """What the end of the VMM means; None when the guest powered off."""
@@ -644,7 +661,7 @@ class Life:
                 f"it died {seconds:.1f} s after it had been restored from a snapshot, which its "
                 "kernel may not survive; the snapshot was removed"
             )
-            self._context.on_fatal(error)
+            self._die(error)
 
 
 def _reason(error: Exception) -> str:

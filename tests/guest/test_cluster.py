@@ -136,6 +136,19 @@ def test_a_vmm_that_dies_is_reported_as_itself(tiny: Machine) -> None:
         process.wait()
 
 
+def test_a_vmm_that_died_between_calls_is_not_replaced_in_silence(tiny: Machine) -> None:
+    for _ in range(2):
+        tiny.start()  # whoever says so gets a fresh machine
+        tiny.connect()
+        assert tiny.pid is not None
+        _kill_vmm(tiny.pid)
+        while tiny.booted:
+            time.sleep(0.001)
+        for _ in range(2):
+            with pytest.raises(MachineError, match=r"the VMM ended \(signal 9"):
+                tiny.succeed("true")
+
+
 def test_a_machine_that_does_not_come_up_says_at_which_stage_it_stopped() -> None:
     nodes = {"slow": {"image": "debian", "start_timeout": 2.5}}
     with (

@@ -139,7 +139,7 @@ class Display(Commands, Monitor):
         """The picture that QEMU has of its display; None where there is none."""
         from attest.vmm.monitored import Monitored
 
-        self.start()
+        self._alive()
         if not isinstance(self.vmm, Monitored):
             return None
         from attest.vmm.qmp import ExecuteError

@@ -221,6 +221,8 @@ class Lifecycle:
     # Inside
 
     def _alive(self) -> Life:
+        if self._life is not None and (death := self._life.death) is not None:
+            raise death  # a fresh machine in its place would hide that
         self.start()
         assert self._life is not None
         return self._life

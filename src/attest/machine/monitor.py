@@ -74,7 +74,7 @@ class Monitor(Lifecycle):
     def _monitored(self, what: str) -> Monitored:
         from attest.vmm.monitored import Monitored
 
-        self.start()
+        self._alive()
         if not isinstance(self.vmm, Monitored):
             raise MachineError(
                 self.name,
