@@ -139,17 +139,20 @@ def test_a_driver_killed_at_any_moment_leaves_nothing(tmp_path: Path) -> None:
     scratch.mkdir()
     host = Host(scratch)
     manifest = _write(tmp_path, "wait_all(machines, lambda m: m.succeed('true'))")
-    begun = time.monotonic()
     subprocess.run(_command(manifest), env=host.environment, capture_output=True, check=True)
-    duration = time.monotonic() - begun
     assert host.left() == []
-    moments = random.Random(1).choices(range(100), k=20)
-    for moment in moments:
-        _kill_after(duration * moment / 100, manifest, host.environment)
-        host.await_nothing_left(f"after a kill at {moment} %")
+    moments = random.Random(1)
+    duration, kills = 1.0, 0
+    while kills < 20:  # a run that ends by itself says how long one takes, and counts for nothing
+        moment = moments.random() * duration
+        ran = _kill_after(moment, manifest, host.environment)
+        host.await_nothing_left(f"after a kill at {moment:.3f} s")
+        duration, kills = (ran, kills) if ran else (duration, kills + 1)
 
 
-def _kill_after(seconds: float, manifest: Path, environment: dict[str, str]) -> None:
+def _kill_after(seconds: float, manifest: Path, environment: dict[str, str]) -> float | None:
+    """Kill a run; the seconds that it took if it had ended before."""
+    begun = time.monotonic()
     driver = subprocess.Popen(
         _command(manifest), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -158,3 +161,5 @@ def _kill_after(seconds: float, manifest: Path, environment: dict[str, str]) -> 
     except subprocess.TimeoutExpired:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
+        return None
+    return time.monotonic() - begun
