@@ -1,7 +1,6 @@
 # The flake's own tests: a new one, one of nixpkgs' that is switched, and how much a test carries.
 { pkgs }:
 let
-  inherit (pkgs) lib;
   makeTest = import ./make-test.nix;
   web = {
     services.nginx.enable = true;

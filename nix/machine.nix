@@ -15,7 +15,6 @@ let
     length
     listToAttrs
     map
-    removeAttrs
     sort
     toString
     ;

@@ -10,7 +10,6 @@
 let
   inherit (lib)
     mkForce
-    mkIf
     mkOption
     types
     ;

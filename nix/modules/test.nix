@@ -10,7 +10,6 @@ let
   inherit (lib)
     mapAttrs
     mkDefault
-    mkForce
     mkOption
     types
     ;
