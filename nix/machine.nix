@@ -124,6 +124,9 @@ in
 rec {
   inherit unserved vlansOf;
 
+  # The label of the file system with the machines' store.
+  storeLabel = "nix-store";
+
   # Why `testModules.attest` and its like cannot run a node; an assertion for each.
   assertions =
     name: virtualisation:

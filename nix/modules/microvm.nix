@@ -48,12 +48,6 @@ in
   };
 
   options.attest = {
-    storeLabel = mkOption {
-      type = types.str;
-      default = "nix-store";
-      internal = true;
-      description = "The label of the file system with the store.";
-    };
     readyUnit = mkOption {
       type = types.str;
       default = "multi-user.target";
@@ -70,7 +64,7 @@ in
       graphics = lib.mkDefault false;
       fileSystems = {
         "/nix/.ro-store" = {
-          device = "/dev/disk/by-label/${config.attest.storeLabel}";
+          device = "/dev/disk/by-label/${machine.storeLabel}";
           fsType = "erofs";
           neededForBoot = true;
           options = [ "ro" ];

@@ -36,7 +36,7 @@ let
     nodes:
     hostPkgs.callPackage ../images/store.nix {
       name = config.name;
-      label = "nix-store";
+      label = machine.storeLabel;
       rootPaths = lib.unique (lib.concatMap storePathsOf (lib.attrValues nodes));
     };
   sharedStore = storeOf nodes;
@@ -172,6 +172,9 @@ in
         }
       );
     };
+
+    # The cache of whoever runs it has its snapshots, and nothing has to be built for them.
+    interactive.attest.warm = mkDefault false;
 
     extraBaseNodeModules =
       { pkgs, ... }:
