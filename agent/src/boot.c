@@ -44,6 +44,7 @@ static const char unit[] = "[Unit]\n"
                            "KillMode=process\n"
                            "TasksMax=infinity\n"
                            "OOMScoreAdjust=-1000\n"
+                           "OOMPolicy=continue\n" /* else a command that is killed for memory takes the agent with it */
                            "IgnoreSIGPIPE=no\n";
 
 /* Whoever powers off such a guest, the agent or `poweroff`, ends up in that service. */

@@ -125,6 +125,15 @@ def test_200_restores_leave_nothing_behind(tiny: Machine) -> None:
     assert memory_then - memory < 1 << 20
 
 
+def test_a_command_that_is_killed_for_memory_leaves_the_agent_and_the_others(
+    debian_machine: Machine,
+) -> None:
+    other = debian_machine.spawn("read; echo goes on", stdin=True)
+    assert debian_machine.execute("tail /dev/zero", timeout=120)[0] == 128 + 9
+    other.write(b"now\n")
+    assert other.wait().stdout == b"goes on\n"
+
+
 def test_300_commands_leave_the_agent_as_it_was(debian_machine: Machine) -> None:
     """A command is written into the memory of a shell, which a moment before was the agent's."""
     name = "read -rd '' name < /proc/$PPID/cmdline; echo $name"
