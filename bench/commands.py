@@ -13,9 +13,9 @@ Usage: ``python -m bench.commands [COUNT]``, by default 1000 of each.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -143,7 +143,9 @@ def figures() -> list[Figure]:
 
 def main() -> None:
     """Boot one machine and print the tables."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    parser = argparse.ArgumentParser(prog="python -m bench.commands", description=__doc__)
+    parser.add_argument("count", nargs="?", type=int, default=1000, help="commands [default: 1000]")
+    count = parser.parse_args().count
     with Cluster({"nodes": {"machine": {"image": "debian"}}}, accelerator="tcg") as cluster:
         machine = cluster["machine"]
         machine.connect()

@@ -42,6 +42,7 @@ in
         KillMode = "process";
         TasksMax = "infinity";
         OOMScoreAdjust = -1000;
+        OOMPolicy = "continue"; # of a command that is killed for its memory
         IgnoreSIGPIPE = false;
       };
       # A new configuration that is switched to must not end the commands that do it.

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from attest.checkpoint import Checkpoint, Snapshot, take
-from attest.errors import AttestError, MachineError, UsageError
+from attest.errors import AttestError, MachineError, ManifestError, RecipeError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
 from attest.host.descriptors import reserve_descriptors
@@ -435,18 +435,24 @@ class Cluster:
 
 
 def _images(manifest: Manifest, events: EventLog) -> dict[str, Image]:
-    """Each node's image, built where it is missing."""
+    """Each node's image, built where it is missing.
+
+    Raises:
+        ManifestError: A node's image is none, or its recipe or description cannot be used.
+    """
     store = ImageStore()
     built: dict[str, Image] = {}
-    for node in manifest.image_nodes().values():
+    for name, node in manifest.image_nodes().items():
         if node.image in built:
             continue
         directory = Path(manifest.directory)
-        if is_description(node.image):
-            built[node.image] = load_described(node.image, relative_to=directory)
-        else:
-            built[node.image] = store.build(
-                load_recipe(node.image, relative_to=directory),
-                progress=lambda text: events.emit(Kind.IMAGE, text),
-            )
+        try:
+            if is_description(node.image):
+                built[node.image] = load_described(node.image, relative_to=directory)
+                continue
+            recipe = load_recipe(node.image, relative_to=directory)
+        except RecipeError as error:
+            where = f"{manifest.name}: nodes.{name}.image"
+            raise ManifestError(f"{where}: {error.message}", hint=error.hint) from None
+        built[node.image] = store.build(recipe, progress=lambda text: events.emit(Kind.IMAGE, text))
     return {name: built[node.image] for name, node in manifest.image_nodes().items()}

@@ -6,13 +6,23 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
 from attest.errors import UsageError
 
 __all__ = ["check_keys", "convert", "kind_of", "unreadable"]
+
+_KINDS: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+"""What msgspec calls kinds of values, and what people do."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -63,14 +73,20 @@ def convert(
     try:
         return msgspec.convert(raw, struct)
     except msgspec.ValidationError as caught:
-        raise error(f"{source}: {_explained(caught, raw, where)}") from None
+        raise error(f"{source}: {_explained(caught, raw, struct, where)}") from None
 
 
-def _explained(error: msgspec.ValidationError, raw: Mapping[str, Any], where: str) -> str:
-    """The message of msgspec, with the place in dots and the value that was found."""
+def _explained(
+    error: msgspec.ValidationError,
+    raw: Mapping[str, Any],
+    struct: type[msgspec.Struct],
+    where: str,
+) -> str:
+    """The message of msgspec, with the path in dots, what would be right and what was found."""
     message, _, path = str(error).partition(" - at `$")
     keys = re.findall(r"[A-Za-z_]\w*|\d+", path)
-    text = f"{_join(where, *keys)}: {message[0].lower()}{message[1:]}"
+    expected = _expected(message, struct, keys[0] if keys else "")
+    text = f"{_join(where, *keys)}: {expected}"
     value: Any = raw
     for key in keys:
         try:
@@ -78,6 +94,26 @@ def _explained(error: msgspec.ValidationError, raw: Mapping[str, Any], where: st
         except (KeyError, IndexError, TypeError):  # a `[...]`: msgspec does not name a table's key
             return text
     return f"{text}, found {json.dumps(value, default=str)}"
+
+
+def _expected(message: str, struct: type[msgspec.Struct], key: str) -> str:
+    """What msgspec says is wrong, in the words of those who write documents."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    if choices := _choices(fields.get(key)):
+        return f"expected {' or '.join(map(json.dumps, choices))}"
+    kinds = re.match(r"Expected `([^`]*)`", message)
+    if kinds is None:
+        return f"{message[0].lower()}{message[1:]}"
+    names = " or ".join(_KINDS.get(kind, kind) for kind in kinds[1].split(" | ") if kind != "null")
+    bound = message[kinds.end() :].partition(", got")[0]
+    return f"expected {names}{bound}"
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The values that a type names."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for inner in get_args(annotation) for choice in _choices(inner)]
 
 
 def _join(*parts: str) -> str:

@@ -219,6 +219,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if program
         }
 
+    def script_path(self) -> Path | None:
+        """The script's file; None where the manifest has its text, or nothing."""
+        if "\n" in self.script or not self.script.endswith(".py"):
+            return None
+        return Path(self.directory, self.script)
+
     def script_text(self) -> tuple[str, str]:
         """The script's text and the file name for its tracebacks.
 
@@ -229,9 +235,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ManifestError(
                 f"{self.name}: no script", hint='add `script = "test.py"` to the manifest'
             )
-        if "\n" in self.script or not self.script.endswith(".py"):
+        path = self.script_path()
+        if path is None:
             return self.script, f"<script of {self.name}>"
-        path = Path(self.directory, self.script)
         try:
             return path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
@@ -294,7 +300,15 @@ def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
     parsed = {name: _node(name, value, source, fields.directory) for name, value in nodes.items()}
     manifest = msgspec.structs.replace(fields, nodes=parsed)
     _check_numbers(manifest.numbers(), source)
+    _check_script(manifest, source)
     return manifest
+
+
+def _check_script(manifest: Manifest, source: str) -> None:
+    """Say of a script that is not there that it is not, before any machine is made."""
+    path = manifest.script_path()
+    if path and not path.is_file():
+        raise ManifestError(f"{source}: script: there is no file {path}")
 
 
 def _check_numbers(numbers: dict[str, int], source: str) -> None:

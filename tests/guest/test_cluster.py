@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from attest.cluster import Cluster
-from attest.errors import MachineError, UsageError
+from attest.errors import MachineError, ManifestError, UsageError
 from attest.machine import Machine
 from attest.parallel import wait_all
 from attest.processes import children
@@ -174,3 +174,9 @@ def _free_port() -> int:
 def _kill_vmm(pid: int) -> None:
     (vmm,) = children(pid)
     os.kill(vmm, 9)
+
+
+def test_an_image_that_is_none_is_named_with_its_node() -> None:
+    nodes = {"db": {"image": "tiny"}, "web": {"image": "tinny"}}
+    with pytest.raises(ManifestError, match=r"test: nodes\.web\.image: no image recipe `tinny`"):
+        Cluster({"name": "test", "nodes": nodes}, accelerator="tcg")

@@ -11,7 +11,7 @@ import pytest
 from attest.errors import MachineError
 from attest.guest.agent_channel import AgentChannel
 
-SIZE = int(os.environ.get("ATTEST_COPY_MIB", "64")) << 20
+SIZE = int(os.environ.get("ATTEST_COPY_MIB", "1024")) << 20
 
 
 def digest(path: Path) -> str:

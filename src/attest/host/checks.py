@@ -93,7 +93,8 @@ def check_qemu() -> Finding:
 
 def _newer_qemu() -> str:
     package = "qemu-system-arm" if platform.machine() == "aarch64" else "qemu-system-x86"
-    return f"install a newer one; in Debian: apt-get install -t RELEASE-backports {package}"
+    release = platform.freedesktop_os_release().get("VERSION_CODENAME", "RELEASE")
+    return f"install a newer one; in Debian: apt-get install -t {release}-backports {package}"
 
 
 def check_qemu_img() -> Finding:

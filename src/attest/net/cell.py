@@ -128,7 +128,8 @@ def _refusal(reason: str) -> HostError:
     return HostError(
         f"cannot make a private network and process namespace: {reason or 'no reason given'}",
         hint=(
-            "user namespaces must be allowed: `sysctl kernel.unprivileged_userns_clone=1` and, "
+            "user namespaces must be allowed: `sysctl kernel.unprivileged_userns_clone=1`, "
+            "`user.max_user_namespaces` above 0 and, "
             "if AppArmor restricts them, `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; "
             "`attest doctor` shows which"
         ),
