@@ -246,6 +246,11 @@ class Life:
         self._hear_of_end()
         return self._died
 
+    def accept_death(self) -> None:
+        """Take its end, however it came, for one that was wanted."""
+        self._hear_of_end()
+        self._died = None
+
     @property
     def vmm(self) -> Vmm:
         """Its VMM, as soon as that has been started."""

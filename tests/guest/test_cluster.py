@@ -147,6 +147,8 @@ def test_a_vmm_that_died_between_calls_is_not_replaced_in_silence(tiny: Machine)
         for _ in range(2):
             with pytest.raises(MachineError, match=r"the VMM ended \(signal 9"):
                 tiny.succeed("true")
+    tiny.crash()  # and so does who ends it
+    tiny.succeed("true")
 
 
 def test_a_machine_that_does_not_come_up_says_at_which_stage_it_stopped() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from isolated_nix import ROOT, Evaluation, Nix
 
-pytestmark = pytest.mark.skipif(
-    "ATTEST_NIXPKGS" not in os.environ,
-    reason="evaluates a whole nixpkgs: give its directory by ATTEST_NIXPKGS",
-)
+if "ATTEST_NIXPKGS" not in os.environ:
+    pytest.skip(
+        "evaluates a whole nixpkgs: give its directory by ATTEST_NIXPKGS", allow_module_level=True
+    )
 
 PREAMBLE = f"""
     let

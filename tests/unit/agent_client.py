@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import shutil
@@ -267,9 +268,11 @@ def build(target: str) -> None:
     """Make one of the agent's targets for this host."""
     if not (shutil.which("gcc") and shutil.which("make")):
         pytest.skip("needs gcc and make")
-    done = subprocess.run(
-        ["make", "--no-print-directory", "-C", SOURCES, target], capture_output=True, text=True
-    )
+    with (SOURCES / "Makefile").open() as makefile:
+        fcntl.flock(makefile, fcntl.LOCK_EX)  # what two make at once, one of them may run already
+        done = subprocess.run(
+            ["make", "--no-print-directory", "-C", SOURCES, target], capture_output=True, text=True
+        )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

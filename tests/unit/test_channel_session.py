@@ -9,6 +9,7 @@ import pytest
 from agents import Agent, Peer
 
 from attest.errors import ChannelError
+from attest.guest import stream
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.protocol import (
     HEADER,
@@ -189,6 +190,64 @@ def test_a_guest_that_leaves_before_it_says_so(pair: Pair) -> None:
     leaver.join()
     with pytest.raises(ChannelError, match="closed its agent's connection"):
         channel.power(PowerAction.REBOOT_NOW)  # of which the guest cannot have heard
+    channel.close()
+
+
+def _ask(channel: AgentChannel) -> object:
+    return channel.info()
+
+
+def _run(channel: AgentChannel) -> object:
+    return channel.run("true", timeout=0.05)
+
+
+def _wait(channel: AgentChannel) -> object:
+    return channel.start_wait(WaitKind.FILE_EXISTS, "/x", timeout=0.05).result()
+
+
+@pytest.mark.parametrize(
+    ("call", "tried"),
+    [
+        pytest.param(_run, "`true`, with 0.05 s for it", id="command"),
+        pytest.param(_wait, "the wait for file_exists /x, with 0.05 s for it", id="wait"),
+        pytest.param(_ask, "ask the agent", id="question"),
+    ],
+)
+def test_an_agent_that_falls_silent_is_not_waited_for_longer_than_the_limit_and_a_grace(
+    pair: Pair,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[AgentChannel], object],
+    tried: str,
+) -> None:
+    monkeypatch.setattr(stream, "_GRACE", 0.05)
+    channel, peer = connected(pair)
+    with pytest.raises(ChannelError, match=r"the agent did not answer in 0\.\d+ s") as caught:
+        call(channel)
+    assert caught.value.attempts == [tried]
+    channel.close()
+
+
+@pytest.mark.parametrize("call", [_run, _wait, _ask])
+def test_an_agent_that_reads_nothing_is_not_waited_for_longer_either(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, call: Callable[[AgentChannel], object]
+) -> None:
+    monkeypatch.setattr(stream, "_GRACE", 0.05)
+    channel, peer = connected(pair)
+    copying = channel.start("cat", stdin=True)
+    failures: list[ChannelError] = []
+
+    def copy() -> None:
+        with pytest.raises(ChannelError) as caught:
+            copying.write(bytes(WINDOW))
+        failures.append(caught.value)
+
+    copier = threading.Thread(target=copy)
+    copier.start()
+    peer.sock.recv(1)
+    with pytest.raises(ChannelError, match="no longer reads"):
+        call(channel)
+    copier.join()
+    assert "no longer reads" in str(failures[0])
     channel.close()
 
 

@@ -123,10 +123,12 @@ class Lifecycle:
     def crash(self) -> None:
         """End the machine at once, as a power cut does."""
         life = self._life
-        if life is None or not self.booted:
+        if life is None:
             return
-        with self._events.span(Kind.ACTION, "crash", machine=self.name):
-            life.kill()
+        if self.booted:
+            with self._events.span(Kind.ACTION, "crash", machine=self.name):
+                life.kill()
+        life.accept_death()
 
     def reboot(self) -> None:
         """Reboot in an orderly way; it must have been started with ``allow_reboot=True``."""

@@ -20,10 +20,11 @@ ROOT = Path(__file__).parents[2]
 NIX = ROOT / "nix"
 NIXPKGS = os.environ.get("ATTEST_NIXPKGS", "")
 
-pytestmark = [
-    pytest.mark.skipif(not NIXPKGS, reason="needs a nixpkgs: give its directory by ATTEST_NIXPKGS"),
-    pytest.mark.skipif(not shutil.which("nix-instantiate"), reason="needs nix-bin"),
-]
+if not (NIXPKGS and shutil.which("nix-instantiate")):
+    pytest.skip(
+        "evaluates a nixpkgs: give its directory by ATTEST_NIXPKGS, and install nix-bin",
+        allow_module_level=True,
+    )
 
 PIN = {
     "owner": "alice", "repo": "firecracker", "rev": 40 * "a", "version": "1.16.0",
