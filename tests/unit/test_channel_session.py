@@ -13,6 +13,7 @@ from attest.guest import stream
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.protocol import (
     HEADER,
+    MAX_DATA,
     PADDING,
     VERSION,
     WINDOW,
@@ -34,8 +35,12 @@ def greet(peer: Peer, before: bytes = b"", version: int = VERSION) -> None:
     peer.sock.sendall(before + encode_frame(FrameType.WELCOME, 0, payload))
 
 
-def connected(pair: Pair, **options: object) -> tuple[AgentChannel, Peer]:
+def connected(
+    pair: Pair, *, buffer: int | None = None, **options: object
+) -> tuple[AgentChannel, Peer]:
     ours, peer = pair()
+    if buffer is not None:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     channel = AgentChannel("alice", ours, **options)  # type: ignore[arg-type]
     greeter = threading.Thread(target=greet, args=(peer,))
     greeter.start()
@@ -220,7 +225,7 @@ def test_an_agent_that_falls_silent_is_not_waited_for_longer_than_the_limit_and_
     tried: str,
 ) -> None:
     monkeypatch.setattr(stream, "_GRACE", 0.05)
-    channel, peer = connected(pair)
+    channel, _ = connected(pair)
     with pytest.raises(ChannelError, match=r"the agent did not answer in 0\.\d+ s") as caught:
         call(channel)
     assert caught.value.attempts == [tried]
@@ -232,18 +237,19 @@ def test_an_agent_that_reads_nothing_is_not_waited_for_longer_either(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, call: Callable[[AgentChannel], object]
 ) -> None:
     monkeypatch.setattr(stream, "_GRACE", 0.05)
-    channel, peer = connected(pair)
+    channel, peer = connected(pair, buffer=4096)
     copying = channel.start("cat", stdin=True)
     failures: list[ChannelError] = []
 
     def copy() -> None:
         with pytest.raises(ChannelError) as caught:
-            copying.write(bytes(WINDOW))
+            copying.write(bytes(MAX_DATA))
         failures.append(caught.value)
 
     copier = threading.Thread(target=copy)
     copier.start()
-    peer.sock.recv(1)
+    *_, size = HEADER.unpack(peer.read(HEADER.size))
+    peer.read(size + HEADER.size)  # the copier is in the middle of a frame, and stays there
     with pytest.raises(ChannelError, match="no longer reads"):
         call(channel)
     copier.join()

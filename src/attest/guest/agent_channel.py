@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from attest.errors import ChannelError, MachineError, WaitFailed
 from attest.guest.forward import Connection, PortForward
@@ -32,12 +31,9 @@ from attest.guest.protocol import (
     encode_terminal_size,
 )
 from attest.guest.session import Session
-from attest.guest.stream import Stream, StreamEnded, deadline
+from attest.guest.stream import Limit, Stream, StreamEnded, deadline
 
 __all__ = ["AgentChannel", "Completed", "Process", "Wait", "Welcome"]
-
-_GRACE: Final = 60.0
-"""Seconds for an answer that an agent gives at once; a busy host may starve a guest for long."""
 
 
 class AgentChannel:
@@ -208,16 +204,20 @@ class AgentChannel:
             for argument in command:
                 fields.text(ExecField.ARGUMENT, argument)
         fields.text(ExecField.DIRECTORY, cwd).text(ExecField.USER, user)
-        for name, value in (env or {}).items():
-            fields.text(ExecField.ENVIRONMENT, f"{name}={value}")
+        for variable, value in (env or {}).items():
+            fields.text(ExecField.ENVIRONMENT, f"{variable}={value}")
         fields.milliseconds(ExecField.TIME_LIMIT, timeout)
         fields.raw(ExecField.PTY, encode_terminal_size(*pty) if pty else None)
         fields.u32(ExecField.FLAGS, flags or None)
+        name = command if isinstance(command, str) else " ".join(command)
+        limit = Limit(self._machine, f"`{name}`", timeout)
         return Process(
             self._machine,
-            self._session.open(Operation.EXEC, fields.encode(), input_follows=takes_input),
-            command if isinstance(command, str) else " ".join(command),
-            limit=_overdue(timeout),
+            self._session.open(
+                Operation.EXEC, fields.encode(), input_follows=takes_input, until=limit.until
+            ),
+            name,
+            limit=limit,
             stdout=stdout,
             stderr=stderr,
         )
@@ -256,9 +256,11 @@ class AgentChannel:
             .u32(WaitField.FLAGS, WaitFlag.DATAGRAM if datagram else None)
             .text(WaitField.WANTED, wanted)
         )
-        stream = self._session.open(Operation.WAIT, fields.encode())
         subject = f"{subject}:{port}" if port is not None else subject
-        return Wait(self._machine, stream, f"{kind.name.lower()} {subject}", timeout)
+        what = f"{kind.name.lower()} {subject}"
+        limit = Limit(self._machine, f"the wait for {what}", timeout)
+        stream = self._session.open(Operation.WAIT, fields.encode(), until=limit.until)
+        return Wait(self._machine, stream, what, timeout, limit)
 
     # Files
 
@@ -373,13 +375,14 @@ class AgentChannel:
         """
         what = action.name.lower().replace("_", " ")
         fields = Fields().u32(PowerField.ACTION, action)
-        with self._operation(Operation.POWER, fields) as stream:
+        limit = Limit(self._machine, what, 0)
+        with self._operation(Operation.POWER, fields, limit.until) as stream:
             try:
-                result = stream.result(_overdue(0))
+                result = stream.result(limit.until)
             except ChannelError:  # the session has ended
                 return
             except TimeoutError:
-                raise self._no_answer(what) from None
+                raise limit.passed() from None
         self._require_done(result, what)
 
     def info(self) -> dict[str, str]:
@@ -389,21 +392,20 @@ class AgentChannel:
     # Inside
 
     def _ask(self, operation: Operation, fields: bytes, what: str) -> Result:
-        with self._operation(operation, fields) as stream:
+        limit = Limit(self._machine, what, 0)
+        with self._operation(operation, fields, limit.until) as stream:
             try:
-                result = stream.result(_overdue(0))
+                result = stream.result(limit.until)
             except TimeoutError:
-                raise self._no_answer(what) from None
+                raise limit.passed() from None
         return self._require_done(result, what)
 
-    def _no_answer(self, what: str) -> ChannelError:
-        message = f"cannot {what}: the agent did not answer in {_GRACE:g} s"
-        return ChannelError(self._machine, message)
-
     @contextlib.contextmanager
-    def _operation(self, operation: Operation, fields: Fields | bytes) -> Iterator[Stream]:
+    def _operation(
+        self, operation: Operation, fields: Fields | bytes, until: float | None = None
+    ) -> Iterator[Stream]:
         encoded = fields if isinstance(fields, bytes) else fields.encode()
-        stream = self._session.open(operation, encoded)
+        stream = self._session.open(operation, encoded, until=until)
         try:
             yield stream
         except BaseException:
@@ -425,14 +427,17 @@ class Wait:
         stream: The wait's stream.
         what: What is waited for, for errors.
         timeout: Its time limit in seconds.
+        limit: How long the agent may take to end it.
     """
 
-    def __init__(self, machine: str, stream: Stream, what: str, timeout: float) -> None:
+    def __init__(
+        self, machine: str, stream: Stream, what: str, timeout: float, limit: Limit
+    ) -> None:
         self._machine = machine
         self._stream = stream
         self._what = what
         self._timeout = timeout
-        self._limit = time.monotonic() + timeout + _GRACE
+        self._limit = limit
 
     def cancel(self) -> None:
         """End the wait; `result` then raises `WaitFailed`."""
@@ -450,14 +455,14 @@ class Wait:
             ChannelError: The session has ended.
         """
         until = deadline(timeout)
+        limits = [limit for limit in (until, self._limit.until) if limit is not None]
         try:
-            result = self._stream.result(min(self._limit, until or self._limit))
+            result = self._stream.result(min(limits))
         except TimeoutError:
-            if until is not None and until < self._limit:
+            if min(limits) == until:
                 raise
-            message = f"the agent no longer answers: the wait for {self._what} is long overdue"
             self._stream.abandon()
-            raise ChannelError(self._machine, message) from None
+            raise self._limit.passed() from None
         except BaseException:
             self._stream.abandon()
             raise
@@ -472,11 +477,6 @@ class Wait:
         if result.status is Status.CANCELLED:
             return f"the wait for {self._what} was cancelled"
         return f"no {self._what}: {result.message}"
-
-
-def _overdue(timeout: float | None) -> float | None:
-    """When an agent that is alive would have answered a request with this time limit."""
-    return None if timeout is None else time.monotonic() + timeout + _GRACE
 
 
 def _reader(stream: Stream) -> Callable[[], bytes]:

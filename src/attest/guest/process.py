@@ -16,7 +16,7 @@ from attest.guest.protocol import (
     encode_frame,
     encode_terminal_size,
 )
-from attest.guest.stream import Stream, StreamEnded, deadline
+from attest.guest.stream import Limit, Stream, StreamEnded, deadline
 
 __all__ = ["Completed", "Process", "Sink"]
 
@@ -58,8 +58,7 @@ class Process:
         machine: The machine's name, for errors.
         stream: The command's stream.
         command: The command, for errors.
-        limit: When, on the monotonic clock, an agent that is alive would have ended it; None
-            without a time limit.
+        limit: How long the agent may take to end it.
         stdout: Takes its output; None collects it.
         stderr: Takes its errors; None collects them.
     """
@@ -70,7 +69,7 @@ class Process:
         stream: Stream,
         command: str,
         *,
-        limit: float | None = None,
+        limit: Limit,
         stdout: Sink | None = None,
         stderr: Sink | None = None,
     ) -> None:
@@ -162,16 +161,14 @@ class Process:
         self._drop_output()
 
     def _take_all(self, until: float | None) -> None:
-        limits = [limit for limit in (until, self._limit) if limit is not None]
+        limits = [limit for limit in (until, self._limit.until) if limit is not None]
         try:
             while (piece := self._stream.take(min(limits, default=None))) is not None:
                 self._hand_over(*piece)
         except TimeoutError:
-            if self._limit is None or (until is not None and until < self._limit):
+            if min(limits) == until:
                 raise
-            raise ChannelError(
-                self._machine, f"the agent no longer answers: `{self._command}` is long overdue"
-            ) from None
+            raise self._limit.passed() from None
         if self._feed_error is not None:
             raise self._feed_error
 

@@ -110,9 +110,14 @@ class Session:
         return self._welcome
 
     def open(
-        self, operation: Operation, fields: bytes = b"", *, input_follows: bool = True
+        self,
+        operation: Operation,
+        fields: bytes = b"",
+        *,
+        input_follows: bool = True,
+        until: float | None = None,
     ) -> Stream:
-        """Start an operation, which takes data if ``input_follows``.
+        """Start an operation, which takes data if ``input_follows``; see `send` for ``until``.
 
         Raises:
             ChannelError: The session has ended.
@@ -126,19 +131,27 @@ class Session:
             stream = Stream(number, self.send, input_follows=input_follows)
             self._streams[number] = stream
         try:
-            self.send(frame)
+            self.send(frame, until)
         except BaseException:
             stream.abandon()  # it may have been sent
             raise
         return stream
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, until: float | None = None) -> None:
         """Send a frame.
+
+        Args:
+            frame: The frame.
+            until: When, on the monotonic clock, to end the session of an agent that reads nothing.
 
         Raises:
             ChannelError: The session has ended.
         """
-        self._write((frame,), None)
+        try:
+            self._write((frame,), until)
+        except TimeoutError:
+            self._fail("the agent no longer reads what it is sent")
+            raise self.error() from None
 
     def error(self) -> ChannelError:
         """A new error that says why the session has ended."""
@@ -180,18 +193,22 @@ class Session:
     # Writing
 
     def _write(self, parts: tuple[bytes, ...], until: float | None) -> None:
-        with self._write_lock:
+        left = -1 if until is None else max(0.0, until - time.monotonic())
+        if not self._write_lock.acquire(timeout=left):
+            raise TimeoutError
+        try:
             if self._reason:
                 raise self.error()
-            try:
-                self._flush(until)  # the rest of a frame whose sender was interrupted
-                for part in parts:
-                    self._writer.write(part)
-                    self._flush(until)
-            except ConnectionError:
-                self._ended.wait(1)  # the reader may find the agent's last words
-                self._fail(_CLOSED)
-                raise self.error() from None
+            self._flush(until)  # the rest of a frame whose sender was interrupted
+            for part in parts:
+                self._writer.write(part)
+                self._flush(until)
+        except ConnectionError:
+            self._ended.wait(1)  # the reader may find the agent's last words
+            self._fail(_CLOSED)
+            raise self.error() from None
+        finally:
+            self._write_lock.release()
 
     def _flush(self, until: float | None) -> None:
         while not self._writer.flush():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Final, Protocol
 
 from attest.errors import ChannelError
 from attest.guest.protocol import (
@@ -21,7 +22,10 @@ from attest.guest.protocol import (
     encode_window,
 )
 
-__all__ = ["Stream", "StreamEnded", "deadline"]
+__all__ = ["Limit", "Stream", "StreamEnded", "deadline"]
+
+_GRACE: Final = 60.0
+"""Seconds for what an agent does at once; a busy host may starve a guest for long."""
 
 
 class StreamEnded(Exception):
@@ -33,6 +37,42 @@ def deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
 
 
+class Limit:
+    """How long an agent may take to answer, of which the host keeps count.
+
+    Args:
+        machine: The machine's name, for errors.
+        what: What it was asked, for errors.
+        timeout: The seconds that this may take in the guest; None for any.
+
+    Attributes:
+        until: When, on the monotonic clock, an agent that is alive would have answered.
+    """
+
+    def __init__(self, machine: str, what: str, timeout: float | None) -> None:
+        self._machine = machine
+        self._what = what
+        self._timeout = timeout
+        self.until = deadline(None if timeout is None else timeout + _GRACE)
+
+    def passed(self) -> ChannelError:
+        """What to raise then."""
+        timeout = self._timeout or 0
+        allowed = f", with {timeout:g} s for it" if timeout else ""
+        return ChannelError(
+            self._machine,
+            f"the agent did not answer in {timeout + _GRACE:g} s",
+            attempts=[f"{self._what}{allowed}"],
+        )
+
+
+class Send(Protocol):
+    """Sends a frame, see `attest.guest.session.Session.send`."""
+
+    def __call__(self, frame: bytes, until: float | None = None) -> None:
+        """Send it."""
+
+
 class Stream:
     """One operation under way.
 
@@ -42,9 +82,7 @@ class Stream:
         input_follows: The operation takes data.
     """
 
-    def __init__(
-        self, number: int, send: Callable[[bytes], None], *, input_follows: bool = True
-    ) -> None:
+    def __init__(self, number: int, send: Send, *, input_follows: bool = True) -> None:
         self.number = number
         self.send = send
         """Sends a frame."""
@@ -192,7 +230,7 @@ class Stream:
     def cancel(self) -> None:
         """End the operation; its result follows. Nothing happens when it has ended."""
         if not self.ended:
-            self.send(encode_frame(FrameType.CANCEL, self.number))
+            self.send(encode_frame(FrameType.CANCEL, self.number), deadline(_GRACE))
 
     def abandon(self) -> None:
         """End the operation, of which nobody wants to know any more."""
