@@ -32,6 +32,7 @@ __all__ = [
     "ChannelError",
     "WaitFailed",
     "ConditionFailed",
+    "Terminated",
 ]
 
 
@@ -214,3 +215,13 @@ class WaitFailed(TestFailure):
 
 class ConditionFailed(TestFailure):
     """What was to hold during a part of the test does not."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM has come, and ends the program in order; no error of the test's or the user's."""
+
+    def __init__(self) -> None:
+        super().__init__(143)
+
+    def __str__(self) -> str:
+        return "terminated"

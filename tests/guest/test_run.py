@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from leftovers import Host
@@ -131,6 +132,35 @@ def test_verbose_shows_consoles_and_outputs(tmp_path: Path) -> None:
     result = _run(_write(tmp_path, f"{script}one.wait_for_console_text('spoken')"), "-v")
     assert "seen-42" in result.stderr
     assert "one: | spoken-42" in result.stderr
+
+
+def test_a_run_that_is_terminated_ends_in_order_and_leaves_its_events(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    host = Host(scratch)
+    script = "one.succeed('true')\nprint('begun', flush=True)\none.succeed('sleep 1000')"
+    manifest = _write(tmp_path, script, '[nodes.one]\nimage = "tiny"\nmemory = 96\n')
+    with subprocess.Popen(
+        _command(manifest, "-o", str(tmp_path / "out")),
+        env=host.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "begun\n"
+        assert _events(tmp_path / "out", "command", "end")[0]["text"] == "true"
+        driver.terminate()
+        told = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 143
+    assert "test: FAILED in" in told
+    assert _events(tmp_path / "out", "run", "end")[0]["data"]["error"] == "terminated"
+    host.await_nothing_left("after SIGTERM")
+
+
+def _events(out: Path, kind: str, phase: str) -> list[dict[str, Any]]:
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [each for each in events if each["kind"] == kind and each.get("phase") == phase]
 
 
 @pytest.mark.timeout(600)

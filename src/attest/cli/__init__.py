@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Final
 
 import click
 
 from attest import __version__
-from attest.errors import AttestError
+from attest.errors import AttestError, Terminated
 
 __all__ = ["main"]
 
@@ -64,7 +66,8 @@ def main() -> None:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Tell the user of errors, and exit with their codes."""
+    """Tell the user of errors, and exit with their codes; SIGTERM ends all in order, as Ctrl-C."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except click.ClickException as error:
@@ -73,6 +76,14 @@ def exit_codes() -> Iterator[None]:
     except (click.Abort, KeyboardInterrupt):
         print("attest: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Terminated as terminated:
+        print(f"attest: {terminated}", file=sys.stderr)
+        raise
     except AttestError as error:
         print(f"attest: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signum, lambda *_: None)  # a second one shall not cut short what the first began
+    raise Terminated

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from attest.cluster import Cluster
+from attest.errors import Terminated
 from attest.kept import forget, is_kept, place, resume_command
 
 __all__ = ["Keeping"]
@@ -39,6 +40,8 @@ class Keeping:
         """Around the script."""
         try:
             yield
+        except Terminated:
+            raise
         except (Exception, SystemExit):
             if self._wanted or self._asks:
                 self._save(cluster)

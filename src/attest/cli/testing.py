@@ -14,7 +14,7 @@ import click
 
 from attest.cli.keeping import Keeping
 from attest.cluster import Cluster
-from attest.errors import AttestError, CommandFailed, UsageError, WaitFailed
+from attest.errors import AttestError, CommandFailed, Terminated, UsageError, WaitFailed
 from attest.events import Event, EventLog, Kind
 from attest.guest.console import plain_text
 from attest.machine import Machine
@@ -198,6 +198,8 @@ class _Run:
         try:
             with self.keeping.of(cluster):
                 self._script.run(names)
+        except Terminated:
+            raise
         except (Exception, SystemExit) as error:
             if self._options.pause_on_failure:
                 self.explain(error)
@@ -242,6 +244,8 @@ class _Run:
 def _exit_code(failure: BaseException) -> int:
     if isinstance(failure, KeyboardInterrupt):
         return 130
+    if isinstance(failure, Terminated):
+        return 143
     return failure.exit_code if isinstance(failure, AttestError) else 1
 
 

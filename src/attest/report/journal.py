@@ -15,9 +15,9 @@ __all__ = ["journal"]
 
 @contextmanager
 def journal(events: EventLog, path: Path) -> Iterator[None]:
-    """Write every event to ``path`` until the end of the ``with`` block."""
+    """Write every event to ``path``, as it happens, until the end of the ``with`` block."""
     encoder = msgspec.json.Encoder()
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file:
 
         def write(event: Event) -> None:
             file.write(encoder.encode(event) + b"\n")
