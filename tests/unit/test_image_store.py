@@ -221,6 +221,19 @@ def test_find_takes_names_and_beginnings_of_digests(stocked: ImageStore) -> None
         stocked.find("web")
 
 
+def test_find_takes_recipes_paths_as_build_does(stocked: ImageStore, tmp_path: Path) -> None:
+    path = tmp_path / "b.toml"
+    assert stocked.find(str(path)) == stocked.find("b")
+    named_alike = tmp_path / "b"
+    named_alike.write_text(path.read_text().replace("audit=1", "audit=0"))
+    with pytest.raises(UsageError, match=f"no image of {named_alike}, as that is now"):
+        stocked.find(str(named_alike))
+    built = stocked.build(load_recipe(str(named_alike)))
+    assert stocked.find(str(named_alike)).digest == built.digest
+    with pytest.raises(UsageError, match="cannot read the recipe"):
+        stocked.find(str(tmp_path / "nonesuch.toml"))
+
+
 def test_the_layer_goes_with_its_last_image(stocked: ImageStore) -> None:
     for name in ("a", "b"):
         stocked.remove(stocked.find(name))

@@ -66,7 +66,7 @@ def list_() -> None:
 @click.argument("image_")
 @click.option("--packages", is_flag=True, help="List the installed packages instead.")
 def show(image_: str, packages: bool) -> None:
-    """Show what is known of an image, given by its name or the beginning of its digest.
+    """Show what is known of an image: its name, the beginning of its digest, or its recipe's path.
 
     The path of a description of an image made elsewhere, ending in .json, will do, too.
 
@@ -127,7 +127,7 @@ def _facts(found: Image, packages: int) -> list[tuple[str, object]]:
 @image.command()
 @click.argument("images", nargs=-1, required=True)
 def rm(images: tuple[str, ...]) -> None:
-    """Remove images, given by names or beginnings of digests.
+    """Remove images, given by names, beginnings of digests, or recipes' paths.
 
     \b
     Example: attest image rm web

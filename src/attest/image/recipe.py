@@ -21,7 +21,7 @@ import msgspec
 from attest.documents import check_keys, convert, unreadable
 from attest.errors import HostError, RecipeError
 
-__all__ = ["Recipe", "RecipeFile", "builtin_recipes", "load_recipe"]
+__all__ = ["Recipe", "RecipeFile", "builtin_recipes", "is_recipe", "load_recipe"]
 
 BUILDER_VERSION: Final = 6
 """Goes into every key: raise it when the builder makes something else of the same recipe."""
@@ -144,6 +144,11 @@ def builtin_recipes() -> list[str]:
     return sorted(path.stem for path in _BUILTIN.glob("*.toml"))
 
 
+def is_recipe(reference: str) -> bool:
+    """Whether what an image is called is the path of a recipe, and no name."""
+    return reference not in builtin_recipes() and _is_path(Path(reference).expanduser())
+
+
 def load_recipe(reference: str, relative_to: Path | None = None) -> Recipe:
     """Read a recipe.
 
@@ -175,7 +180,7 @@ def _locate(reference: str, relative_to: Path) -> Path:
     path = relative_to / Path(reference).expanduser()
     if path.suffix == ".json":
         raise RecipeError(f"{path}: no recipe: it describes an image that is made elsewhere")
-    if path.suffix == ".toml" or path.is_file():
+    if _is_path(path):
         return path
     close = difflib.get_close_matches(reference, builtin, n=1)
     raise RecipeError(
@@ -184,6 +189,10 @@ def _locate(reference: str, relative_to: Path) -> Path:
         if close
         else "a recipe of your own is a path in `.toml`",
     )
+
+
+def _is_path(path: Path) -> bool:
+    return path.suffix == ".toml" or path.is_file()
 
 
 def _parse(raw: dict[str, Any], path: Path) -> _Document:

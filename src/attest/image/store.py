@@ -168,9 +168,21 @@ class ImageStore:
     def find(self, name_or_digest: str) -> Image:
         """The image of a name (the one built last), or of a digest or the unique beginning of one.
 
+        The path of a recipe will do, too: its image is the one that `build` would return at once.
+
         Raises:
+            RecipeError: There is no such recipe, or it cannot be used.
             UsageError: There is none, or the beginning fits several.
         """
+        from attest.image.recipe import is_recipe, load_recipe
+
+        if is_recipe(name_or_digest):
+            if image := self._built(load_recipe(name_or_digest)):
+                return _used(image)
+            raise UsageError(
+                f"no image of {name_or_digest}, as that is now, in {self.directory}",
+                hint=f"build it with `attest image build {name_or_digest}`",
+            )
         images = self.images()
         named = [image for image in images if image.name == name_or_digest]
         if named:
@@ -271,11 +283,15 @@ class ImageStore:
             log.unlink(missing_ok=True)
             return layer
 
+    def _built(self, recipe: Recipe) -> Image | None:
+        layer = self._layer_of(recipe.key())
+        if layer is None:
+            return None
+        return _read(self.directory / "images" / _image_digest(recipe, layer, _agent(recipe)))
+
     def _assemble(self, recipe: Recipe, layer: Layer, progress: Callable[[str], None]) -> Image:
         """The layer and the agent, put together: a matter of milliseconds."""
-        from attest.guest.binary import agent_binary
-
-        agent = agent_binary(recipe.arch).read_bytes()
+        agent = _agent(recipe)
         digest = _image_digest(recipe, layer, agent)
         path = self.directory / "images" / digest
         if image := _read(path):
@@ -301,6 +317,12 @@ class ImageStore:
         """Remove what killed builders have left: what nobody holds a lock on."""
         for path in _entries(self.directory / "building"):
             sweep(path)
+
+
+def _agent(recipe: Recipe) -> bytes:
+    from attest.guest.binary import agent_binary
+
+    return agent_binary(recipe.arch).read_bytes()
 
 
 def _image_digest(recipe: Recipe, layer: Layer, agent: bytes) -> str:
