@@ -133,14 +133,41 @@ def test_a_second_process_waits_and_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "work").exists()
 
 
-def test_what_a_killed_process_left_is_swept_but_not_before(tmp_path: Path) -> None:
-    with holding(tmp_path / "work") as holder:
-        sweep(tmp_path / "work")
+def test_what_nobody_holds_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "left/behind").mkdir(parents=True)
+    assert sweep(tmp_path / "left")
+    assert not (tmp_path / "left").exists()
+    with holding(tmp_path / "work"):
+        assert not sweep(tmp_path / "work")
         assert (tmp_path / "work/half").exists()
+
+
+def test_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
+    with holding(tmp_path / "work") as holder:
         holder.kill()
         holder.wait()
-    sweep(tmp_path / "work")
-    assert not (tmp_path / "work").exists()
+        with claimed(tmp_path / "work", lambda: None):  # the guardian held it until it was gone
+            pass
+    await_no_guardian(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_in_the_place_of_a_killed_processs_is_not_touched(tmp_path: Path) -> None:
+    with holding(tmp_path / "work") as holder:
+        (tmp_path / "work").rename(tmp_path / "gone")
+        with claimed(tmp_path / "work") as work:
+            (work / "mine").touch()
+            holder.kill()
+            await_no_guardian(tmp_path, but=1)
+            assert (work / "mine").exists()
+
+
+def await_no_guardian(directory: Path, but: int = 0) -> None:
+    """Guardians end a moment after the process that they are for, when that is killed."""
+    deadline = time.monotonic() + 30
+    while len(still := processes_with(str(directory))) > but:
+        assert time.monotonic() < deadline, still
+        time.sleep(0.01)
 
 
 # Steps
@@ -288,17 +315,12 @@ def building_debian(store: ImageStore) -> Iterator[subprocess.Popen[str]]:
         yield builder
 
 
-def test_a_killed_builder_leaves_no_process_and_gc_sweeps(store: ImageStore) -> None:
+def test_a_killed_builder_leaves_nothing(store: ImageStore) -> None:
     with building_debian(store) as builder:
         builder.kill()
-    deadline = time.monotonic() + 10
-    # The kernel kills them without delay, but not before this process can look.
-    while still := processes_with(str(store.directory / "building")):
-        assert time.monotonic() < deadline, still
-        time.sleep(0.01)
+    await_no_guardian(store.directory / "building")
     assert store.images() == []
     assert layers_or_none(store) == []
-    store.gc()
     assert list((store.directory / "building").iterdir()) == []
 
 

@@ -1,7 +1,7 @@
 """A directory that one process at a time works in.
 
 The lock is on the directory itself, so it ends with its process, however that ends, and no lock
-files are left.
+files are left. A guardian may share it, which removes the directory when its process was killed.
 """
 
 from __future__ import annotations
@@ -9,18 +9,32 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
-from attest.image.namespace import remove_as_root
+from attest.image.namespace import removal, remove_as_root
 
 __all__ = ["claimed", "claimed_at_once", "lock", "remove", "sweep"]
+
+# Waits for the end of a pipe that only the process with the claim holds. What that has done itself
+# is not done again: the directory is no longer the one that the shared lock is on. The killed steps
+# of a build may write for a moment more, so that a removal can fail.
+_GUARDIAN: Final = """
+path=$1; held=/proc/self/fd/$2; shift 2
+read -r _
+for pause in 0.1 1 10 0; do
+    [ "$path" -ef "$held" ] || exit 0
+    rm -rf --one-file-system -- "$path" || "$@" || sleep $pause
+done
+"""
 
 
 @contextmanager
 def claimed(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Have the directory, empty, for oneself; it is removed at the end.
+    """Have the directory, empty, for oneself; it is removed at the end, also when one is killed.
 
     Args:
         path: The directory; made when it is not there.
@@ -28,13 +42,15 @@ def claimed(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[
     """
     while (descriptor := _lock_made(path, waiting)) is None:
         pass
-    with _own(path, descriptor):
+    with _guarded(path.absolute(), descriptor), _own(path, descriptor):
         yield path
 
 
 @contextmanager
 def claimed_at_once(path: Path) -> Iterator[Path | None]:
-    """Have the directory as `claimed` does, or None, without a wait, when another process has it.
+    """Have the directory, or None, without a wait, when another process has it.
+
+    It is removed at the end as with `claimed`, but not when one is killed.
 
     Args:
         path: The directory; made when it is not there.
@@ -98,6 +114,17 @@ def _flock(descriptor: int, kind: int, waiting: Callable[[], None] | None) -> bo
         waiting()
         fcntl.flock(descriptor, kind)
     return True
+
+
+@contextmanager
+def _guarded(path: Path, descriptor: int) -> Iterator[None]:
+    with subprocess.Popen(
+        ["sh", "-c", _GUARDIAN, "guardian", str(path), str(descriptor), *removal(path)],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        pass_fds=[descriptor], cwd="/",
+        start_new_session=True,  # what ends its process by the terminal or the group is not for it
+    ):  # fmt: skip
+        yield
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import IO, Final
 
 from attest.errors import HostError, ImageBuildError
 
-__all__ = ["BuildSpace", "remove_as_root", "require_tools"]
+__all__ = ["BuildSpace", "removal", "remove_as_root", "require_tools"]
 
 _LAST_LINES: Final = 20
 _STAGES: Final = ("I: running apt-get", "I: downloading", "I: extracting", "I: installing")
@@ -130,10 +130,14 @@ def remove_as_root(tree: Path) -> None:
     Raises:
         HostError: It could not be removed.
     """
-    command = [*_namespaces(), "rm", "-rf", "--one-file-system", "--", str(tree)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(removal(tree), capture_output=True, text=True, check=False)
     if done.returncode:
         raise HostError(f"cannot remove {tree}: {done.stderr.strip()}")
+
+
+def removal(tree: Path) -> list[str]:
+    """The command that removes a tree with files of all ids that a build's namespace has."""
+    return [*_namespaces(), "rm", "-rf", "--one-file-system", "--", str(tree)]
 
 
 def _namespaces() -> list[str]:
