@@ -3,7 +3,7 @@
     images/DIGEST/   image.json, initrd, and hard links to the layer's kernel and root
     layers/DIGEST/   what images share (`attest.image.layer`)
     inputs/KEY       a link to the layer that a recipe's key has led to
-    building/NAME/   a build under way, locked by its builder; without one it is swept
+    building/NAME/   a build under way, locked by its builder, with which it goes
     packages/        fetched packages, for the next build
     logs/            of builds that failed
 
@@ -314,7 +314,7 @@ class ImageStore:
         return image
 
     def _sweep(self) -> None:
-        """Remove what killed builders have left: what nobody holds a lock on."""
+        """Remove what a host that went down has left: what nobody holds a lock on."""
         for path in _entries(self.directory / "building"):
             sweep(path)
 
