@@ -133,13 +133,14 @@ class Seat:
 
     def identity(self) -> Identity:
         """Who the machine is to be, from now on."""
+        identity = Identity(
+            machine_id=self.machine_id, seed=os.urandom(_SEED), clock_ns=time.time_ns()
+        )
         if self.node.own_identity:
-            return Identity(
-                machine_id=self.machine_id, seed=os.urandom(_SEED), clock_ns=time.time_ns()
-            )
-        return Identity(
+            return identity
+        return replace(
+            identity,
             hostname=self.name,
-            machine_id=self.machine_id,
             hosts=self.hosts(),
             interfaces=tuple(
                 Interface(
@@ -147,8 +148,6 @@ class Seat:
                 )
                 for index, each in enumerate(self.attachments)
             ),
-            seed=os.urandom(_SEED),
-            clock_ns=time.time_ns(),
         )
 
     def boot(
