@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from attest.guest.console import Alarm, Console, plain_text
+from attest.guest.console import Alarm, Console
+from attest.support.text import plain_text
 from attest.vmm.base import ConsolePipes
 
 

@@ -16,7 +16,6 @@ from attest.cli.keeping import Keeping
 from attest.cluster import Cluster
 from attest.errors import AttestError, CommandFailed, Terminated, UsageError, WaitFailed
 from attest.events import Event, EventLog, Kind
-from attest.guest.console import plain_text
 from attest.machine import Machine
 from attest.manifest import Manifest
 from attest.report.doing import Doing
@@ -27,6 +26,7 @@ from attest.report.traceback import script_lines
 from attest.runs import new_run_directory
 from attest.script.driver import Driver, namespace
 from attest.script.run import ScriptRun, TimeLimit
+from attest.support.text import plain_text
 
 __all__ = ["Options", "run_test"]
 

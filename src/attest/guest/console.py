@@ -9,12 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from attest.vmm.base import ConsolePipes
+from attest.support.text import plain_text
 
-__all__ = ["Alarm", "Console", "plain_text"]
+__all__ = ["Alarm", "Console", "ConsoleEnds"]
 
 _MAX_LINE: Final = 4096
 """Characters; a guest that never ends its line cannot make the driver grow."""
@@ -22,11 +23,6 @@ _MAX_LINE: Final = 4096
 _KEPT_LINES: Final = 2000
 """Lines kept in memory for error messages and `Console.search`; the file has all."""
 
-# ECMA-48 control sequences, operating system commands, and other control characters but the tab.
-_CONTROL: Final = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]?"
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-)
 # A kernel's own lines have a time stamp, so that a program that prints these words raises nothing.
 _KERNEL_LINE: Final = re.compile(r"^\[ *\d+\.\d+\](?:\[[ TC]*\d+\])? (.*)")
 
@@ -48,16 +44,26 @@ _ALARMS: Final = (
 )
 
 
-def plain_text(text: str) -> str:
-    """The text without terminal control sequences: a guest must not steer the user's terminal."""
-    return _CONTROL.sub("", text)
-
-
 def _alarm(line: str) -> Alarm | None:
     match = _KERNEL_LINE.match(line)
     if match is None:
         return None
     return next((alarm for alarm, words in _ALARMS if words.search(match[1])), None)
+
+
+class ConsoleEnds(Protocol):
+    """The driver's ends of a console, whichever VMM made them."""
+
+    @property
+    def output(self) -> FileIO:
+        """What the guest prints."""
+
+    @property
+    def keyboard(self) -> FileIO:
+        """What is typed."""
+
+    def close(self) -> None:
+        """Close both."""
 
 
 class Console:
@@ -74,7 +80,7 @@ class Console:
     def __init__(
         self,
         name: str,
-        pipes: ConsolePipes,
+        pipes: ConsoleEnds,
         log: Path,
         *,
         on_line: Callable[[str], None],

@@ -14,7 +14,7 @@ from enum import IntEnum, IntFlag
 from typing import Final, NamedTuple, Self
 
 from attest.errors import UsageError
-from attest.guest.console import plain_text
+from attest.support.text import plain_text
 
 __all__ = [
     "ProtocolError",

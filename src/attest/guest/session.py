@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Final
 
 from attest.errors import ChannelError
-from attest.guest.console import plain_text
 from attest.guest.protocol import (
     HEADER,
     MAX_PAYLOAD,
@@ -37,6 +36,7 @@ from attest.guest.protocol import (
     encode_hello,
 )
 from attest.guest.stream import Stream
+from attest.support.text import plain_text
 
 __all__ = ["Session"]
 

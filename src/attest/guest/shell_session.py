@@ -25,8 +25,8 @@ from collections.abc import Callable
 from typing import Final
 
 from attest.errors import ChannelError
-from attest.guest.console import plain_text
 from attest.guest.process import Sink
+from attest.support.text import plain_text
 
 __all__ = ["NO_OUTPUT", "Request", "ShellSession", "in_lines"]
 

@@ -15,9 +15,9 @@ import subprocess
 from typing import TYPE_CHECKING, Final
 
 from attest.errors import MachineError
-from attest.guest.console import plain_text
 from attest.guest.process import Completed
 from attest.guest.protocol import Fields, IdentityField
+from attest.support.text import plain_text
 
 if TYPE_CHECKING:
     from attest.guest.agent_channel import AgentChannel

@@ -11,11 +11,11 @@ from attest.conditions import watched
 from attest.errors import CommandFailed, MachineError, WaitFailed
 from attest.events import Kind
 from attest.guest.channel import Channel, Running
-from attest.guest.console import plain_text
 from attest.guest.process import Completed
 from attest.machine.lifecycle import Lifecycle
 from attest.pauses import DEFAULT_TIMEOUT, tries
 from attest.scope import cancellable
+from attest.support.text import plain_text
 
 __all__ = ["Commands"]
 

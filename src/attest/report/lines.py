@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attest.events import Event, Kind
-from attest.guest.console import plain_text
+from attest.support.text import plain_text
 
 __all__ = ["describe", "headline"]
 

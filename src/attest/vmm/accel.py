@@ -26,12 +26,12 @@ import msgspec
 from attest.cache import cache_dir
 from attest.errors import HostError
 from attest.guest.binary import agent_binary
-from attest.guest.console import plain_text
 from attest.host.nix_build import remedy
 from attest.image.initrd import CpioWriter
 from attest.image.store import Image
 from attest.net.cell import Cell
 from attest.scratch import Scratch
+from attest.support.text import plain_text
 from attest.vmm.base import MachineSpec
 from attest.vmm.qemu import Qemu, find_qemu
 

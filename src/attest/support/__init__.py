@@ -1,0 +1,1 @@
+"""What knows of no machine: threads, time, paths, locks, the kernel's view of processes."""
