@@ -27,7 +27,7 @@ import lab_payload
 from attest.cluster import Cluster
 from attest.errors import AttestError, ChannelError, MachineError
 from attest.events import Event, EventLog, Kind
-from attest.guest.process import Sink
+from attest.guest.channel import Sink
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.machine import Machine

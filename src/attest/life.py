@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from attest.errors import AttestError, ChannelError, MachineError, WaitFailed
 from attest.events import EventLog, Kind
 from attest.guest.agent_channel import AgentChannel
-from attest.guest.channel import Channel
+from attest.guest.channel import Channel, PowerAction, WaitKind
 from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
-from attest.guest.protocol import PowerAction, WaitKind
 from attest.scope import Scope
 from attest.vmm.base import DialError, Saved, Vmm, VmmExit
 

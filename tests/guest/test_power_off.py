@@ -9,8 +9,8 @@ import pytest
 from elsewhere import built, describe_debian
 
 from attest.guest.agent_channel import AgentChannel
+from attest.guest.channel import PowerAction
 from attest.guest.console import Console
-from attest.guest.protocol import PowerAction
 from attest.image.described import load_described
 from attest.vmm.base import MachineSpec
 from attest.vmm.qemu import Qemu

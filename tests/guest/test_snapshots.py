@@ -11,7 +11,7 @@ import pytest
 import attest
 from attest.cluster import Cluster
 from attest.errors import ChannelError, CommandFailed, ManifestError, UsageError
-from attest.guest.protocol import WaitKind
+from attest.guest.channel import WaitKind
 from attest.machine import Machine
 from attest.parallel import wait_all
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from attest.errors import ChannelError, MachineError, UsageError, WaitFailed
-from attest.guest.agent_channel import AgentChannel, Completed
-from attest.guest.protocol import WaitKind
+from attest.guest.agent_channel import AgentChannel
+from attest.guest.channel import Completed, WaitKind
 
 MIB = 1 << 20
 

@@ -11,6 +11,7 @@ from agents import Agent, Peer
 from attest.errors import ChannelError
 from attest.guest import stream
 from attest.guest.agent_channel import AgentChannel
+from attest.guest.channel import PowerAction, WaitKind
 from attest.guest.protocol import (
     HEADER,
     MAX_DATA,
@@ -19,9 +20,7 @@ from attest.guest.protocol import (
     WINDOW,
     Fields,
     FrameType,
-    PowerAction,
     Status,
-    WaitKind,
     encode_frame,
 )
 

@@ -10,7 +10,7 @@ from attest.guest.protocol import (
     FrameType,
     ProtocolError,
     Result,
-    Welcome,
+    decode_welcome,
 )
 
 _CHUNK = 65_536
@@ -69,7 +69,7 @@ def _decode(type: FrameType, payload: bytes) -> None:
         if type is FrameType.RESULT:
             Result.decode(payload)
         elif type is FrameType.WELCOME and len(payload) >= 18:
-            Welcome.decode(payload)
+            decode_welcome(payload)
     except ProtocolError:
         pass  # what it must raise, and the only thing
 

@@ -12,8 +12,8 @@ import pytest
 
 from attest.errors import ChannelError, MachineError, WaitFailed
 from attest.guest import shell_channel
+from attest.guest.channel import PowerAction, WaitKind
 from attest.guest.identity import Identity
-from attest.guest.protocol import PowerAction, WaitKind
 from attest.guest.shell_channel import ShellChannel, ShellHost
 
 _GREETING = b"booting\r\nSpawning backdoor root shell...\n"

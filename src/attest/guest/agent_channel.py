@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from attest.errors import ChannelError, MachineError, WaitFailed
+from attest.guest.agent_identity import encode_identity
+from attest.guest.channel import Completed, PowerAction, Sink, WaitKind, Welcome
 from attest.guest.forward import Connection, PortForward
 from attest.guest.identity import Identity
-from attest.guest.process import Completed, Process, Sink
+from attest.guest.process import Process
 from attest.guest.protocol import (
     ConnectField,
     CopyField,
@@ -19,21 +21,18 @@ from attest.guest.protocol import (
     ExecFlag,
     Fields,
     Operation,
-    PowerAction,
     PowerField,
     Result,
     Status,
     WaitField,
     WaitFlag,
-    WaitKind,
-    Welcome,
     decode_pairs,
     encode_terminal_size,
 )
 from attest.guest.session import Session
 from attest.guest.stream import Limit, Stream, StreamEnded, deadline
 
-__all__ = ["AgentChannel", "Completed", "Process", "Wait", "Welcome"]
+__all__ = ["AgentChannel", "Wait"]
 
 
 class AgentChannel:
@@ -361,7 +360,9 @@ class AgentChannel:
         Raises:
             MachineError: Something could not be set, or new keys not be made.
         """
-        result = self._ask(Operation.IDENTITY, identity.encode(), "set the machine's identity")
+        result = self._ask(
+            Operation.IDENTITY, encode_identity(identity), "set the machine's identity"
+        )
         if identity.copy and (paths := result.value.splitlines()):
             from attest.guest.ssh_keys import new_host_keys
 

@@ -1,17 +1,89 @@
-"""What a machine needs of the connection to its guest, whoever is at the other end of it."""
+"""What a machine needs of the connection to its guest, whoever is at the other end of it.
+
+`Channel` is what a machine calls; the agent's and the backdoor shell's are two of them. What they
+take and give is here too, and knows nothing of how either travels.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
 from attest.guest.identity import Identity
-from attest.guest.process import Completed, Sink
-from attest.guest.protocol import PowerAction, WaitKind, Welcome
 
-__all__ = ["Channel", "Running", "Waiting"]
+__all__ = [
+    "Channel", "Completed", "PowerAction", "Running", "Sink", "WaitKind", "Waiting", "Welcome",
+]  # fmt: skip
+
+Sink = Callable[[bytes], object]
+"""Takes a command's output, piece by piece."""
+
+
+class WaitKind(IntEnum):
+    """What a wait waits for."""
+
+    PORT_OPEN = 1
+    PORT_CLOSED = 2
+    UNIX_SOCKET = 3
+    FILE_EXISTS = 4
+    UNIT = 5
+    PROCESS = 6
+    PROCESS_GONE = 7
+    FILE_GONE = 8
+
+
+class PowerAction(IntEnum):
+    """How a machine leaves. The ones at once stop no services; disks are synced."""
+
+    POWER_OFF = 1
+    REBOOT = 2
+    POWER_OFF_NOW = 3
+    REBOOT_NOW = 4
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """What whoever answers in a guest says of itself and of the guest.
+
+    Attributes:
+        version: The agent protocol's version that it speaks; if it is not ours, the rest is
+            empty. 0 for a shell, which speaks none.
+        agent_version: Its own version.
+        boot_id: The guest kernel's boot id.
+        init: ``"systemd"``, ``"agent"`` (the agent is PID 1) or ``"other"``.
+        shell: Path of the shell that runs commands.
+        architecture: As ``uname -m`` says it.
+    """
+
+    version: int
+    agent_version: str = ""
+    boot_id: str = ""
+    init: str = ""
+    shell: str = ""
+    architecture: str = ""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that has ended.
+
+    Attributes:
+        status: Exit code; 128 + N after signal N; 124 after its time limit.
+        stdout: What it printed, unless that went to a sink.
+        stderr: What it printed on standard error, unless that went to a sink.
+        timed_out: It was ended by its time limit.
+        signal: The signal that ended it, or None.
+    """
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+    timed_out: bool = False
+    signal: int | None = None
 
 
 class Running(Protocol):

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Final
-
-from attest.guest.protocol import Fields, IdentityField
 
 __all__ = ["Identity", "Interface"]
-
-_SEED: Final = 64
-"""Bytes; the kernel's generator holds half as many."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +22,6 @@ class Interface:
     mac: str | None = None
     addresses: tuple[str, ...] = ()
     up: bool = True
-
-    def encode(self) -> str:
-        """The lines that the agent reads."""
-        lines = [f"index={self.index}"]
-        lines += [f"mac={self.mac}"] if self.mac else []
-        lines += [f"address={address}" for address in self.addresses]
-        lines += ["up"] if self.up else []
-        return "".join(f"{line}\n" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -61,19 +46,3 @@ class Identity:
     seed: bytes | None = None
     clock_ns: int | None = None
     copy: bool = False
-
-    def encode(self) -> bytes:
-        """The fields of an IDENTITY request."""
-        fields = (
-            Fields()
-            .text(IdentityField.HOSTNAME, self.hostname)
-            .text(IdentityField.MACHINE_ID, self.machine_id)
-            .text(IdentityField.HOSTS, self.hosts)
-        )
-        for interface in self.interfaces:
-            fields.text(IdentityField.INTERFACE, interface.encode())
-        # Keys that a copy makes from the same random numbers as its siblings are no secrets.
-        seed = os.urandom(_SEED) if self.copy and self.seed is None else self.seed
-        fields.raw(IdentityField.SEED, seed).u64(IdentityField.CLOCK, self.clock_ns)
-        fields.u32(IdentityField.COPY, 1 if self.copy else None)
-        return fields.encode()

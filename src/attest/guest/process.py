@@ -1,13 +1,12 @@
-"""A command under way in a machine, and what came of it."""
+"""A command under way in a machine."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import IO, BinaryIO, Final
 
 from attest.errors import ChannelError, MachineError
+from attest.guest.channel import Completed, Sink
 from attest.guest.protocol import (
     WINDOW,
     FrameType,
@@ -18,34 +17,12 @@ from attest.guest.protocol import (
 )
 from attest.guest.stream import Limit, Stream, StreamEnded, deadline
 
-__all__ = ["Completed", "Process", "Sink"]
-
-Sink = Callable[[bytes], object]
-"""Takes a command's output, piece by piece."""
+__all__ = ["Process"]
 
 _IN_MEMORY: Final = 1 << 20
 """Bytes of output that are collected in memory; more goes to a temporary file."""
 
 _PIECE: Final = 65_536
-
-
-@dataclass(frozen=True)
-class Completed:
-    """A command that has ended.
-
-    Attributes:
-        status: Exit code; 128 + N after signal N; 124 after its time limit.
-        stdout: What it printed, unless that went to a sink.
-        stderr: What it printed on standard error, unless that went to a sink.
-        timed_out: It was ended by its time limit.
-        signal: The signal that ended it, or None.
-    """
-
-    status: int
-    stdout: bytes
-    stderr: bytes
-    timed_out: bool = False
-    signal: int | None = None
 
 
 class Process:

@@ -14,6 +14,7 @@ from enum import IntEnum, IntFlag
 from typing import Final, NamedTuple, Self
 
 from attest.errors import UsageError
+from attest.guest.channel import Welcome
 from attest.support.text import plain_text
 
 __all__ = [
@@ -22,14 +23,12 @@ __all__ = [
     "FrameParser",
     "Fields",
     "Result",
-    "Welcome",
     "encode_frame",
+    "decode_welcome",
     "encode_hello",
     "FrameType",
     "Operation",
     "Status",
-    "WaitKind",
-    "PowerAction",
 ]
 
 VERSION: Final = 2
@@ -100,28 +99,6 @@ class Status(IntEnum):
     TIMED_OUT = 3
     CANCELLED = 4
     ERROR = 5
-
-
-class WaitKind(IntEnum):
-    """What a wait waits for."""
-
-    PORT_OPEN = 1
-    PORT_CLOSED = 2
-    UNIX_SOCKET = 3
-    FILE_EXISTS = 4
-    UNIT = 5
-    PROCESS = 6
-    PROCESS_GONE = 7
-    FILE_GONE = 8
-
-
-class PowerAction(IntEnum):
-    """How a machine leaves. The ones at once stop no services; disks are synced."""
-
-    POWER_OFF = 1
-    REBOOT = 2
-    POWER_OFF_NOW = 3
-    REBOOT_NOW = 4
 
 
 class ExecField(IntEnum):
@@ -454,40 +431,6 @@ def decode_fields(payload: bytes, tags: type[IntEnum]) -> dict[int, bytes]:
 
 
 @dataclass(frozen=True)
-class Welcome:
-    """What an agent says of itself and its guest.
-
-    Attributes:
-        version: The protocol's version that it speaks; if it is not ours, the rest is empty.
-        agent_version: Its own version.
-        boot_id: The guest kernel's boot id.
-        init: ``"systemd"``, ``"agent"`` (the agent is PID 1) or ``"other"``.
-        shell: Path of the shell that runs commands.
-        architecture: As ``uname -m`` says it.
-    """
-
-    version: int
-    agent_version: str = ""
-    boot_id: str = ""
-    init: str = ""
-    shell: str = ""
-    architecture: str = ""
-
-    @classmethod
-    def decode(cls, payload: bytes) -> Welcome:
-        """Read a WELCOME frame's payload.
-
-        Raises:
-            ProtocolError: It is malformed.
-        """
-        version: int = _U16.unpack_from(payload, NONCE_SIZE)[0]
-        if version != VERSION:
-            return cls(version)  # fields of another version may look different
-        fields = decode_fields(payload[NONCE_SIZE + _U16.size :], WelcomeField)
-        return cls(version, *(_decode_text(fields.get(tag, b"")) for tag in WelcomeField))
-
-
-@dataclass(frozen=True)
 class Result:
     """How an operation ended.
 
@@ -526,6 +469,19 @@ class Result:
             value=_decode_text(fields.get(ResultField.VALUE, b"")),
             state=_decode_text(fields.get(ResultField.STATE, b"")),
         )
+
+
+def decode_welcome(payload: bytes) -> Welcome:
+    """Read a WELCOME frame's payload; one of another version has nothing but that.
+
+    Raises:
+        ProtocolError: It is malformed.
+    """
+    version: int = _U16.unpack_from(payload, NONCE_SIZE)[0]
+    if version != VERSION:
+        return Welcome(version)  # fields of another version may look different
+    fields = decode_fields(payload[NONCE_SIZE + _U16.size :], WelcomeField)
+    return Welcome(version, *(_decode_text(fields.get(tag, b"")) for tag in WelcomeField))
 
 
 def decode_pairs(text: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from attest.errors import ChannelError
+from attest.guest.channel import Welcome
 from attest.guest.protocol import (
     HEADER,
     MAX_PAYLOAD,
@@ -30,7 +31,7 @@ from attest.guest.protocol import (
     Operation,
     ProtocolError,
     Result,
-    Welcome,
+    decode_welcome,
     decode_window,
     encode_frame,
     encode_hello,
@@ -257,7 +258,7 @@ class Session:
 
     def _dispatch(self, frame: Frame) -> None:
         if frame.type is FrameType.WELCOME and self._welcome is None:
-            self._greeted(Welcome.decode(frame.payload))
+            self._greeted(decode_welcome(frame.payload))
             return
         stream = self._stream(frame)
         match frame.type:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from attest.errors import ChannelError, MachineError
+from attest.guest.channel import Completed, PowerAction, Sink, WaitKind, Welcome
 from attest.guest.identity import Identity
-from attest.guest.process import Completed, Sink
-from attest.guest.protocol import VERSION, PowerAction, WaitKind, Welcome
 from attest.guest.shell_session import NO_OUTPUT, Request, ShellSession, in_lines
 from attest.guest.shell_wait import Probe, ShellWait
 
@@ -40,7 +39,7 @@ _PIECE: Final = 49_152
 _MOUNTED: Final = "/tmp/shared"
 """Where NixOS's test guests have the directory that they share with the host."""
 
-_SHELL: Final = Welcome(version=VERSION, init="systemd", shell="bash")
+_SHELL: Final = Welcome(version=0, init="systemd", shell="bash")
 
 _COPY: Final = """
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT

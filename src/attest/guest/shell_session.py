@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Final
 
 from attest.errors import ChannelError
-from attest.guest.process import Sink
+from attest.guest.channel import Sink
 from attest.support.text import plain_text
 
 __all__ = ["NO_OUTPUT", "Request", "ShellSession", "in_lines"]

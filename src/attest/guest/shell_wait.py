@@ -9,9 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from attest.errors import WaitFailed
-from attest.guest.channel import Running
-from attest.guest.process import Completed
-from attest.guest.protocol import WaitKind
+from attest.guest.channel import Completed, Running, WaitKind
 from attest.guest.stream import deadline
 from attest.pauses import pauses
 

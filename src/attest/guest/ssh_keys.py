@@ -15,7 +15,7 @@ import subprocess
 from typing import TYPE_CHECKING, Final
 
 from attest.errors import MachineError
-from attest.guest.process import Completed
+from attest.guest.channel import Completed
 from attest.guest.protocol import Fields, IdentityField
 from attest.support.text import plain_text
 

@@ -10,8 +10,7 @@ from typing import Final
 from attest.conditions import watched
 from attest.errors import CommandFailed, MachineError, WaitFailed
 from attest.events import Kind
-from attest.guest.channel import Channel, Running
-from attest.guest.process import Completed
+from attest.guest.channel import Channel, Completed, Running
 from attest.machine.lifecycle import Lifecycle
 from attest.pauses import DEFAULT_TIMEOUT, tries
 from attest.scope import cancellable

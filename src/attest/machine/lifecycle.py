@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from attest.errors import ChannelError, MachineError, UsageError
 from attest.events import Kind
-from attest.guest.channel import Channel
-from attest.guest.protocol import PowerAction
+from attest.guest.channel import Channel, PowerAction
 from attest.life import Life, MachineContext, Return, Stage
 from attest.pauses import DEFAULT_TIMEOUT
 from attest.vmm.base import Saved, Vmm

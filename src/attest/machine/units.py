@@ -7,7 +7,7 @@ from typing import Final
 
 from attest.errors import WaitFailed
 from attest.events import Kind
-from attest.guest.protocol import WaitKind
+from attest.guest.channel import WaitKind
 from attest.machine.waits import Waits
 from attest.pauses import DEFAULT_TIMEOUT, tries
 from attest.support.text import plain_text

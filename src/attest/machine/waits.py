@@ -8,7 +8,7 @@ from typing import Any
 from attest.conditions import watched
 from attest.errors import ConditionFailed
 from attest.events import Kind
-from attest.guest.protocol import WaitKind
+from attest.guest.channel import WaitKind
 from attest.machine.commands import Commands
 from attest.pauses import DEFAULT_TIMEOUT
 from attest.scope import cancellable
