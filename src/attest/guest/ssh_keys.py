@@ -12,15 +12,12 @@ import re
 import shutil
 import signal
 import subprocess
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from attest.errors import MachineError
-from attest.guest.channel import Completed
+from attest.guest.channel import Channel, Completed
 from attest.guest.protocol import Fields, IdentityField
 from attest.support.text import plain_text
-
-if TYPE_CHECKING:
-    from attest.guest.agent_channel import AgentChannel
 
 __all__ = ["new_host_keys"]
 
@@ -51,9 +48,7 @@ for type; do cat "$directory/$type.pub" "$directory/$type"; echo; done
 """
 
 
-def new_host_keys(
-    channel: AgentChannel, machine: str, paths: list[str], hostname: str | None
-) -> bytes:
+def new_host_keys(channel: Channel, machine: str, paths: list[str], hostname: str | None) -> bytes:
     """Make a key pair for each path, of the type that its name says.
 
     Args:
