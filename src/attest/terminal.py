@@ -12,18 +12,15 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from attest.errors import ChannelError, HostError
 from attest.guest.channel import Running
+from attest.guest.console import Console
 
-if TYPE_CHECKING:
-    from attest.guest.console import Console
-    from attest.machine.commands import Commands
-
-__all__ = ["interact", "interact_at", "interact_on_console"]
+__all__ = ["CanSpawn", "interact", "interact_at", "interact_on_console"]
 
 _LEAVE: Final = b"\x04"
 """Ctrl-D, which leaves a console, as that does not end by itself."""
@@ -31,7 +28,21 @@ _LEAVE: Final = b"\x04"
 _PIECE: Final = 4096
 
 
-def interact(machine: Commands) -> int:
+class CanSpawn(Protocol):
+    """What can start a command and return it running, such as a machine."""
+
+    def spawn(
+        self,
+        command: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bool = False,
+        pty: tuple[int, int] | None = None,
+    ) -> Running:
+        """Start a command, see `attest.machine.commands.Commands.spawn`."""
+
+
+def interact(machine: CanSpawn) -> int:
     """Run a login shell on the user's terminal until it ends; return its exit code."""
     columns, rows = os.get_terminal_size(sys.stdin.fileno())
     process = _shell(machine, rows, columns)
@@ -41,7 +52,7 @@ def interact(machine: Commands) -> int:
     return process.wait().status
 
 
-def interact_at(machine: Commands, address: str) -> None:
+def interact_at(machine: CanSpawn, address: str) -> None:
     """Run a login shell at an address of socat's until it ends, or its other end does.
 
     Raises:
@@ -81,7 +92,7 @@ def interact_on_console(console: Console) -> None:
             console.send(data)
 
 
-def _shell(machine: Commands, rows: int, columns: int) -> Running:
+def _shell(machine: CanSpawn, rows: int, columns: int) -> Running:
     command = "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi"
     term = {"TERM": os.environ.get("TERM", "linux")}
     return machine.spawn(command, env=term, stdin=True, pty=(rows, columns))
