@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["DEFAULT_TIMEOUT", "pauses", "tries"]
+__all__ = ["DEFAULT_TIMEOUT", "deadline", "pauses", "tries"]
 
 DEFAULT_TIMEOUT: Final = 900.0
 """Seconds that NixOS's driver waits where a script names no limit."""
@@ -14,6 +14,11 @@ DEFAULT_TIMEOUT: Final = 900.0
 _POLL_FIRST: Final = 0.01
 _POLL_LAST: Final = 0.25
 """Seconds between the tries of a wait that must try: from the first to the last."""
+
+
+def deadline(timeout: float | None) -> float | None:
+    """The moment, on the monotonic clock, at which ``timeout`` seconds will have passed."""
+    return None if timeout is None else time.monotonic() + timeout
 
 
 def pauses() -> Iterator[float]:

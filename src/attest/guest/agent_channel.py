@@ -30,7 +30,8 @@ from attest.guest.protocol import (
     encode_terminal_size,
 )
 from attest.guest.session import Session
-from attest.guest.stream import Limit, Stream, StreamEnded, deadline
+from attest.guest.stream import Limit, Stream, StreamEnded
+from attest.pauses import deadline
 
 __all__ = ["AgentChannel", "Wait"]
 

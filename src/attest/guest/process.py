@@ -15,7 +15,8 @@ from attest.guest.protocol import (
     encode_frame,
     encode_terminal_size,
 )
-from attest.guest.stream import Limit, Stream, StreamEnded, deadline
+from attest.guest.stream import Limit, Stream, StreamEnded
+from attest.pauses import deadline
 
 __all__ = ["Process"]
 

@@ -10,8 +10,7 @@ from typing import Final
 
 from attest.errors import WaitFailed
 from attest.guest.channel import Completed, Running, WaitKind
-from attest.guest.stream import deadline
-from attest.pauses import pauses
+from attest.pauses import deadline, pauses
 
 __all__ = ["Probe", "ShellWait"]
 

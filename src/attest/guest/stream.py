@@ -21,8 +21,9 @@ from attest.guest.protocol import (
     encode_frame,
     encode_window,
 )
+from attest.pauses import deadline
 
-__all__ = ["Limit", "Stream", "StreamEnded", "deadline"]
+__all__ = ["Limit", "Stream", "StreamEnded"]
 
 _GRACE: Final = 60.0
 """Seconds for what an agent does at once; a busy host may starve a guest for long."""
@@ -30,11 +31,6 @@ _GRACE: Final = 60.0
 
 class StreamEnded(Exception):
     """No more data can be sent: the operation has ended, or its input was ended before."""
-
-
-def deadline(timeout: float | None) -> float | None:
-    """The moment, on the monotonic clock, at which ``timeout`` seconds will have passed."""
-    return None if timeout is None else time.monotonic() + timeout
 
 
 class Limit:

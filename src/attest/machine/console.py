@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from attest.conditions import watched
 from attest.errors import WaitFailed
 from attest.events import Kind
-from attest.guest.stream import deadline
 from attest.machine.commands import Commands
+from attest.pauses import deadline
 
 __all__ = ["ConsoleAccess"]
 
