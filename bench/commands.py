@@ -25,7 +25,7 @@ from attest.cluster import Cluster
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.protocol import FrameParser
 from attest.guest.session import Session
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from bench.figures import HEADER, Figure, row, series
 
 _PAUSE = 0.15

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from attest.cluster import Cluster
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from bench.figures import Figure, series
 
 _MIB = 32

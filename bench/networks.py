@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from attest.cluster import Cluster
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.net.vde import join
 from bench.figures import Figure, series
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from attest.cluster import Cluster
 from attest.events import EventLog
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.parallel import wait_all
 from attest.processes import children
 from bench import record

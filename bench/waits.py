@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from attest.cluster import Cluster
 from attest.guest.agent_channel import AgentChannel
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from bench.figures import Figure, series
 
 _COUNT = 15

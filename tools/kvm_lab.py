@@ -30,7 +30,7 @@ from attest.events import Event, EventLog, Kind
 from attest.guest.channel import Sink
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.report.journal import journal
 from attest.scratch import Scratch
 from attest.vmm.accel import probe_kvm

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attest.checkpoint import Checkpoint, Snapshot, clone
+    from attest.checkpoint import Checkpoint
     from attest.cluster import Cluster
-    from attest.machine import Machine
+    from attest.machine.machine import Machine, Snapshot, clone
     from attest.manifest import Manifest, load_manifest
     from attest.parallel import wait_all
 
@@ -30,10 +30,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cluster": "attest.cluster",
     "Checkpoint": "attest.checkpoint",
-    "Snapshot": "attest.checkpoint",
-    "clone": "attest.checkpoint",
+    "Snapshot": "attest.machine.machine",
+    "clone": "attest.machine.machine",
     "wait_all": "attest.parallel",
-    "Machine": "attest.machine",
+    "Machine": "attest.machine.machine",
     "Manifest": "attest.manifest",
     "load_manifest": "attest.manifest",
 }

@@ -15,73 +15,18 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from attest.errors import AttestError, MachineError
+from attest.machine.machine import Snapshot
 from attest.parallel import begin, wait_all
 from attest.seat import Seat
 from attest.vmm.base import Saved, Vmm
 from attest.vmm.nested import RAN_A_GUEST
 
-if TYPE_CHECKING:
-    from attest.cluster import Cluster
-    from attest.machine import Machine
-
-__all__ = ["Checkpoint", "Snapshot", "clone", "take"]
+__all__ = ["Checkpoint", "take"]
 
 _TRIES = 10
 """How often machines are saved at most until none is met while it runs a guest of its own."""
-
-
-class Snapshot:
-    """A machine at one moment.
-
-    Attributes:
-        name: What the script calls it.
-        machine: The name of the machine.
-    """
-
-    def __init__(self, name: str, seat: Seat, saved: Future[Saved], cluster: Cluster) -> None:
-        self.name = name
-        self.machine = seat.name
-        self.seat = seat
-        self.cluster = cluster
-        self._saved = saved
-
-    def __repr__(self) -> str:
-        return f"<snapshot {self.name!r} of {self.machine}>"
-
-    def saved(self) -> Saved:
-        """Its files, as soon as they are complete.
-
-        Raises:
-            MachineError: It could not be written.
-        """
-        try:
-            return self._saved.result()
-        except Exception as error:
-            message = f"the snapshot {self.name!r} could not be made: {error}"
-            raise MachineError(self.machine, message) from error
-
-    def clone(self, n: int = 1) -> list[Machine]:
-        """Start ``n`` new machines from it, called ``MACHINE-1`` and so on; see `clone`.
-
-        Raises:
-            UsageError: The cluster has no room for so many.
-        """
-        return self.cluster.clone(self, n)
-
-
-def clone(snapshot: Snapshot, names: Sequence[str]) -> list[Machine]:
-    """Start a new machine from a snapshot for each name.
-
-    They are on the networks of the original, with addresses of their own, and every machine of the
-    cluster knows them by name.
-
-    Raises:
-        UsageError: A name is taken, or is none; or the cluster has no room for so many.
-    """
-    return snapshot.cluster.clone(snapshot, names)
 
 
 class Checkpoint:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from attest.checkpoint import Checkpoint, Snapshot, take
+from attest.checkpoint import Checkpoint, take
 from attest.errors import AttestError, MachineError, ManifestError, RecipeError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
@@ -22,7 +22,7 @@ from attest.image.recipe import load_recipe
 from attest.image.store import Image, ImageStore
 from attest.kept import Kept, keep, stop
 from attest.life import MachineContext
-from attest.machine import Machine
+from attest.machine.machine import Machine, Snapshot
 from attest.manifest import Manifest, Node, check_names, load_manifest, on_hugepages, parse_manifest
 from attest.net.bridge import SPARE, hold_bridges, join_bridges, make_bridges
 from attest.net.cell import Cell
@@ -378,7 +378,6 @@ class Cluster:
             origin=lambda: starts.saved(seat, context),
             spoilt=lambda reason: starts.spoilt(seat, reason),
             identity=seat.identity,
-            snapshot=lambda name: self._take([machine], name, nullcontext())[seat.name],
             set_links=seat.set_links,
             ready_unit=seat.node.ready_unit,
             start_timeout=seat.node.start_timeout,
@@ -389,8 +388,11 @@ class Cluster:
         )
         self._seats[seat.name] = seat
         self._contexts[seat.name] = context
-        machine = self.machines[seat.name] = Machine(seat.name, context)
+        machine = self.machines[seat.name] = Machine(seat.name, context, self._snapshot)
         return machine
+
+    def _snapshot(self, machine: Machine, name: str) -> Snapshot:
+        return self._take([machine], name, nullcontext())[machine.name]
 
     def _take(
         self, machines: list[Machine], name: str, held: AbstractContextManager[None]

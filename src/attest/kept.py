@@ -34,7 +34,7 @@ from attest.vmm.backends import BACKENDS
 from attest.vmm.base import Saved, Vmm, saved_in
 
 if TYPE_CHECKING:
-    from attest.machine import Machine
+    from attest.machine.machine import Machine
 
 __all__ = [
     "Kept",

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from attest.errors import AttestError, ChannelError, MachineError, WaitFailed
 from attest.events import EventLog, Kind
@@ -27,9 +27,6 @@ from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
 from attest.scope import Scope
 from attest.vmm.base import DialError, Saved, Vmm, VmmExit
-
-if TYPE_CHECKING:
-    from attest.checkpoint import Snapshot
 
 __all__ = ["Boot", "Life", "MachineContext", "Return", "Stage"]
 
@@ -110,7 +107,6 @@ class MachineContext:
             ends with `attest.scope.Cancelled` when the machine is not wanted any more.
         spoilt: Told why what ``origin`` gave did not restore; returns whether to boot instead.
         identity: Who it is to become; None when that is the guest's own business.
-        snapshot: Saves it as it is, under a name.
         set_links: Plugs or unplugs its network cards.
         ready_unit: The systemd unit that must be active before it is ready; empty: none.
         start_timeout: Seconds from start to ready.
@@ -128,7 +124,6 @@ class MachineContext:
     origin: Callable[[], Saved | None]
     spoilt: Callable[[str], bool]
     identity: Callable[[], Identity] | None
-    snapshot: Callable[[str], Snapshot]
     set_links: Callable[[Vmm, bool], None]
     ready_unit: str
     start_timeout: float

@@ -19,7 +19,7 @@ from attest.errors import AttestError, HostError, MachineError
 from attest.events import EventLog
 from attest.guest.channel import Channel
 from attest.life import MachineContext
-from attest.machine import Machine
+from attest.machine.machine import Machine, Snapshot
 from attest.manifest import NO_LIMIT, Manifest, Node, vlans_in
 from attest.net import helper
 from attest.net.bridge import Attachment
@@ -29,7 +29,6 @@ from attest.net.vlan import VLan
 from attest.vmm.base import Saved, Vmm, VmmExit
 
 if TYPE_CHECKING:
-    from attest.checkpoint import Snapshot
     from attest.vmm.start_script import StartScript
 
 __all__ = ["Report", "ScriptedMachines", "ScriptedSeat", "name_of"]
@@ -254,9 +253,6 @@ class ScriptedMachines:
             state_dir=self._state_dir(name), shared_dir=self.shared_dir, scratch=self._scratch,
         )  # fmt: skip
 
-        def refuse(_name: str) -> Snapshot:
-            raise _unsaveable(name)
-
         context = MachineContext(
             events=self._report.events,
             vmm=f"start script {command}",
@@ -264,7 +260,6 @@ class ScriptedMachines:
             origin=lambda: None,
             spoilt=lambda _: True,
             identity=None,
-            snapshot=refuse,
             set_links=seat.set_links,
             ready_unit=node.ready_unit,
             start_timeout=node.start_timeout,
@@ -274,10 +269,14 @@ class ScriptedMachines:
             on_fatal=self._report.on_fatal,
             channel=seat.channel,
         )
-        return Machine(name, context)
+        return Machine(name, context, _refuse)
 
     def _state_dir(self, name: str) -> Path:
         return (self._states or self._scratch) / f"vm-state-{name}"
+
+
+def _refuse(machine: Machine, _name: str) -> Snapshot:
+    raise _unsaveable(machine.name)
 
 
 def _unsaveable(name: str) -> MachineError:

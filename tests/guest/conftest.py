@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from attest.cluster import Cluster
-from attest.machine import Machine
+from attest.machine.machine import Machine
 
 _ACCELERATOR = "tcg"
 """So that a run says the same on every host; KVM has tests of its own."""

@@ -15,7 +15,7 @@ import start_scripts
 
 from attest.cluster import Cluster
 from attest.errors import CommandFailed, MachineError, WaitFailed
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.parallel import wait_all
 
 _LATER = "(sleep 0.3; {}) >/dev/null 2>&1 &"

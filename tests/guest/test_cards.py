@@ -10,7 +10,7 @@ import pytest
 
 from attest.cluster import Cluster
 from attest.errors import MachineError
-from attest.machine import Machine
+from attest.machine.machine import Machine
 
 _NIXOS: dict[str, Any] = {"image": "tiny", "memory": 96, "spare_eth0": True, "ipv6": True}
 _NODES: dict[str, dict[str, Any]] = {

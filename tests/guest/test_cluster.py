@@ -12,7 +12,7 @@ import pytest
 
 from attest.cluster import Cluster
 from attest.errors import MachineError, ManifestError, UsageError
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.parallel import wait_all
 from attest.processes import children
 

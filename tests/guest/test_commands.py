@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attest.errors import CommandFailed, WaitFailed
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.parallel import wait_all
 
 

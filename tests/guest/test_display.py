@@ -12,7 +12,7 @@ from PIL import Image
 
 from attest.cluster import Cluster
 from attest.errors import MachineError, UsageError, WaitFailed
-from attest.machine import Machine
+from attest.machine.machine import Machine
 
 _SECRET = r"\377\377\0\0\0\0\0\022MIT-MAGIC-COOKIE-1\0\020sixteen letters."
 """As libXau has it in a file: for any display, a name and what only its friends know."""

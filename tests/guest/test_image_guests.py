@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attest.cluster import Cluster
-from attest.machine import Machine
+from attest.machine.machine import Machine
 
 RECIPE = """
 base = "tiny"

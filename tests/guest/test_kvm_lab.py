@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kvm_lab import Lab, LabError
 
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.processes import children
 
 TOOL = Path(__file__).parents[2] / "tools/kvm_lab.py"

@@ -9,7 +9,7 @@ import pytest
 
 from attest.cluster import Cluster
 from attest.errors import ManifestError
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.vmm import migration
 from attest.vmm.base import SaveError
 from attest.vmm.nested import RAN_A_GUEST

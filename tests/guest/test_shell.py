@@ -12,7 +12,7 @@ from pathlib import Path
 
 from terminal import Terminal
 
-from attest.machine import Machine
+from attest.machine.machine import Machine
 
 
 def test_a_shell_is_a_terminal_in_the_guest() -> None:

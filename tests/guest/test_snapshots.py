@@ -12,7 +12,7 @@ import attest
 from attest.cluster import Cluster
 from attest.errors import ChannelError, CommandFailed, ManifestError, UsageError
 from attest.guest.channel import WaitKind
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.parallel import wait_all
 
 _TINY = {"image": "tiny", "memory": 96}

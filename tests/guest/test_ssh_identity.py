@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attest.cluster import Cluster
 from attest.guest.identity import Identity
-from attest.machine import Machine
+from attest.machine.machine import Machine
 
 RECIPE = """
 base = "debian"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from attest.cluster import Cluster
-from attest.machine import Machine
+from attest.machine.machine import Machine
 
 _GIVEN = {"firecracker": "ATTEST_FIRECRACKER", "cloud-hypervisor": "ATTEST_CLOUD_HYPERVISOR"}
 THERE = ["qemu", *(name for name, variable in _GIVEN.items() if os.environ.get(variable))]

@@ -22,7 +22,7 @@ from attest.guest.agent_channel import AgentChannel
 from attest.guest.protocol import VERSION
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.parallel import begin
 from attest.processes import children
 from attest.vmm.base import DialError

@@ -12,7 +12,7 @@ import pytest
 from conftest import THERE, Vmm
 
 from attest.cluster import Cluster
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.parallel import wait_all
 from attest.processes import children
 from attest.vmm.backends import BACKENDS

@@ -11,7 +11,7 @@ import pytest
 from conftest import Vmm
 
 from attest.errors import MachineError
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.parallel import wait_all
 from attest.processes import children
 

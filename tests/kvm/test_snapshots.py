@@ -9,7 +9,7 @@ import pytest
 from conftest import Vmm
 
 from attest.cluster import Cluster
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.parallel import wait_all
 
 _WHO = """

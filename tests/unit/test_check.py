@@ -219,7 +219,7 @@ def test_every_global_has_a_type() -> None:
     untyped = re.compile(r'is "Any"|[:>] Any\b')
     assert not {name: type_ for name, type_ in types.items() if untyped.search(type_)}
     assert types["machine"] == types["one"]
-    assert types["one"] == 'Revealed type is "attest.machine.Machine"'
+    assert types["one"] == 'Revealed type is "attest.machine.machine.Machine"'
     assert types["vlan2"] == 'Revealed type is "attest.net.vlan.VLan"'
     assert "def (name: str) -> contextlib" in types["subtest"]
 

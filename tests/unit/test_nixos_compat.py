@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.script.driver import ALSO_GLOBAL, IMPORTED
 
 _ROOT = Path(__file__).parents[2]

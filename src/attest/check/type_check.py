@@ -18,7 +18,7 @@ from attest.cache import cache_dir
 from attest.check.finding import Finding
 from attest.check.subject import Subject
 from attest.errors import HostError
-from attest.machine import Machine
+from attest.machine.machine import Machine
 
 __all__ = ["type_check"]
 

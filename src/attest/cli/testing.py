@@ -16,7 +16,7 @@ from attest.cli.keeping import Keeping
 from attest.cluster import Cluster
 from attest.errors import AttestError, CommandFailed, Terminated, UsageError, WaitFailed
 from attest.events import Event, EventLog, Kind
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.manifest import Manifest
 from attest.report.doing import Doing
 from attest.report.journal import journal

@@ -5,17 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from attest.errors import ChannelError, MachineError, UsageError
+from attest.errors import ChannelError, MachineError
 from attest.events import Kind
 from attest.guest.channel import Channel, PowerAction
 from attest.life import Life, MachineContext, Return, Stage
 from attest.pauses import DEFAULT_TIMEOUT
 from attest.vmm.base import Saved, Vmm
-
-if TYPE_CHECKING:
-    from attest.checkpoint import Snapshot
 
 __all__ = ["Lifecycle"]
 
@@ -136,38 +132,6 @@ class Lifecycle:
             if not life.allow_reboot:
                 raise MachineError(self.name, "reboot() needs start(allow_reboot=True)")
             life.reboot(DEFAULT_TIMEOUT)
-
-    def snapshot(self, name: str) -> Snapshot:
-        """Save the machine as it is now; it stands still meanwhile, and goes on.
-
-        Args:
-            name: What errors and logs call it.
-
-        Raises:
-            MachineError: It could not be saved.
-        """
-        self.connect()
-        with self._events.span(Kind.ACTION, f"snapshot {name!r}", machine=self.name):
-            return self._context.snapshot(name)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot of this machine and wait until it is ready.
-
-        Commands and waits under way fail with a `ChannelError` that says so. The machine keeps its
-        identity; its clock is right, and its random numbers are others than then.
-
-        Raises:
-            UsageError: It is a snapshot of another machine.
-            MachineError: It did not come back.
-        """
-        if snapshot.machine != self.name:
-            raise UsageError(
-                f"{snapshot!r} cannot be restored as {self.name}",
-                hint="snapshot.clone() starts other machines from it",
-            )
-        with self._events.span(Kind.ACTION, f"restore {snapshot.name!r}", machine=self.name):
-            self.go_back(snapshot.saved(), snapshot.name, threading.Barrier(1))
-            self.connect()
 
     def go_back(self, saved: Saved, name: str, together: threading.Barrier) -> None:
         """Begin to go back to what was saved; it runs when all who share ``together`` can."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from attest.cluster import Cluster
 from attest.conditions import PollingCondition
 from attest.errors import TestFailure
-from attest.machine import Machine
+from attest.machine.machine import Machine
 from attest.manifest import global_name
 from attest.net.vlan import VLan
 from attest.script.log import Log
