@@ -1,17 +1,8 @@
-/* The parts of IDENTITY. */
-#ifndef ATTEST_IDENTITY_H
-#define ATTEST_IDENTITY_H
+/* What a guest that is the copy of another has of it, and must not keep: leases, a seed, SSH host keys. */
+#ifndef ATTEST_COPY_H
+#define ATTEST_COPY_H
 
-#include <stdbool.h>
-
-/* What went wrong first, and with what. */
-struct failure {
-    char subject[128];
-    int error;
-};
-
-/* Note an errno, unless it is 0; whether it is not. */
-bool failed(struct failure *failure, const char *subject, int error);
+#include "failure.h"
 
 /* Remove what every copy of a guest would share: leases of DHCP clients, and the seed for the next boot. */
 void forget_original(struct failure *failure);
