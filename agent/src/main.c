@@ -115,6 +115,7 @@ int main(int argc, char **argv)
     spawn_prepare();
     loop_start();
     watch_signals();
+    session_start();
     if (unix_path && !serve_unix(unix_path))
         return 1;
     if (!unix_path)

@@ -149,7 +149,7 @@ static void drop_streams(void)
     }
 }
 
-void session_lost(struct link *link)
+static void session_lost(struct link *link)
 {
     if (owner != link)
         return;
@@ -157,19 +157,19 @@ void session_lost(struct link *link)
     owner = NULL;
 }
 
-bool session_owns(const struct link *link)
+static bool session_owns(const struct link *link)
 {
     return owner == link;
 }
 
-void session_error(struct link *link, const char *text)
+static void session_error(struct link *link, const char *text)
 {
     session_lost(link);
     parser_desync(&link->parser);
     link_send(link, FRAME_ERROR, 0, 0, text, strlen(text));
 }
 
-void session_resume(struct link *link)
+static void session_resume(struct link *link)
 {
     if (owner != link)
         return;
@@ -312,7 +312,7 @@ static void stream_resize(struct stream *stream, const uint8_t *payload)
         stream->operation->resize(stream, get_u16(payload), get_u16(payload + 2));
 }
 
-void session_frame(struct link *link, const struct frame *frame)
+static void session_frame(struct link *link, const struct frame *frame)
 {
     if (frame->type == FRAME_HELLO) {
         hello(link, frame);
@@ -345,4 +345,16 @@ void session_frame(struct link *link, const struct frame *frame)
         stream_resize(stream, frame->payload);
         break;
     }
+}
+
+void session_start(void)
+{
+    static const struct link_handler handler = {
+        .frame = session_frame,
+        .error = session_error,
+        .lost = session_lost,
+        .resume = session_resume,
+        .in_use = session_owns,
+    };
+    links_start(&handler);
 }
