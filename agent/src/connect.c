@@ -1,4 +1,5 @@
-/* CONNECT: a connection from inside the guest, carried over a stream. */
+#include "connect.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +8,6 @@
 
 #include "loop.h"
 #include "memory.h"
-#include "operations.h"
 #include "resolve.h"
 
 enum { ADDRESS = 1, PORT };

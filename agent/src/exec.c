@@ -1,4 +1,5 @@
-/* EXEC: run a command, with its input, output and end. */
+#include "exec.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,7 +14,6 @@
 #include "child.h"
 #include "loop.h"
 #include "memory.h"
-#include "operations.h"
 #include "shells.h"
 #include "spawn.h"
 #include "system.h"

@@ -1,4 +1,5 @@
-/* GET: pack a file or a tree into a tar stream, as far as the host takes it. */
+#include "get.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -9,7 +10,6 @@
 #include <unistd.h>
 
 #include "memory.h"
-#include "operations.h"
 #include "tar.h"
 
 enum { PATH = 1 };

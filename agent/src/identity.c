@@ -1,5 +1,5 @@
-/* IDENTITY: the name, addresses, random numbers and time of a guest that may be the copy of another; copy.c has what such a copy
- * loses. No process is started. */
+#include "identity.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,6 @@
 #include "failure.h"
 #include "memory.h"
 #include "netlink.h"
-#include "operations.h"
 #include "replace.h"
 #include "system.h"
 

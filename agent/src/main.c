@@ -13,6 +13,7 @@
 #include "child.h"
 #include "link.h"
 #include "loop.h"
+#include "operations.h"
 #include "power.h"
 #include "serve.h"
 #include "session.h"
@@ -115,7 +116,7 @@ int main(int argc, char **argv)
     spawn_prepare();
     loop_start();
     watch_signals();
-    session_start();
+    session_start(operations);
     if (unix_path && !serve_unix(unix_path))
         return 1;
     if (!unix_path)

@@ -1,5 +1,5 @@
-/* PUT: unpack a tar stream. Every name is walked from the target's directory, one component after the other and through no symbolic
- * link, so nothing that an archive says leads out of it. */
+#include "put.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "memory.h"
-#include "operations.h"
 #include "tar.h"
 
 enum { PATH = 1, NAME };

@@ -10,18 +10,13 @@
 #include "child.h"
 #include "link.h"
 #include "memory.h"
-#include "operations.h"
 #include "shells.h"
 #include "system.h"
 #include "version.h"
 
 enum { BUCKETS = 256, CREDIT = 65536 };
 
-static const struct operation *const operations[] = {
-    &exec_operation,    &wait_operation,     &put_operation,   &get_operation,
-    &connect_operation, &identity_operation, &power_operation, &info_operation,
-};
-
+static const struct operation *const *operations;
 static struct link *owner; /* the link of the session, NULL when there is none */
 static struct stream *streams[BUCKETS];
 static size_t stream_count;
@@ -218,9 +213,9 @@ static void hello(struct link *link, const struct frame *frame)
 
 static const struct operation *operation_numbered(uint8_t number)
 {
-    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++)
-        if (operations[i]->number == number)
-            return operations[i];
+    for (const struct operation *const *each = operations; *each; each++)
+        if ((*each)->number == number)
+            return *each;
     return NULL;
 }
 
@@ -347,7 +342,7 @@ static void session_frame(struct link *link, const struct frame *frame)
     }
 }
 
-void session_start(void)
+void session_start(const struct operation *const *offered)
 {
     static const struct link_handler handler = {
         .frame = session_frame,
@@ -356,5 +351,6 @@ void session_start(void)
         .resume = session_resume,
         .in_use = session_owns,
     };
+    operations = offered;
     links_start(&handler);
 }

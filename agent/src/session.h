@@ -50,8 +50,8 @@ struct stream {
     struct stream *next;
 };
 
-/* From here on a HELLO on any link begins a session. */
-void session_start(void);
+/* From here on a HELLO on any link begins a session, which has these operations; their array ends with NULL. */
+void session_start(const struct operation *const *operations);
 
 /* For operations. How many bytes of DATA may be sent now in one frame. */
 size_t stream_room(struct stream *stream);

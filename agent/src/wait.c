@@ -1,4 +1,5 @@
-/* WAIT: until something is so. What cannot tell of itself is looked at again after a delay that grows. */
+#include "wait.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,7 +11,6 @@
 
 #include "loop.h"
 #include "memory.h"
-#include "operations.h"
 #include "path_watch.h"
 #include "process.h"
 #include "resolve.h"
