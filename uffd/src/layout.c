@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fail.h"
+#include "fatal.h"
 
 enum field { BASE, SIZE, OFFSET, PAGE_SIZE, FIELDS };
 
@@ -17,7 +17,7 @@ struct cursor {
 
 static _Noreturn void malformed(const struct cursor *cursor)
 {
-    fail("the memory layout is malformed at byte %td", cursor->at - cursor->start);
+    fatal_error("the memory layout is malformed at byte %td", cursor->at - cursor->start);
 }
 
 static bool accept(struct cursor *cursor, char wanted)
@@ -79,7 +79,7 @@ static struct region region(struct cursor *cursor)
     expect(cursor, '}');
     for (enum field field = 0; field < FIELDS; field++)
         if (!seen[field])
-            fail("the memory layout has a region without %s", names[field]);
+            fatal_error("the memory layout has a region without %s", names[field]);
     return (struct region){values[BASE], values[SIZE], values[OFFSET], values[PAGE_SIZE], NULL};
 }
 
@@ -87,16 +87,16 @@ static void check(const struct layout *layout, const struct region *fresh, uint6
 {
     uint64_t size = fresh->page_size, end;
     if (size < 4096 || (size & (size - 1)))
-        fail("the memory layout has pages of %" PRIu64 " bytes", size);
+        fatal_error("the memory layout has pages of %" PRIu64 " bytes", size);
     if (!fresh->size || (fresh->base | fresh->size) & (size - 1) ||
         __builtin_add_overflow(fresh->base, fresh->size, &end))
-        fail("the memory layout has a region of %" PRIu64 " bytes at 0x%" PRIx64, fresh->size, fresh->base);
+        fatal_error("the memory layout has a region of %" PRIu64 " bytes at 0x%" PRIx64, fresh->size, fresh->base);
     if (fresh->offset > file_size || fresh->size > file_size - fresh->offset)
-        fail("the memory layout has a region of %" PRIu64 " bytes at byte %" PRIu64 " of a file of %" PRIu64 " bytes",
-             fresh->size, fresh->offset, file_size);
+        fatal_error("the memory layout has a region of %" PRIu64 " bytes at byte %" PRIu64 " of a file of %" PRIu64
+                    " bytes", fresh->size, fresh->offset, file_size);
     for (const struct region *other = layout->regions; other < layout->regions + layout->count; other++)
         if (fresh->base < other->base + other->size && other->base < end)
-            fail("the memory layout has two regions at 0x%" PRIx64, fresh->base);
+            fatal_error("the memory layout has two regions at 0x%" PRIx64, fresh->base);
 }
 
 void layout_read(struct layout *layout, const char *text, uint64_t file_size)
@@ -105,12 +105,12 @@ void layout_read(struct layout *layout, const char *text, uint64_t file_size)
     expect(&cursor, '[');
     do {
         if (layout->count == REGIONS)
-            fail("the memory layout has more than %d regions", REGIONS);
+            fatal_error("the memory layout has more than %d regions", REGIONS);
         struct region fresh = region(&cursor);
         check(layout, &fresh, file_size);
         fresh.removed = calloc(fresh.size / fresh.page_size, sizeof *fresh.removed);
         if (!fresh.removed)
-            fail("out of memory");
+            fatal_error("out of memory");
         layout->regions[layout->count++] = fresh;
     } while (accept(&cursor, ','));
     expect(&cursor, ']');
@@ -130,7 +130,7 @@ void layout_remove(struct layout *layout, uint64_t start, uint64_t end)
     for (uint64_t address = start; address < end;) {
         struct region *region = layout_find(layout, address);
         if (!region)
-            fail("0x%" PRIx64 " was removed, which is in no region", address);
+            fatal_error("0x%" PRIx64 " was removed, which is in no region", address);
         region->removed[(address - region->base) / region->page_size] = true;
         address += region->page_size;
     }
