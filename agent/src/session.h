@@ -51,7 +51,7 @@ struct stream {
 };
 
 /* From here on a HELLO on any link begins a session, which has these operations; their array ends with NULL. */
-void session_start(const struct operation *const *operations);
+void session_start(const struct operation *const *offered);
 
 /* For operations. How many bytes of DATA may be sent now in one frame. */
 size_t stream_room(struct stream *stream);
