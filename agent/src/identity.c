@@ -242,7 +242,7 @@ static int set_addresses(int netlink, const struct wish *wish)
     return error;
 }
 
-static int grant(int netlink, const struct wish *wish)
+static int grant_wish(int netlink, const struct wish *wish)
 {
     int error = wish->has_mac ? set_mac(netlink, wish) : 0;
     error = error ? error : set_addresses(netlink, wish);
@@ -260,7 +260,7 @@ static void set_interfaces(int netlink, struct wish *wishes, size_t count, struc
         if (!find_interface(&wishes[i], interfaces, present))
             failure_note(failure, wishes[i].name, ENODEV);
     for (size_t i = 0; i < count && !failure->error; i++)
-        failure_note(failure, wishes[i].name, grant(netlink, &wishes[i]));
+        failure_note(failure, wishes[i].name, grant_wish(netlink, &wishes[i]));
 }
 
 static void change_interfaces(struct wish *wishes, size_t count, struct failure *failure)
@@ -298,16 +298,16 @@ static int set_clock(uint64_t nanoseconds)
 
 /* --- the operation --- */
 
-static void set_text(const struct request *request, uint8_t tag, const char *subject, int (*set)(const char *),
+static void set_text(const struct request *request, uint8_t tag, const char *subject, int (*set_one)(const char *),
                      struct failure *failure)
 {
     char *text = request_text(request, tag);
     if (text && !failure->error)
-        failure_note(failure, subject, set(text));
+        failure_note(failure, subject, set_one(text));
     free(text);
 }
 
-static void apply(const struct request *request, struct failure *failure)
+static void apply_settings(const struct request *request, struct failure *failure)
 {
     struct field seed;
     /* The clock first, so that files get the new time. */
@@ -342,11 +342,11 @@ static void identity_open(struct stream *stream, const struct request *request)
     size_t count;
     char *found = NULL;
     char **texts = request_texts(request, INTERFACE, &count, 0);
-    struct wish *wishes = allocate(count * sizeof *wishes);
+    struct wish *wishes = allocate_zeroed(count * sizeof *wishes);
     for (size_t i = 0; i < count && parse_wish(&wishes[i], texts[i], &failure); i++)
         ;
     if (!failure.error)
-        apply(request, &failure);
+        apply_settings(request, &failure);
     if (!failure.error)
         found = leave_original(request, &failure);
     if (!failure.error)

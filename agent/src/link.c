@@ -127,7 +127,7 @@ void link_open(int fd, void (*unplugged)(void))
     for (struct link *link = links; link; link = link->next)
         if (!link->unplugged && !link->closed && ++count >= LINKS_MAX && !handler->in_use(link))
             link_close(link);
-    struct link *link = allocate(sizeof *link);
+    struct link *link = allocate_zeroed(sizeof *link);
     link->unplugged = unplugged;
     link->next = links;
     links = link;

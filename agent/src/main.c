@@ -27,7 +27,7 @@ enum { IDLE_MS = 2, BUSY_MS = 40 };
 
 static struct watch signals;
 
-static void signalled(struct watch *watch, uint32_t events)
+static void signals_ready(struct watch *watch, uint32_t events)
 {
     struct signalfd_siginfo info;
     (void)events;
@@ -67,7 +67,7 @@ static void watch_signals(void)
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         sigaddset(&set, ends[i]);
     sigprocmask(SIG_SETMASK, &set, NULL);
-    watch_start(&signals, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), EPOLLIN, signalled);
+    watch_start(&signals, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), EPOLLIN, signals_ready);
 }
 
 /* The loop's zeroed watches stand on 0, 1 and 2 being taken. */
@@ -80,7 +80,7 @@ static void take_standard_descriptors(void)
     close(fd);
 }
 
-static void run(void)
+static void run_loop(void)
 {
     for (;;) {
         links_flush();
@@ -92,7 +92,7 @@ static void run(void)
     }
 }
 
-static int usage(void)
+static int print_usage(void)
 {
     fputs("usage: attest-agent [--unix PATH | --version]\n", stderr);
     return 2;
@@ -108,9 +108,9 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--unix") == 0)
         unix_path = argv[2];
     else if (argc != 1 && getpid() != 1) /* the kernel hands words of its command line to PID 1 */
-        return usage();
+        return print_usage();
     if (getpid() == 1 && !unix_path)
-        boot(argv);
+        boot_guest(argv);
     take_standard_descriptors();
     ignore_nothing();
     spawn_prepare();
@@ -121,5 +121,5 @@ int main(int argc, char **argv)
         return 1;
     if (!unix_path)
         serve_devices();
-    run();
+    run_loop();
 }

@@ -177,7 +177,7 @@ static void session_resume(struct link *link)
     }
 }
 
-static void welcome(struct link *link, const uint8_t *nonce)
+static void send_welcome(struct link *link, const uint8_t *nonce)
 {
     struct buffer payload = {0};
     uint8_t version[2];
@@ -196,7 +196,7 @@ static void welcome(struct link *link, const uint8_t *nonce)
     buffer_free(&payload);
 }
 
-static void hello(struct link *link, const struct frame *frame)
+static void session_hello(struct link *link, const struct frame *frame)
 {
     struct link *before = owner;
     drop_streams();
@@ -208,7 +208,7 @@ static void hello(struct link *link, const struct frame *frame)
     /* What the session before left unsent is nothing to the host of this one. */
     buffer_free(&link->out);
     owner = link;
-    welcome(link, frame->payload + HELLO_MAGIC_SIZE);
+    send_welcome(link, frame->payload + HELLO_MAGIC_SIZE);
 }
 
 static const struct operation *operation_numbered(uint8_t number)
@@ -238,7 +238,7 @@ static void open_stream(struct link *link, const struct frame *frame)
         return;
     }
     children_settle();
-    struct stream *stream = *slot = allocate(sizeof *stream);
+    struct stream *stream = *slot = allocate_zeroed(sizeof *stream);
     *stream = (struct stream){.number = frame->stream, .operation = operation, .send_window = WINDOW_START,
                               .receive_window = WINDOW_START};
     if (stream_count++ >= OPERATIONS_MAX)
@@ -310,7 +310,7 @@ static void stream_resize(struct stream *stream, const uint8_t *payload)
 static void session_frame(struct link *link, const struct frame *frame)
 {
     if (frame->type == FRAME_HELLO) {
-        hello(link, frame);
+        session_hello(link, frame);
         return;
     }
     if (owner != link)
