@@ -102,3 +102,10 @@ def test_what_a_module_offers_is_in_its_own_header_alone(compiled: Compiled) -> 
     assert {name: [module] for name, module in homes.items()} == {
         name: [header for header in words if name in words[header]] for name in homes
     }
+
+
+def test_functions_have_names_of_more_than_one_word(compiled: Compiled) -> None:
+    files = [*compiled.modules.values(), *compiled.others.values()]
+    names = {name for each in files for name in each.functions}
+    assert "main" in names
+    assert [name for name in sorted(names - GIVEN_NAMES) if "_" not in name] == []

@@ -95,14 +95,14 @@ static void allocate_contents(void)
 }
 
 /* Let the threads that wait for a page try again; those that still lack it are told of anew. */
-static void wake(uint64_t address, uint64_t size)
+static void wake_threads(uint64_t address, uint64_t size)
 {
     struct uffdio_range range = {address, size};
     if (ioctl(uffd, UFFDIO_WAKE, &range) < 0)
         fatal_error("waking 0x%" PRIx64 ": %s", address, strerror(errno));
 }
 
-static void load(const struct region *region, uint64_t page)
+static void load_page(const struct region *region, uint64_t page)
 {
     if (region->removed[page]) {
         memset(contents, 0, region->page_size);
@@ -117,13 +117,13 @@ static void load(const struct region *region, uint64_t page)
 
 /* The copy is from memory that is there, not from a mapping of the file: for a source that is yet to be read, Linux
  * needs a second huge page for a moment, and the guest may have the last one. */
-static void bring(uint64_t address)
+static void bring_page(uint64_t address)
 {
     struct region *region = layout_find(&layout, address);
     if (!region)
         fatal_error("0x%" PRIx64 " was touched, which is in no region", address);
     uint64_t size = region->page_size, page = (address - region->base) / size, start = region->base + page * size;
-    load(region, page);
+    load_page(region, page);
     struct uffdio_copy copy = {.dst = start, .src = (uintptr_t)contents, .len = size};
     if (ioctl(uffd, UFFDIO_COPY, &copy) == 0) {
         vain = 0;
@@ -134,7 +134,7 @@ static void bring(uint64_t address)
         errno = ENOMEM;
     /* It is there already; or pages are being removed, of which the next events tell. */
     if (errno == EEXIST || errno == EAGAIN)
-        wake(start, size);
+        wake_threads(start, size);
     else if (errno == ESRCH) /* the VMM is ending */
         exit(0);
     else
@@ -142,7 +142,7 @@ static void bring(uint64_t address)
                     errno == ENOMEM ? "no page of that size is free" : strerror(errno));
 }
 
-static void serve(void)
+static void serve_events(void)
 {
     struct uffd_msg events[BATCH];
     ssize_t length = read(uffd, events, sizeof events);
@@ -157,7 +157,7 @@ static void serve(void)
             layout_remove(&layout, event->arg.remove.start, event->arg.remove.end);
     for (const struct uffd_msg *event = events; event < end; event++)
         if (event->event == UFFD_EVENT_PAGEFAULT)
-            bring(event->arg.pagefault.address);
+            bring_page(event->arg.pagefault.address);
         else if (event->event != UFFD_EVENT_REMOVE)
             fatal_error("the userfaultfd tells of an event of the unknown kind 0x%x", event->event);
 }
@@ -181,6 +181,6 @@ int main(int argc, char **argv)
         if (polled[1].revents & ~POLLIN)
             fatal_error("the userfaultfd is one that waits, or none");
         if (polled[1].revents)
-            serve();
+            serve_events();
     }
 }
