@@ -46,7 +46,7 @@ extern struct builtin attest_fork_struct;
 enum { SMALL_MAPPING = 200000, DONT_NEED = 4 /* MADV_DONTNEED */, NO_HISTORY = 4 /* SEVAL_NOHIST of bash's common.h */ };
 
 /* A message with so many descriptors, and at most so many bytes; false when the agent wants nothing more. */
-static int receive(char *text, size_t size, int descriptors[], size_t count)
+static int receive_message(char *text, size_t size, int descriptors[], size_t count)
 {
     union {
         struct cmsghdr header;
@@ -77,7 +77,7 @@ static void become_fresh(void)
 
 /* All is done but to leave the memory, which takes as long as most commands: tell the agent already, and let it go first. The
  * libraries have nothing to do then, and would write to their pages for it. */
-static void end(int status, void *argument)
+static void end_shell(int status, void *argument)
 {
     const union sigval code = {.sival_int = status & 0xff};
     (void)argument;
@@ -90,7 +90,7 @@ static void end(int status, void *argument)
 }
 
 /* In a fork: wait for a command, and become the shell that runs it. */
-static int begin(int socket)
+static int begin_shell(int socket)
 {
     int descriptors[3];
     pid_t pid = getpid();
@@ -99,7 +99,7 @@ static int begin(int socket)
     dup2(socket, SHELL_SOCKET);
     close(socket);
     become_fresh(); /* has its own copy of each page that it will write to once there is a command */
-    if (!receive(command_execution_string, COMMAND_MAX, descriptors, 3))
+    if (!receive_message(command_execution_string, COMMAND_MAX, descriptors, 3))
         return 1;
     for (int i = 0; i < 3; i++) {
         dup2(descriptors[i], i);
@@ -111,7 +111,7 @@ static int begin(int socket)
         return 1;
     close(SHELL_SOCKET);
     if (on_exit)
-        on_exit(end, NULL);
+        on_exit(end_shell, NULL);
     return 0;
 }
 
@@ -136,7 +136,7 @@ static void own_pages(void)
         close(memory);
 }
 
-static int serve(void *words)
+static int serve_forks(void *words)
 {
     int socket;
     char ready = 0, nothing;
@@ -148,12 +148,12 @@ static int serve(void *words)
     own_pages();
     parse_and_execute(strdup("true"), "attest", NO_HISTORY); /* brings in what commands need */
     send(SHELL_SOCKET, &ready, sizeof ready, MSG_NOSIGNAL);
-    while (receive(&nothing, 1, &socket, 1)) {
+    while (receive_message(&nothing, 1, &socket, 1)) {
         if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL) == 0)
-            return begin(socket);
+            return begin_shell(socket);
         close(socket);
     }
     return 1;
 }
 
-struct builtin attest_fork_struct = {.name = "attest_fork", .function = serve, .flags = ENABLED, .usage = "attest_fork"};
+struct builtin attest_fork_struct = {.name = "attest_fork", .function = serve_forks, .flags = ENABLED, .usage = "attest_fork"};

@@ -17,7 +17,7 @@ static struct {
 static size_t seed_count;
 static uint64_t state;
 
-static uint32_t draw(uint32_t below)
+static uint32_t draw_number(uint32_t below)
 {
     state ^= state << 13;
     state ^= state >> 7;
@@ -25,7 +25,7 @@ static uint32_t draw(uint32_t below)
     return (uint32_t)((state >> 16) % below);
 }
 
-static void load(const char *directory)
+static void load_corpus(const char *directory)
 {
     char path[1024];
     DIR *files = opendir(directory);
@@ -44,26 +44,26 @@ static void load(const char *directory)
         closedir(files);
 }
 
-static void change(uint8_t *input, size_t *size)
+static void change_input(uint8_t *input, size_t *size)
 {
     static const uint8_t telling[] = {0, 1, 0x7f, 0x80, 0xa7, 0xff};
-    size_t at = draw((uint32_t)*size), span = draw((uint32_t)(*size - at)) + 1;
-    switch (draw(5)) {
+    size_t at = draw_number((uint32_t)*size), span = draw_number((uint32_t)(*size - at)) + 1;
+    switch (draw_number(5)) {
     case 0:
-        input[at] = (uint8_t)draw(256);
+        input[at] = (uint8_t)draw_number(256);
         break;
     case 1:
-        input[at] = telling[draw(sizeof telling)];
+        input[at] = telling[draw_number(sizeof telling)];
         break;
     case 2:
-        input[at] ^= (uint8_t)(1u << draw(8));
+        input[at] ^= (uint8_t)(1u << draw_number(8));
         break;
     case 3: /* leave bytes out */
         memmove(input + at, input + at + span, *size - at - span);
         *size -= span;
         break;
     case 4: /* copy bytes over others */
-        memmove(input + draw((uint32_t)(*size - span + 1)), input + at, span);
+        memmove(input + draw_number((uint32_t)(*size - span + 1)), input + at, span);
         break;
     }
 }
@@ -72,14 +72,14 @@ static void change(uint8_t *input, size_t *size)
 static size_t run_one(void)
 {
     static uint8_t input[INPUT_MAX];
-    size_t size = 0, pieces = 1 + draw(PIECES_MAX);
+    size_t size = 0, pieces = 1 + draw_number(PIECES_MAX);
     for (size_t i = 0; i < pieces; i++) {
-        size_t which = draw((uint32_t)seed_count);
+        size_t which = draw_number((uint32_t)seed_count);
         memcpy(input + size, seeds[which].bytes, seeds[which].size);
         size += seeds[which].size;
     }
-    for (uint32_t changes = draw(8); changes > 0 && size > 0; changes--)
-        change(input, &size);
+    for (uint32_t changes = draw_number(8); changes > 0 && size > 0; changes--)
+        change_input(input, &size);
     LLVMFuzzerTestOneInput(input, size);
     return pieces;
 }
@@ -89,7 +89,7 @@ int main(int argc, char **argv)
     unsigned long frames = argc > 2 ? strtoul(argv[2], NULL, 10) : 0, done = 0;
     state = argc > 3 ? strtoull(argv[3], NULL, 10) | 1 : 88172645463325252u;
     if (argc > 1)
-        load(argv[1]);
+        load_corpus(argv[1]);
     if (seed_count == 0) {
         fprintf(stderr, "usage: %s CORPUS [FRAMES [SEED]]\n", argv[0]);
         return 2;

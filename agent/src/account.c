@@ -15,7 +15,7 @@
 enum { COLUMNS_MAX = 7 };
 
 /* Cut a line of /etc/passwd or /etc/group at its colons; missing columns are empty. */
-static void cut(char *line, char *columns[COLUMNS_MAX])
+static void cut_columns(char *line, char *columns[COLUMNS_MAX])
 {
     line[strcspn(line, "\n")] = 0;
     for (int i = 0; i < COLUMNS_MAX; i++) {
@@ -26,7 +26,7 @@ static void cut(char *line, char *columns[COLUMNS_MAX])
     }
 }
 
-static bool number(const char *text, uid_t *value)
+static bool parse_id(const char *text, uid_t *value)
 {
     char *end;
     errno = 0;
@@ -39,7 +39,7 @@ static bool number(const char *text, uid_t *value)
 
 static struct account *account_make(const char *name, uid_t uid, gid_t gid, const char *home, const char *shell)
 {
-    struct account *account = allocate(sizeof *account);
+    struct account *account = allocate_zeroed(sizeof *account);
     *account = (struct account){.uid = uid, .gid = gid};
     account->name = copy_text(name, strlen(name));
     account->home = *home ? copy_text(home, strlen(home)) : copy_text("/", 1);
@@ -50,14 +50,14 @@ static struct account *account_make(const char *name, uid_t uid, gid_t gid, cons
 static struct account *find_user(const char *user)
 {
     uid_t wanted, uid, gid;
-    bool by_number = number(user, &wanted);
+    bool by_number = parse_id(user, &wanted);
     struct account *account = NULL;
     FILE *file = fopen("/etc/passwd", "re");
     char *line = NULL, *columns[COLUMNS_MAX];
     size_t size = 0;
     while (file && !account && getline(&line, &size, file) > 0) {
-        cut(line, columns);
-        if (!number(columns[2], &uid) || !number(columns[3], &gid))
+        cut_columns(line, columns);
+        if (!parse_id(columns[2], &uid) || !parse_id(columns[3], &gid))
             continue;
         if (strcmp(columns[0], user) == 0 || (by_number && uid == wanted))
             account = account_make(columns[0], uid, gid, columns[5], columns[6]);
@@ -94,8 +94,8 @@ static void find_groups(struct account *account)
     size_t size = 0;
     gid_t gid;
     while (file && getline(&line, &size, file) > 0) {
-        cut(line, columns);
-        if (number(columns[2], &gid) && gid != account->gid && member_of(columns[3], account->name))
+        cut_columns(line, columns);
+        if (parse_id(columns[2], &gid) && gid != account->gid && member_of(columns[3], account->name))
             add_group(account, gid);
     }
     free(line);
@@ -127,7 +127,7 @@ static size_t name_length(const char *variable)
     return strcspn(variable, "=");
 }
 
-static void set(char **environment, const char *variable)
+static void environment_set(char **environment, const char *variable)
 {
     size_t length = name_length(variable), i = 0;
     while (environment[i] && (name_length(environment[i]) != length || memcmp(environment[i], variable, length)))
@@ -136,10 +136,10 @@ static void set(char **environment, const char *variable)
     environment[i] = copy_text(variable, strlen(variable));
 }
 
-static void set_pair(char **environment, const char *name, const char *value)
+static void environment_set_pair(char **environment, const char *name, const char *value)
 {
     char *variable = format_text("%s=%s", name, value);
-    set(environment, variable);
+    environment_set(environment, variable);
     free(variable);
 }
 
@@ -151,20 +151,20 @@ char **environment_make(const struct account *account, bool terminal, char *cons
         count += *line == '\n';
     for (size_t i = 0; extra && extra[i]; i++)
         count++;
-    char **environment = allocate((count + 1) * sizeof *environment);
-    set_pair(environment, "PATH", default_path());
-    set_pair(environment, "HOME", account ? account->home : "/root");
-    set_pair(environment, "USER", account ? account->name : "root");
-    set_pair(environment, "LOGNAME", account ? account->name : "root");
-    set_pair(environment, "SHELL", account ? account->shell : shell_path());
-    set_pair(environment, "DISPLAY", ":0.0");
+    char **environment = allocate_zeroed((count + 1) * sizeof *environment);
+    environment_set_pair(environment, "PATH", default_path());
+    environment_set_pair(environment, "HOME", account ? account->home : "/root");
+    environment_set_pair(environment, "USER", account ? account->name : "root");
+    environment_set_pair(environment, "LOGNAME", account ? account->name : "root");
+    environment_set_pair(environment, "SHELL", account ? account->shell : shell_path());
+    environment_set_pair(environment, "DISPLAY", ":0.0");
     if (terminal)
-        set_pair(environment, "TERM", "xterm-256color");
+        environment_set_pair(environment, "TERM", "xterm-256color");
     for (char *line = strtok(usual, "\n"); line; line = strtok(NULL, "\n"))
-        set(environment, line);
+        environment_set(environment, line);
     free(usual);
     for (size_t i = 0; extra && extra[i]; i++)
-        set(environment, extra[i]);
+        environment_set(environment, extra[i]);
     return environment;
 }
 

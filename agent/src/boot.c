@@ -66,7 +66,7 @@ static bool open_console(void)
     return true;
 }
 
-__attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static void say_on_console(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -93,7 +93,7 @@ static void mount_at(const char *type, const char *place, unsigned long flags, c
 {
     mkdir(place, 0755);
     if (mount(type, place, type, flags, options) < 0 && errno != EBUSY)
-        say("attest-agent: mount %s: %s\n", place, strerror(errno));
+        say_on_console("attest-agent: mount %s: %s\n", place, strerror(errno));
 }
 
 static void mount_kernel_file_systems(void)
@@ -107,7 +107,7 @@ static void load_module(const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
-        say("attest-agent: module %s: %s\n", path, strerror(errno));
+        say_on_console("attest-agent: module %s: %s\n", path, strerror(errno));
     if (fd >= 0)
         close(fd);
 }
@@ -172,7 +172,7 @@ static void name_disks(char *devices)
         const char *device = strsep(&rest, ",");
         snprintf(link, sizeof link, "/dev/disk/by-id/virtio-disk%d", number);
         if (symlink(device, link) < 0)
-            say("attest-agent: link %s: %s\n", link, strerror(errno));
+            say_on_console("attest-agent: link %s: %s\n", link, strerror(errno));
     }
 }
 
@@ -302,7 +302,7 @@ __attribute__((noreturn)) static void boot_root(const char *name, char **argumen
     write_units();
     change_root();
     open_console();
-    say("attest-stage: root\n");
+    say_on_console("attest-stage: root\n");
     arguments[0] = init ? init : "/sbin/init";
     execv(arguments[0], arguments);
     give_up("execute %s: %s", arguments[0], strerror(errno));
@@ -315,7 +315,7 @@ static void raise_loopback(void)
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
     if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
-        say("attest-agent: loopback: %s\n", strerror(errno));
+        say_on_console("attest-agent: loopback: %s\n", strerror(errno));
     if (fd >= 0)
         close(fd);
 }
@@ -335,17 +335,17 @@ static void boot_alone(void)
     reboot(RB_DISABLE_CAD);
 }
 
-void boot(char **arguments)
+void boot_guest(char **arguments)
 {
     mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
     bool console = open_console();
     if (console)
-        say("attest-stage: init\n");
+        say_on_console("attest-stage: init\n");
     mount_kernel_file_systems();
     load_modules();
     /* The console's driver may have been one of the modules. */
     if (!console && open_console())
-        say("attest-stage: init\n");
+        say_on_console("attest-stage: init\n");
     char *disks = kernel_parameter("attest.disks");
     if (disks)
         name_disks(disks);

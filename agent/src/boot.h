@@ -4,6 +4,6 @@
 
 /* Set up the kernel's file systems and modules. With `attest.root=` on the kernel command line, become that root's init
  * and never return; else return when the guest is ready for the agent to be its only program. */
-void boot(char **arguments);
+void boot_guest(char **arguments);
 
 #endif

@@ -1,4 +1,5 @@
-/* CONNECT: a connection from inside the guest, carried over a stream. */
+#include "connect.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +8,6 @@
 
 #include "loop.h"
 #include "memory.h"
-#include "operations.h"
 #include "resolve.h"
 
 enum { ADDRESS = 1, PORT };
@@ -95,7 +95,7 @@ static int pump_out(struct connection *connection)
     return 0;
 }
 
-static void pump(struct connection *connection)
+static void connection_pump(struct connection *connection)
 {
     if (!connection->connected)
         return;
@@ -122,14 +122,14 @@ static void connection_ready(struct watch *watch, uint32_t events)
         connection->connected = true;
         stream_send(connection->stream, 0, NULL, 0);
     }
-    pump(connection);
+    connection_pump(connection);
 }
 
 static bool find_address(const struct request *request, struct address *address)
 {
     char *host = request_text(request, ADDRESS);
     bool found = host && (*host == '/' ? unix_address(host, address)
-                                       : resolve(host, (uint16_t)request_u32(request, PORT, 0), address));
+                                       : resolve_address(host, (uint16_t)request_u32(request, PORT, 0), address));
     free(host);
     return found;
 }
@@ -149,7 +149,7 @@ static void connect_open(struct stream *stream, const struct request *request)
         stream_fail(stream, error, "%s", strerror(error));
         return;
     }
-    struct connection *connection = allocate(sizeof *connection);
+    struct connection *connection = allocate_zeroed(sizeof *connection);
     connection->stream = stream;
     stream->state = connection;
     watch_start(&connection->watch, fd, edges, connection_ready);
@@ -162,12 +162,12 @@ static void connect_data(struct stream *stream, const uint8_t *bytes, size_t siz
         stream_consumed(stream, size);
     else
         buffer_add(&connection->unsent, bytes, size);
-    pump(connection);
+    connection_pump(connection);
 }
 
 static void connect_pump(struct stream *stream)
 {
-    pump(stream->state);
+    connection_pump(stream->state);
 }
 
 static void connect_drop(struct stream *stream)

@@ -1,4 +1,5 @@
-/* What a guest that is the copy of another has of it, and must not keep: leases, a seed, SSH host keys. */
+#include "copy.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +11,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "identity.h"
 #include "memory.h"
 #include "process.h"
 #include "replace.h"
@@ -36,7 +36,7 @@ static void remove_files(const char *directory, const char *pattern, struct fail
 {
     DIR *files = opendir(directory);
     if (!files) {
-        failed(failure, directory, errno == ENOENT ? 0 : errno);
+        failure_note(failure, directory, errno == ENOENT ? 0 : errno);
         return;
     }
     for (struct dirent *entry; (entry = readdir(files));) {
@@ -44,7 +44,7 @@ static void remove_files(const char *directory, const char *pattern, struct fail
             continue;
         int error = errno == EISDIR || errno == ENOENT ? 0 : errno;
         char *path = format_text("%s/%s", directory, entry->d_name);
-        failed(failure, path, error);
+        failure_note(failure, path, error);
         free(path);
     }
     closedir(files);
@@ -79,7 +79,7 @@ char *ssh_host_keys(struct failure *failure)
     }
     if (files)
         closedir(files);
-    failed(failure, SSH, count > KEYS_MAX ? E2BIG : 0);
+    failure_note(failure, SSH, count > KEYS_MAX ? E2BIG : 0);
     return paths;
 }
 
@@ -98,12 +98,12 @@ static void set_key(char *path, struct failure *failure)
 {
     char *public = after_line(path);
     char *private = public ? after_line(public) : NULL;
-    if (failed(failure, "an SSH host key", !private || *path != '/' || !*public ? EINVAL : 0))
+    if (failure_note(failure, "an SSH host key", !private || *path != '/' || !*public ? EINVAL : 0))
         return;
     char *public_path = format_text("%s.pub", path);
     char *public_line = format_text("%s\n", public);
-    if (!failed(failure, path, replace_file(path, private, 0600)))
-        failed(failure, public_path, replace_file(public_path, public_line, 0644));
+    if (!failure_note(failure, path, replace_file(path, private, 0600)))
+        failure_note(failure, public_path, replace_file(public_path, public_line, 0644));
     free(public_line);
     free(public_path);
 }
@@ -114,7 +114,7 @@ static void reload_sshd(struct failure *failure)
     char line[16];
     pid_t pid = process_with_pid(read_line(SSHD_PID, line, sizeof line), "sshd");
     if (pid && kill(pid, SIGHUP) < 0 && errno != ESRCH)
-        failed(failure, "sshd", errno);
+        failure_note(failure, "sshd", errno);
 }
 
 void set_ssh_host_keys(char **keys, struct failure *failure)

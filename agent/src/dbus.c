@@ -9,7 +9,7 @@ enum { DEPTH_MAX = 32, LITTLE_ENDIAN_MARK = 'l', VERSION = 1 };
 
 /* --- writing --- */
 
-static void pad(struct buffer *out, size_t from, size_t alignment)
+static void pad_message(struct buffer *out, size_t from, size_t alignment)
 {
     static const uint8_t zeros[8];
     buffer_add(out, zeros, (alignment - (out->end - from) % alignment) % alignment);
@@ -19,7 +19,7 @@ static void add_u32(struct buffer *out, size_t from, uint32_t value)
 {
     uint8_t bytes[4];
     put_u32(bytes, value);
-    pad(out, from, 4);
+    pad_message(out, from, 4);
     buffer_add(out, bytes, sizeof bytes);
 }
 
@@ -33,7 +33,7 @@ static void add_header_field(struct buffer *out, uint8_t field, char type, const
 {
     const uint8_t start[] = {field, 1, (uint8_t)type, 0};
     const uint8_t length = (uint8_t)strlen(text);
-    pad(out, 0, 8);
+    pad_message(out, 0, 8);
     buffer_add(out, start, sizeof start);
     if (type == 'g') {
         buffer_add(out, &length, 1);
@@ -63,7 +63,7 @@ void dbus_add_call(struct buffer *out, uint32_t serial, const char *path, const 
     if (*signature)
         add_header_field(&header, FIELD_SIGNATURE, 'g', signature);
     put_u32(header.bytes + 12, (uint32_t)(buffer_size(&header) - FIXED_HEADER));
-    pad(&header, 0, 8);
+    pad_message(&header, 0, 8);
     buffer_add(out, header.bytes, buffer_size(&header));
     buffer_add(out, body.bytes, buffer_size(&body));
     buffer_free(&header);
@@ -72,7 +72,7 @@ void dbus_add_call(struct buffer *out, uint32_t serial, const char *path, const 
 
 /* --- reading --- */
 
-static const uint8_t *take(struct dbus_reader *reader, size_t size)
+static const uint8_t *take_bytes(struct dbus_reader *reader, size_t size)
 {
     if (reader->bad || size > reader->size - reader->at) {
         reader->bad = true;
@@ -85,26 +85,26 @@ static const uint8_t *take(struct dbus_reader *reader, size_t size)
 
 void dbus_align(struct dbus_reader *reader, size_t alignment)
 {
-    take(reader, (alignment - reader->at % alignment) % alignment);
+    take_bytes(reader, (alignment - reader->at % alignment) % alignment);
 }
 
 uint32_t dbus_read_u32(struct dbus_reader *reader)
 {
     dbus_align(reader, 4);
-    const uint8_t *bytes = take(reader, 4);
+    const uint8_t *bytes = take_bytes(reader, 4);
     return bytes ? get_u32(bytes) : 0;
 }
 
 uint64_t dbus_read_u64(struct dbus_reader *reader)
 {
     dbus_align(reader, 8);
-    const uint8_t *bytes = take(reader, 8);
+    const uint8_t *bytes = take_bytes(reader, 8);
     return bytes ? get_u64(bytes) : 0;
 }
 
 static const char *read_text(struct dbus_reader *reader, size_t length)
 {
-    const uint8_t *text = take(reader, length + 1);
+    const uint8_t *text = take_bytes(reader, length + 1);
     if (text && (text[length] || memchr(text, 0, length)))
         reader->bad = true;
     return text && !reader->bad ? (const char *)text : "";
@@ -117,7 +117,7 @@ const char *dbus_read_string(struct dbus_reader *reader)
 
 const char *dbus_read_signature(struct dbus_reader *reader)
 {
-    const uint8_t *length = take(reader, 1);
+    const uint8_t *length = take_bytes(reader, 1);
     return length ? read_text(reader, *length) : "";
 }
 
@@ -146,7 +146,7 @@ static size_t alignment_of(char type)
     }
 }
 
-static const char *skip(struct dbus_reader *reader, const char *signature, int depth);
+static const char *skip_value(struct dbus_reader *reader, const char *signature, int depth);
 
 /* The end of one complete type, nothing read: an array's elements may be none. */
 static const char *type_end(const char *signature, int depth)
@@ -171,7 +171,7 @@ static const char *skip_array(struct dbus_reader *reader, const char *element, i
         return NULL;
     /* The length does not count the padding before the first element. */
     dbus_align(reader, alignment_of(*element));
-    take(reader, size);
+    take_bytes(reader, size);
     return end;
 }
 
@@ -179,11 +179,11 @@ static const char *skip_struct(struct dbus_reader *reader, const char *member, c
 {
     dbus_align(reader, 8);
     while (member && *member != close)
-        member = skip(reader, member, depth + 1);
+        member = skip_value(reader, member, depth + 1);
     return member ? member + 1 : NULL;
 }
 
-static const char *skip(struct dbus_reader *reader, const char *signature, int depth)
+static const char *skip_value(struct dbus_reader *reader, const char *signature, int depth)
 {
     reader->bad |= depth > DEPTH_MAX;
     if (reader->bad)
@@ -198,7 +198,7 @@ static const char *skip(struct dbus_reader *reader, const char *signature, int d
         dbus_read_signature(reader);
         return signature;
     case 'v':
-        skip(reader, dbus_read_signature(reader), depth + 1);
+        skip_value(reader, dbus_read_signature(reader), depth + 1);
         return signature;
     case 'a':
         return skip_array(reader, signature, depth + 1);
@@ -217,7 +217,7 @@ static const char *skip(struct dbus_reader *reader, const char *signature, int d
     case 't':
     case 'd':
         dbus_align(reader, alignment_of(type));
-        take(reader, alignment_of(type));
+        take_bytes(reader, alignment_of(type));
         return signature;
     default:
         reader->bad = true;
@@ -227,7 +227,7 @@ static const char *skip(struct dbus_reader *reader, const char *signature, int d
 
 const char *dbus_skip(struct dbus_reader *reader, const char *signature)
 {
-    const char *rest = skip(reader, signature, 0);
+    const char *rest = skip_value(reader, signature, 0);
     if (!rest)
         reader->bad = true;
     return rest ? rest : "";
@@ -247,7 +247,7 @@ size_t dbus_message_size(const uint8_t *bytes, size_t size)
 static void read_header_field(struct dbus_reader *reader, struct dbus_message *message)
 {
     dbus_align(reader, 8);
-    const uint8_t *code = take(reader, 1);
+    const uint8_t *code = take_bytes(reader, 1);
     const char *type = dbus_read_signature(reader);
     uint8_t field = code ? *code : 0;
     const char **const texts[] = {

@@ -1,4 +1,5 @@
-/* EXEC: run a command, with its input, output and end. */
+#include "exec.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,7 +14,6 @@
 #include "child.h"
 #include "loop.h"
 #include "memory.h"
-#include "operations.h"
 #include "shells.h"
 #include "spawn.h"
 #include "system.h"
@@ -245,7 +245,7 @@ static void command_free(struct command *command)
 /* The arguments of SHELL -c TEXT, or of SHELL -euo pipefail -c TEXT. */
 static char **shell_arguments(const char *shell, bool strict, const char *text)
 {
-    char **arguments = allocate(6 * sizeof *arguments);
+    char **arguments = allocate_zeroed(6 * sizeof *arguments);
     const char *const words[] = {strrchr(shell, '/') + 1, "-euo", "pipefail", "-c", text};
     size_t count = 0;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
@@ -345,7 +345,7 @@ static void watch_output(struct exec *exec, uint8_t channel, int fd, uint32_t ev
 
 static void exec_begin(struct stream *stream, const struct request *request, const struct running *running)
 {
-    struct exec *exec = allocate(sizeof *exec);
+    struct exec *exec = allocate_zeroed(sizeof *exec);
     uint32_t flags = request_u32(request, FLAGS, 0);
     exec->stream = stream;
     exec->session = running->pid;

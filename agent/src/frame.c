@@ -60,7 +60,7 @@ void parser_free(struct parser *parser)
     parser->capacity = 0;
 }
 
-static enum parse_result bad(struct parser *parser, const char *format, unsigned found, unsigned wanted)
+static enum parse_result reject_frame(struct parser *parser, const char *format, unsigned found, unsigned wanted)
 {
     snprintf(parser->error, sizeof parser->error, format, found, wanted);
     parser_desync(parser);
@@ -71,9 +71,9 @@ static enum parse_result check_length(struct parser *parser, uint32_t least, uin
 {
     const struct frame *frame = &parser->frame;
     if (frame->length < least)
-        return bad(parser, "a frame's payload has %u bytes, at least %u belong there", frame->length, least);
+        return reject_frame(parser, "a frame's payload has %u bytes, at least %u belong there", frame->length, least);
     if (frame->length > most)
-        return bad(parser, "a frame's payload has %u bytes, at most %u may be", frame->length, most);
+        return reject_frame(parser, "a frame's payload has %u bytes, at most %u may be", frame->length, most);
     return PARSE_MORE;
 }
 
@@ -85,17 +85,17 @@ static enum parse_result check_header(struct parser *parser)
                             .length = get_u32(header + 8)};
     bool channel = frame->type == FRAME_DATA || frame->type == FRAME_EOF;
     if (header[0] != FRAME_MAGIC)
-        return bad(parser, "a frame begins with 0x%02x, not with 0x%02x", header[0], FRAME_MAGIC);
+        return reject_frame(parser, "a frame begins with 0x%02x, not with 0x%02x", header[0], FRAME_MAGIC);
     if (frame->flags && !channel)
-        return bad(parser, "a frame has flags 0x%02x, type 0x%02x has none", frame->flags, frame->type);
+        return reject_frame(parser, "a frame has flags 0x%02x, type 0x%02x has none", frame->flags, frame->type);
     if (header[3])
-        return bad(parser, "a frame's reserved byte is 0x%02x, not %u", header[3], 0);
+        return reject_frame(parser, "a frame's reserved byte is 0x%02x, not %u", header[3], 0);
     if (frame->type != FRAME_HELLO && frame->stream == 0)
-        return bad(parser, "a frame of type 0x%02x is on stream %u", frame->type, 0);
+        return reject_frame(parser, "a frame of type 0x%02x is on stream %u", frame->type, 0);
     switch (frame->type) {
     case FRAME_HELLO:
         if (memcmp(header, hello_start, HEADER_SIZE))
-            return bad(parser, "a HELLO has stream %u and length %u", frame->stream, frame->length);
+            return reject_frame(parser, "a HELLO has stream %u and length %u", frame->stream, frame->length);
         return PARSE_MORE;
     case FRAME_OPEN:
         return check_length(parser, 1, PAYLOAD_MAX);
@@ -108,8 +108,8 @@ static enum parse_result check_header(struct parser *parser)
     case FRAME_RESIZE:
         return check_length(parser, 4, 4);
     default:
-        return bad(parser, "a frame has type 0x%02x, which the host does not send (stream %u)", frame->type,
-                   frame->stream);
+        return reject_frame(parser, "a frame has type 0x%02x, which the host does not send (stream %u)", frame->type,
+                            frame->stream);
     }
 }
 
@@ -152,18 +152,18 @@ static enum parse_result read_header(struct parser *parser, const uint8_t **data
             continue;
         parser->header[parser->have++] = byte;
         if (parser->have == 1 && byte != FRAME_MAGIC)
-            return bad(parser, "a frame begins with 0x%02x, not with 0x%02x", byte, FRAME_MAGIC);
+            return reject_frame(parser, "a frame begins with 0x%02x, not with 0x%02x", byte, FRAME_MAGIC);
     }
     return parser->have < HEADER_SIZE ? PARSE_MORE : check_header(parser);
 }
 
-static enum parse_result finish(struct parser *parser, const uint8_t *payload, struct frame *frame)
+static enum parse_result finish_frame(struct parser *parser, const uint8_t *payload, struct frame *frame)
 {
     parser->have = 0;
     *frame = parser->frame;
     frame->payload = payload;
     if (frame->type == FRAME_HELLO && memcmp(payload, hello_start + HEADER_SIZE, HELLO_MAGIC_SIZE))
-        return bad(parser, "a HELLO (%u bytes) lacks its magic (version %u)", frame->length, PROTOCOL_VERSION);
+        return reject_frame(parser, "a HELLO (%u bytes) lacks its magic (version %u)", frame->length, PROTOCOL_VERSION);
     return PARSE_FRAME;
 }
 
@@ -180,11 +180,11 @@ enum parse_result parser_next(struct parser *parser, const uint8_t **data, size_
         const uint8_t *payload = *data;
         *data += missing;
         *size -= missing;
-        return finish(parser, payload, frame);
+        return finish_frame(parser, payload, frame);
     }
     size_t part = *size < missing ? *size : missing;
     keep_payload(parser, *data, part);
     *data += part;
     *size -= part;
-    return part == missing ? finish(parser, parser->payload, frame) : PARSE_MORE;
+    return part == missing ? finish_frame(parser, parser->payload, frame) : PARSE_MORE;
 }

@@ -1,4 +1,5 @@
-/* GET: pack a file or a tree into a tar stream, as far as the host takes it. */
+#include "get.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -9,7 +10,6 @@
 #include <unistd.h>
 
 #include "memory.h"
-#include "operations.h"
 #include "tar.h"
 
 enum { PATH = 1 };
@@ -89,7 +89,7 @@ static bool add_hard_link(struct get *get, const struct stat *status)
         tar_add_header(&get->ready, &member);
         return true;
     }
-    struct sent *sent = allocate(sizeof *sent);
+    struct sent *sent = allocate_zeroed(sizeof *sent);
     *sent = (struct sent){status->st_dev, status->st_ino, copy_text(get->name, strlen(get->name)), get->sent};
     get->sent = sent;
     return false;
@@ -203,7 +203,7 @@ static int add_member(struct get *get, int directory, const char *path)
 }
 
 /* The next member of the tree, or the end. 0 or an errno. */
-static int advance(struct get *get)
+static int get_advance(struct get *get)
 {
     if (get->depth == 0) {
         add_padding(get, END_SIZE);
@@ -286,7 +286,7 @@ static void get_pump(struct get *get)
         else if (get->file >= 0)
             error = send_file(get, room);
         else if (!get->complete)
-            error = advance(get);
+            error = get_advance(get);
         else {
             get_finish(get);
             return;
@@ -315,7 +315,7 @@ static void get_open(struct stream *stream, const struct request *request)
         free(path);
         return;
     }
-    struct get *get = allocate(sizeof *get);
+    struct get *get = allocate_zeroed(sizeof *get);
     get->stream = stream;
     get->file = -1;
     get->name = copy_text("root", 4);

@@ -1,5 +1,3 @@
-/* IDENTITY: the name, addresses, random numbers and time of a guest that may be the copy of another; copy.c has what such a copy
- * loses. No process is started. */
 #include "identity.h"
 
 #include <arpa/inet.h>
@@ -14,10 +12,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "frame.h"
+#include "copy.h"
+#include "failure.h"
 #include "memory.h"
 #include "netlink.h"
-#include "operations.h"
 #include "replace.h"
 #include "system.h"
 
@@ -28,15 +26,6 @@
 
 enum { HOST_NAME = 1, MACHINE, HOSTS_LINES, INTERFACE, SEED, CLOCK, COPY, SSH_HOST_KEY };
 enum { MACHINE_ID_SIZE = 32 };
-
-bool failed(struct failure *failure, const char *subject, int error)
-{
-    if (error && !failure->error) {
-        snprintf(failure->subject, sizeof failure->subject, "%s", subject);
-        failure->error = error;
-    }
-    return error != 0;
-}
 
 /* --- files --- */
 
@@ -165,7 +154,7 @@ static bool parse_wish(struct wish *wish, char *text, struct failure *failure)
         if (!wish->name[0])
             snprintf(wish->name, sizeof wish->name, "%s", line);
         if (!parse_line(wish, line))
-            return !failed(failure, line, EINVAL);
+            return !failure_note(failure, line, EINVAL);
     }
     return true;
 }
@@ -253,7 +242,7 @@ static int set_addresses(int netlink, const struct wish *wish)
     return error;
 }
 
-static int grant(int netlink, const struct wish *wish)
+static int grant_wish(int netlink, const struct wish *wish)
 {
     int error = wish->has_mac ? set_mac(netlink, wish) : 0;
     error = error ? error : set_addresses(netlink, wish);
@@ -265,13 +254,13 @@ static void set_interfaces(int netlink, struct wish *wishes, size_t count, struc
 {
     static struct interface interfaces[INTERFACES_MAX];
     size_t present;
-    if (failed(failure, "interfaces", netlink_interfaces(netlink, interfaces, &present)))
+    if (failure_note(failure, "interfaces", netlink_interfaces(netlink, interfaces, &present)))
         return;
     for (size_t i = 0; i < count; i++)
         if (!find_interface(&wishes[i], interfaces, present))
-            failed(failure, wishes[i].name, ENODEV);
+            failure_note(failure, wishes[i].name, ENODEV);
     for (size_t i = 0; i < count && !failure->error; i++)
-        failed(failure, wishes[i].name, grant(netlink, &wishes[i]));
+        failure_note(failure, wishes[i].name, grant_wish(netlink, &wishes[i]));
 }
 
 static void change_interfaces(struct wish *wishes, size_t count, struct failure *failure)
@@ -280,7 +269,7 @@ static void change_interfaces(struct wish *wishes, size_t count, struct failure 
         return;
     int netlink = netlink_open();
     if (netlink < 0) {
-        failed(failure, "netlink", errno);
+        failure_note(failure, "netlink", errno);
         return;
     }
     set_interfaces(netlink, wishes, count, failure);
@@ -309,23 +298,23 @@ static int set_clock(uint64_t nanoseconds)
 
 /* --- the operation --- */
 
-static void set_text(const struct request *request, uint8_t tag, const char *subject, int (*set)(const char *),
+static void set_text(const struct request *request, uint8_t tag, const char *subject, int (*set_one)(const char *),
                      struct failure *failure)
 {
     char *text = request_text(request, tag);
     if (text && !failure->error)
-        failed(failure, subject, set(text));
+        failure_note(failure, subject, set_one(text));
     free(text);
 }
 
-static void apply(const struct request *request, struct failure *failure)
+static void apply_settings(const struct request *request, struct failure *failure)
 {
     struct field seed;
     /* The clock first, so that files get the new time. */
     if (request_has(request, CLOCK))
-        failed(failure, "clock", set_clock(request_u64(request, CLOCK, 0)));
+        failure_note(failure, "clock", set_clock(request_u64(request, CLOCK, 0)));
     if (request_find(request, SEED, &seed))
-        failed(failure, "seed", set_seed(&seed));
+        failure_note(failure, "seed", set_seed(&seed));
     set_text(request, HOST_NAME, "host name", set_host_name, failure);
     set_text(request, MACHINE, "machine-id", set_machine_id, failure);
     set_text(request, HOSTS_LINES, HOSTS, set_hosts, failure);
@@ -353,11 +342,11 @@ static void identity_open(struct stream *stream, const struct request *request)
     size_t count;
     char *found = NULL;
     char **texts = request_texts(request, INTERFACE, &count, 0);
-    struct wish *wishes = allocate(count * sizeof *wishes);
+    struct wish *wishes = allocate_zeroed(count * sizeof *wishes);
     for (size_t i = 0; i < count && parse_wish(&wishes[i], texts[i], &failure); i++)
         ;
     if (!failure.error)
-        apply(request, &failure);
+        apply_settings(request, &failure);
     if (!failure.error)
         found = leave_original(request, &failure);
     if (!failure.error)

@@ -1,10 +1,10 @@
-/* INFO: what the agent knows about the guest at once. */
+#include "info.h"
+
 #include <stdlib.h>
 #include <time.h>
 
 #include "loop.h"
 #include "memory.h"
-#include "operations.h"
 #include "system.h"
 
 static void info_open(struct stream *stream, const struct request *request)

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "session.h"
-
 enum {
     READ_SIZE = 65536,
     CONGESTED = 1 << 20, /* operations stop sending DATA */
@@ -13,13 +11,19 @@ enum {
     LINKS_MAX = 16,
 };
 
+static const struct link_handler *handler;
 static struct link *links; /* newest first */
 
 static const uint32_t edge_events = EPOLLIN | EPOLLRDHUP | EPOLLET;
 
+void links_start(const struct link_handler *above)
+{
+    handler = above;
+}
+
 static void link_close(struct link *link)
 {
-    session_lost(link);
+    handler->lost(link);
     watch_close(&link->watch);
     link->closed = true;
 }
@@ -62,7 +66,7 @@ void link_drop(struct link *link)
         link_close(link);
         return;
     }
-    session_lost(link);
+    handler->lost(link);
     parser_desync(&link->parser);
     buffer_free(&link->out);
 }
@@ -73,9 +77,9 @@ static void link_parse(struct link *link, const uint8_t *data, size_t size)
     enum parse_result result;
     while ((result = parser_next(&link->parser, &data, &size, &frame)) != PARSE_MORE) {
         if (result == PARSE_FRAME)
-            session_frame(link, &frame);
+            handler->frame(link, &frame);
         else
-            session_error(link, link->parser.error);
+            handler->error(link, link->parser.error);
     }
 }
 
@@ -121,9 +125,9 @@ void link_open(int fd, void (*unplugged)(void))
 {
     size_t count = 0;
     for (struct link *link = links; link; link = link->next)
-        if (!link->unplugged && !link->closed && ++count >= LINKS_MAX && !session_owns(link))
+        if (!link->unplugged && !link->closed && ++count >= LINKS_MAX && !handler->in_use(link))
             link_close(link);
-    struct link *link = allocate(sizeof *link);
+    struct link *link = allocate_zeroed(sizeof *link);
     link->unplugged = unplugged;
     link->next = links;
     links = link;
@@ -166,7 +170,7 @@ static void link_flush(struct link *link)
     }
     size_t after = buffer_size(&link->out);
     if (before >= CONGESTED && after < CONGESTED)
-        session_resume(link);
+        handler->resume(link);
     if (before >= OVERFULL && after < OVERFULL)
         link_read(link);
 }

@@ -22,6 +22,22 @@ struct link {
     struct link *next;
 };
 
+/* What is above the links: it is told of each of them. */
+struct link_handler {
+    void (*frame)(struct link *link, const struct frame *frame);
+    /* What came is no frame, and why. The parser looks for a HELLO. */
+    void (*error)(struct link *link, const char *text);
+    /* Its host is gone. */
+    void (*lost)(struct link *link);
+    /* link_congested() is no longer so. */
+    void (*resume)(struct link *link);
+    /* Whether it is in use: then it does not make room for newer ones. */
+    bool (*in_use)(const struct link *link);
+};
+
+/* Before the first link_open(); the handler stays the caller's. */
+void links_start(const struct link_handler *handler);
+
 /* Take over a descriptor (non-blocking, close-on-exec). `unplugged` is NULL for a socket. */
 void link_open(int fd, void (*unplugged)(void));
 /* End a connection from this side; a port stays open and looks for a HELLO. */

@@ -13,6 +13,7 @@
 #include "child.h"
 #include "link.h"
 #include "loop.h"
+#include "operations.h"
 #include "power.h"
 #include "serve.h"
 #include "session.h"
@@ -26,7 +27,7 @@ enum { IDLE_MS = 2, BUSY_MS = 40 };
 
 static struct watch signals;
 
-static void signalled(struct watch *watch, uint32_t events)
+static void signals_ready(struct watch *watch, uint32_t events)
 {
     struct signalfd_siginfo info;
     (void)events;
@@ -66,7 +67,7 @@ static void watch_signals(void)
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         sigaddset(&set, ends[i]);
     sigprocmask(SIG_SETMASK, &set, NULL);
-    watch_start(&signals, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), EPOLLIN, signalled);
+    watch_start(&signals, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), EPOLLIN, signals_ready);
 }
 
 /* The loop's zeroed watches stand on 0, 1 and 2 being taken. */
@@ -79,7 +80,7 @@ static void take_standard_descriptors(void)
     close(fd);
 }
 
-static void run(void)
+static void run_loop(void)
 {
     for (;;) {
         links_flush();
@@ -91,7 +92,7 @@ static void run(void)
     }
 }
 
-static int usage(void)
+static int print_usage(void)
 {
     fputs("usage: attest-agent [--unix PATH | --version]\n", stderr);
     return 2;
@@ -107,17 +108,18 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--unix") == 0)
         unix_path = argv[2];
     else if (argc != 1 && getpid() != 1) /* the kernel hands words of its command line to PID 1 */
-        return usage();
+        return print_usage();
     if (getpid() == 1 && !unix_path)
-        boot(argv);
+        boot_guest(argv);
     take_standard_descriptors();
     ignore_nothing();
     spawn_prepare();
     loop_start();
     watch_signals();
+    session_start(operations);
     if (unix_path && !serve_unix(unix_path))
         return 1;
     if (!unix_path)
         serve_devices();
-    run();
+    run_loop();
 }

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void *checked(void *memory)
+static void *checked_memory(void *memory)
 {
     if (!memory) {
         fputs("attest-agent: out of memory\n", stderr);
@@ -14,14 +14,14 @@ static void *checked(void *memory)
     return memory;
 }
 
-void *allocate(size_t size)
+void *allocate_zeroed(size_t size)
 {
-    return checked(calloc(1, size ? size : 1));
+    return checked_memory(calloc(1, size ? size : 1));
 }
 
 char *copy_text(const void *text, size_t length)
 {
-    char *copy = allocate(length + 1);
+    char *copy = allocate_zeroed(length + 1);
     if (length)
         memcpy(copy, text, length);
     return copy;
@@ -35,7 +35,7 @@ char *format_text(const char *format, ...)
     if (vasprintf(&text, format, args) < 0)
         text = NULL;
     va_end(args);
-    return checked(text);
+    return checked_memory(text);
 }
 
 uint8_t *buffer_room(struct buffer *buffer, size_t size)
@@ -49,7 +49,7 @@ uint8_t *buffer_room(struct buffer *buffer, size_t size)
     buffer->end = held;
     if (buffer->capacity - held < size) {
         buffer->capacity = (held + size) * 2;
-        buffer->bytes = checked(realloc(buffer->bytes, buffer->capacity));
+        buffer->bytes = checked_memory(realloc(buffer->bytes, buffer->capacity));
     }
     return buffer->bytes + buffer->end;
 }

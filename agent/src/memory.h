@@ -8,7 +8,7 @@
 #define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
 
 /* Zeroed. */
-void *allocate(size_t size);
+void *allocate_zeroed(size_t size);
 char *copy_text(const void *text, size_t length);
 char *format_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -44,7 +44,7 @@ static void add_attribute(struct message *message, uint16_t type, const void *va
 }
 
 /* Send a request and give the messages of its answer, up to the last one, to `each`. */
-static int transact(int netlink, const struct message *message, void (*each)(const struct nlmsghdr *, void *), void *context)
+static int netlink_request(int netlink, const struct message *message, void (*each)(const struct nlmsghdr *, void *), void *context)
 {
     static union {
         struct nlmsghdr header;
@@ -104,7 +104,7 @@ int netlink_interfaces(int netlink, struct interface *interfaces, size_t *count)
     struct ifinfomsg all = {.ifi_family = AF_UNSPEC};
     struct message message = message_make(RTM_GETLINK, NLM_F_DUMP, &all, sizeof all);
     struct interface_list list = {interfaces, 0};
-    int error = transact(netlink, &message, take_interface, &list);
+    int error = netlink_request(netlink, &message, take_interface, &list);
     *count = list.count;
     return error;
 }
@@ -136,7 +136,7 @@ int netlink_addresses(int netlink, int index, struct ip_address *addresses, size
     struct ifaddrmsg all = {.ifa_family = AF_UNSPEC};
     struct message message = message_make(RTM_GETADDR, NLM_F_DUMP, &all, sizeof all);
     struct address_list list = {index, addresses, 0};
-    int error = transact(netlink, &message, take_address, &list);
+    int error = netlink_request(netlink, &message, take_address, &list);
     *count = list.count;
     return error;
 }
@@ -164,20 +164,20 @@ int netlink_add_address(int netlink, int index, const struct ip_address *address
         number |= htonl(UINT32_MAX >> address->prefix);
         add_attribute(&message, IFA_BROADCAST, &number, sizeof number);
     }
-    return transact(netlink, &message, NULL, NULL);
+    return netlink_request(netlink, &message, NULL, NULL);
 }
 
 int netlink_remove_address(int netlink, int index, const struct ip_address *address)
 {
     struct message message = address_message(RTM_DELADDR, 0, index, address);
-    return transact(netlink, &message, NULL, NULL);
+    return netlink_request(netlink, &message, NULL, NULL);
 }
 
 int netlink_set_up(int netlink, int index, bool up)
 {
     struct ifinfomsg body = {.ifi_family = AF_UNSPEC, .ifi_index = index, .ifi_flags = up ? IFF_UP : 0, .ifi_change = IFF_UP};
     struct message message = message_make(RTM_NEWLINK, NLM_F_ACK, &body, sizeof body);
-    return transact(netlink, &message, NULL, NULL);
+    return netlink_request(netlink, &message, NULL, NULL);
 }
 
 int netlink_set_mac(int netlink, int index, const uint8_t mac[ETH_ALEN])
@@ -185,5 +185,5 @@ int netlink_set_mac(int netlink, int index, const uint8_t mac[ETH_ALEN])
     struct ifinfomsg body = {.ifi_family = AF_UNSPEC, .ifi_index = index};
     struct message message = message_make(RTM_NEWLINK, NLM_F_ACK, &body, sizeof body);
     add_attribute(&message, IFLA_ADDRESS, mac, ETH_ALEN);
-    return transact(netlink, &message, NULL, NULL);
+    return netlink_request(netlink, &message, NULL, NULL);
 }

@@ -16,7 +16,7 @@ static const uint32_t mask = IN_CREATE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE
 static struct watch inotify; /* one instance for all: a user may have few */
 static struct path_watch *watches;
 
-static void touch(int descriptor)
+static void mark_touched(int descriptor)
 {
     for (struct path_watch *watch = watches; watch; watch = watch->next)
         watch->touched |= descriptor < 0 || watch->descriptor == descriptor;
@@ -41,7 +41,7 @@ static void inotify_ready(struct watch *ready, uint32_t events)
     while ((got = read(ready->fd, &batch, sizeof batch)) > 0) {
         for (char *at = batch.bytes; at < batch.bytes + got;) {
             const struct inotify_event *event = (const struct inotify_event *)(const void *)at;
-            touch(event->mask & IN_Q_OVERFLOW ? -1 : event->wd);
+            mark_touched(event->mask & IN_Q_OVERFLOW ? -1 : event->wd);
             at += sizeof *event + event->len;
         }
     }
@@ -51,7 +51,7 @@ static void inotify_ready(struct watch *ready, uint32_t events)
     }
 }
 
-static bool shared(const struct path_watch *watch)
+static bool is_shared(const struct path_watch *watch)
 {
     for (struct path_watch *other = watches; other; other = other->next)
         if (other != watch && other->descriptor == watch->descriptor)
@@ -59,9 +59,9 @@ static bool shared(const struct path_watch *watch)
     return false;
 }
 
-static void release(struct path_watch *watch)
+static void release_descriptor(struct path_watch *watch)
 {
-    if (watch->descriptor >= 0 && !shared(watch))
+    if (watch->descriptor >= 0 && !is_shared(watch))
         inotify_rm_watch(inotify.fd, watch->descriptor);
     watch->descriptor = -1;
 }
@@ -71,7 +71,7 @@ static bool watch_nearest(struct path_watch *watch)
 {
     char *directory = copy_text(watch->path, strlen(watch->path));
     bool direct = true;
-    release(watch);
+    release_descriptor(watch);
     for (char *slash; (slash = strrchr(directory, '/')); direct = false) {
         slash[slash == directory] = 0;
         watch->descriptor = inotify_add_watch(inotify.fd, directory, mask);
@@ -110,7 +110,7 @@ void path_watch_stop(struct path_watch *watch)
     for (struct path_watch **at = &watches; *at; at = &(*at)->next) {
         if (*at == watch) {
             *at = watch->next;
-            release(watch);
+            release_descriptor(watch);
             return;
         }
     }

@@ -10,7 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "operations.h"
 #include "system.h"
 
 /* systemd(1) documents SIGRTMIN+4 and +5; its C library's SIGRTMIN is 34, this one's may be 35. */

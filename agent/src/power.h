@@ -4,6 +4,8 @@
 
 #include <stdbool.h>
 
+#include "session.h"
+
 enum power { POWER_NONE, POWER_OFF, POWER_REBOOT, POWER_OFF_NOW, POWER_REBOOT_NOW };
 
 /* End the machine after the frames under way have been written. */
@@ -13,5 +15,7 @@ void power_act(void);
 
 /* `attest.poweroff=reboot` is on the kernel command line: this VMM ends with a reboot, and never with a power-off. */
 bool power_off_is_reboot(void);
+
+extern const struct operation power_operation;
 
 #endif

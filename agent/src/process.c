@@ -9,7 +9,7 @@
 #include "system.h"
 
 /* Whether /proc/PID/stat, "PID (NAME) STATE ...", is of a living process with that name (NULL: any). */
-static bool matches(const char *pid, const char *name)
+static bool process_matches(const char *pid, const char *name)
 {
     char path[300], line[512];
     snprintf(path, sizeof path, "/proc/%s/stat", pid);
@@ -28,7 +28,7 @@ static bool is_number(const char *text)
 
 pid_t process_with_pid(const char *pid, const char *name)
 {
-    return is_number(pid) && strlen(pid) < 10 && matches(pid, name) ? (pid_t)atoi(pid) : 0;
+    return is_number(pid) && strlen(pid) < 10 && process_matches(pid, name) ? (pid_t)atoi(pid) : 0;
 }
 
 pid_t process_find(const char *name)
@@ -38,7 +38,7 @@ pid_t process_find(const char *name)
     DIR *proc = opendir("/proc");
     pid_t found = 0;
     for (struct dirent *entry; proc && !found && (entry = readdir(proc));)
-        if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && matches(entry->d_name, name))
+        if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && process_matches(entry->d_name, name))
             found = (pid_t)atoi(entry->d_name);
     if (proc)
         closedir(proc);

@@ -1,5 +1,5 @@
-/* PUT: unpack a tar stream. Every name is walked from the target's directory, one component after the other and through no symbolic
- * link, so nothing that an archive says leads out of it. */
+#include "put.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "memory.h"
-#include "operations.h"
 #include "tar.h"
 
 enum { PATH = 1, NAME };
@@ -50,7 +49,7 @@ struct put {
 /* --- places --- */
 
 /* Open a directory that is there or is made; never through a symbolic link. */
-static int enter(int directory, const char *name)
+static int enter_directory(int directory, const char *name)
 {
     static const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
     int inner = openat(directory, name, flags);
@@ -63,7 +62,7 @@ static int enter(int directory, const char *name)
 static int enter_target(const struct put *put)
 {
     int directory = openat(put->base, put->last, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return directory < 0 && errno == ENOENT ? enter(put->base, put->last) : directory;
+    return directory < 0 && errno == ENOENT ? enter_directory(put->base, put->last) : directory;
 }
 
 /* Open the directory that a member lies in, and copy its last component. -1 with errno. */
@@ -90,7 +89,7 @@ static int open_parent(const struct put *put, const char *name, char **last)
             *last = component;
             return directory;
         }
-        int inner = wrong ? -1 : enter(directory, component);
+        int inner = wrong ? -1 : enter_directory(directory, component);
         int error = wrong ? EINVAL : errno;
         close(directory);
         free(component);
@@ -176,11 +175,11 @@ static int move_into_place(struct put *put, int directory, const char *name)
 static int put_directory(struct put *put, int parent, const char *name)
 {
     const struct tar_member *member = &put->member;
-    int directory = strcmp(member->name, ROOT) == 0 ? enter_target(put) : enter(parent, name);
+    int directory = strcmp(member->name, ROOT) == 0 ? enter_target(put) : enter_directory(parent, name);
     if (directory < 0)
         return errno;
     close(directory);
-    struct pending *pending = allocate(sizeof *pending);
+    struct pending *pending = allocate_zeroed(sizeof *pending);
     *pending = (struct pending){.mode = member->mode, .uid = member->uid, .gid = member->gid,
                                 .changed = member->changed, .next = put->directories};
     pending->name = copy_text(member->name, strlen(member->name));
@@ -276,7 +275,7 @@ static int put_at(struct put *put, int parent, const char *name)
 }
 
 /* A directory's name may end with slashes. */
-static void trim(char *name)
+static void trim_slashes(char *name)
 {
     for (size_t length = strlen(name); length > 1 && name[length - 1] == '/';)
         name[--length] = 0;
@@ -285,7 +284,7 @@ static void trim(char *name)
 static bool put_member(struct put *put)
 {
     char *last;
-    trim(put->member.name);
+    trim_slashes(put->member.name);
     put->members++;
     int parent = open_parent(put, put->member.name, &last);
     int error = parent < 0 ? errno : put_at(put, parent, last);
@@ -312,7 +311,7 @@ static int finish_directory(const struct put *put, const struct pending *pending
         return errno;
     free(last);
     int error = 0;
-    int directory = strcmp(pending->name, ROOT) == 0 ? enter_target(put) : enter(parent, strrchr(pending->name, '/') + 1);
+    int directory = strcmp(pending->name, ROOT) == 0 ? enter_target(put) : enter_directory(parent, strrchr(pending->name, '/') + 1);
     const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, pending->changed};
     if (directory < 0 || (geteuid() == 0 && fchown(directory, pending->uid, pending->gid) < 0) ||
         fchmod(directory, pending->mode) < 0 || futimens(directory, times) < 0)
@@ -462,7 +461,7 @@ static void make_parents(char *path)
 /* Split the target in the directory that holds it and its name there; `/` is called `.`. */
 static bool open_target(struct put *put, char *path)
 {
-    trim(path);
+    trim_slashes(path);
     make_parents(path);
     char *slash = strrchr(path, '/');
     const char *last = slash[1] ? slash + 1 : ".";
@@ -488,7 +487,7 @@ static void put_open(struct stream *stream, const struct request *request)
         free(path);
         return;
     }
-    struct put *put = allocate(sizeof *put);
+    struct put *put = allocate_zeroed(sizeof *put);
     put->stream = stream;
     put->file = -1;
     stream->state = put;

@@ -106,7 +106,7 @@ char **request_texts(const struct request *request, uint8_t tag, size_t *count, 
     *count = 0;
     while (fields_next(&fields, &field) > 0)
         *count += field.tag == tag;
-    char **texts = allocate((*count + spare + 1) * sizeof *texts);
+    char **texts = allocate_zeroed((*count + spare + 1) * sizeof *texts);
     size_t i = 0;
     for (fields = request->fields; fields_next(&fields, &field) > 0;)
         if (field.tag == tag)

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/un.h>
 
-static bool numeric4(const char *host, uint16_t port, struct address *address)
+static bool numeric_ipv4(const char *host, uint16_t port, struct address *address)
 {
     struct sockaddr_in *socket = (struct sockaddr_in *)&address->socket;
     *socket = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port)};
@@ -16,7 +16,7 @@ static bool numeric4(const char *host, uint16_t port, struct address *address)
 }
 
 /* Also ADDRESS%INTERFACE, which link-local addresses need. */
-static bool numeric6(const char *host, uint16_t port, struct address *address)
+static bool numeric_ipv6(const char *host, uint16_t port, struct address *address)
 {
     struct sockaddr_in6 *socket = (struct sockaddr_in6 *)&address->socket;
     *socket = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(port)};
@@ -32,10 +32,10 @@ static bool numeric6(const char *host, uint16_t port, struct address *address)
     return inet_pton(AF_INET6, number, &socket->sin6_addr) == 1;
 }
 
-static bool numeric(const char *host, uint16_t port, struct address *address)
+static bool numeric_address(const char *host, uint16_t port, struct address *address)
 {
     memset(&address->socket, 0, sizeof address->socket);
-    return numeric4(host, port, address) || numeric6(host, port, address);
+    return numeric_ipv4(host, port, address) || numeric_ipv6(host, port, address);
 }
 
 /* Whether a line of /etc/hosts names the host; its address is then the line's first word. */
@@ -49,24 +49,24 @@ static bool line_names(char *line, const char *host)
     return false;
 }
 
-static bool named(const char *host, uint16_t port, struct address *address)
+static bool named_address(const char *host, uint16_t port, struct address *address)
 {
     FILE *hosts = fopen("/etc/hosts", "re");
     char *line = NULL;
     size_t size = 0;
     bool found = false;
     while (hosts && !found && getline(&line, &size, hosts) > 0)
-        found = line_names(line, host) && numeric(line + strspn(line, " \t"), port, address);
+        found = line_names(line, host) && numeric_address(line + strspn(line, " \t"), port, address);
     free(line);
     if (hosts)
         fclose(hosts);
     return found;
 }
 
-bool resolve(const char *host, uint16_t port, struct address *address)
+bool resolve_address(const char *host, uint16_t port, struct address *address)
 {
-    return numeric(host, port, address) || named(host, port, address) ||
-           (strcasecmp(host, "localhost") == 0 && numeric("127.0.0.1", port, address));
+    return numeric_address(host, port, address) || named_address(host, port, address) ||
+           (strcasecmp(host, "localhost") == 0 && numeric_address("127.0.0.1", port, address));
 }
 
 bool unix_address(const char *path, struct address *address)

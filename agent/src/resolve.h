@@ -11,7 +11,7 @@ struct address {
     socklen_t size;
 };
 
-bool resolve(const char *host, uint16_t port, struct address *address);
+bool resolve_address(const char *host, uint16_t port, struct address *address);
 /* False when the path is too long. */
 bool unix_address(const char *path, struct address *address);
 

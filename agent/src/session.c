@@ -10,18 +10,13 @@
 #include "child.h"
 #include "link.h"
 #include "memory.h"
-#include "operations.h"
 #include "shells.h"
 #include "system.h"
 #include "version.h"
 
 enum { BUCKETS = 256, CREDIT = 65536 };
 
-static const struct operation *const operations[] = {
-    &exec_operation,    &wait_operation,     &put_operation,   &get_operation,
-    &connect_operation, &identity_operation, &power_operation, &info_operation,
-};
-
+static const struct operation *const *operations;
 static struct link *owner; /* the link of the session, NULL when there is none */
 static struct stream *streams[BUCKETS];
 static size_t stream_count;
@@ -149,7 +144,7 @@ static void drop_streams(void)
     }
 }
 
-void session_lost(struct link *link)
+static void session_lost(struct link *link)
 {
     if (owner != link)
         return;
@@ -157,19 +152,19 @@ void session_lost(struct link *link)
     owner = NULL;
 }
 
-bool session_owns(const struct link *link)
+static bool session_owns(const struct link *link)
 {
     return owner == link;
 }
 
-void session_error(struct link *link, const char *text)
+static void session_error(struct link *link, const char *text)
 {
     session_lost(link);
     parser_desync(&link->parser);
     link_send(link, FRAME_ERROR, 0, 0, text, strlen(text));
 }
 
-void session_resume(struct link *link)
+static void session_resume(struct link *link)
 {
     if (owner != link)
         return;
@@ -182,7 +177,7 @@ void session_resume(struct link *link)
     }
 }
 
-static void welcome(struct link *link, const uint8_t *nonce)
+static void send_welcome(struct link *link, const uint8_t *nonce)
 {
     struct buffer payload = {0};
     uint8_t version[2];
@@ -201,7 +196,7 @@ static void welcome(struct link *link, const uint8_t *nonce)
     buffer_free(&payload);
 }
 
-static void hello(struct link *link, const struct frame *frame)
+static void session_hello(struct link *link, const struct frame *frame)
 {
     struct link *before = owner;
     drop_streams();
@@ -213,14 +208,14 @@ static void hello(struct link *link, const struct frame *frame)
     /* What the session before left unsent is nothing to the host of this one. */
     buffer_free(&link->out);
     owner = link;
-    welcome(link, frame->payload + HELLO_MAGIC_SIZE);
+    send_welcome(link, frame->payload + HELLO_MAGIC_SIZE);
 }
 
 static const struct operation *operation_numbered(uint8_t number)
 {
-    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++)
-        if (operations[i]->number == number)
-            return operations[i];
+    for (const struct operation *const *each = operations; *each; each++)
+        if ((*each)->number == number)
+            return *each;
     return NULL;
 }
 
@@ -243,7 +238,7 @@ static void open_stream(struct link *link, const struct frame *frame)
         return;
     }
     children_settle();
-    struct stream *stream = *slot = allocate(sizeof *stream);
+    struct stream *stream = *slot = allocate_zeroed(sizeof *stream);
     *stream = (struct stream){.number = frame->stream, .operation = operation, .send_window = WINDOW_START,
                               .receive_window = WINDOW_START};
     if (stream_count++ >= OPERATIONS_MAX)
@@ -312,10 +307,10 @@ static void stream_resize(struct stream *stream, const uint8_t *payload)
         stream->operation->resize(stream, get_u16(payload), get_u16(payload + 2));
 }
 
-void session_frame(struct link *link, const struct frame *frame)
+static void session_frame(struct link *link, const struct frame *frame)
 {
     if (frame->type == FRAME_HELLO) {
-        hello(link, frame);
+        session_hello(link, frame);
         return;
     }
     if (owner != link)
@@ -345,4 +340,17 @@ void session_frame(struct link *link, const struct frame *frame)
         stream_resize(stream, frame->payload);
         break;
     }
+}
+
+void session_start(const struct operation *const *offered)
+{
+    static const struct link_handler handler = {
+        .frame = session_frame,
+        .error = session_error,
+        .lost = session_lost,
+        .resume = session_resume,
+        .in_use = session_owns,
+    };
+    operations = offered;
+    links_start(&handler);
 }

@@ -10,7 +10,6 @@
 #include "frame.h"
 #include "request.h"
 
-struct link;
 struct stream;
 
 enum { OPERATIONS_MAX = 1024 };
@@ -51,12 +50,8 @@ struct stream {
     struct stream *next;
 };
 
-/* From the link below. */
-void session_frame(struct link *link, const struct frame *frame);
-void session_error(struct link *link, const char *text);
-void session_lost(struct link *link);
-void session_resume(struct link *link);
-bool session_owns(const struct link *link);
+/* From here on a HELLO on any link begins a session, which has these operations; their array ends with NULL. */
+void session_start(const struct operation *const *offered);
 
 /* For operations. How many bytes of DATA may be sent now in one frame. */
 size_t stream_room(struct stream *stream);

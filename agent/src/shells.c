@@ -251,7 +251,7 @@ static int fork_template(void)
 
 /* Give a fork its command: it says in a moment that it begins. One that was killed, or stopped, does not; and one that goes on
  * after the socket was shut down cannot, and ends. */
-static pid_t begin(const int ends[3], void *command)
+static pid_t begin_command(const int ends[3], void *command)
 {
     pid_t pid = -1;
     int socket = waiting ? waiting : fork_template();
@@ -271,7 +271,7 @@ bool shells_take(const char *command, bool takes_input, struct running *running)
     check_stamp();
     if (strlen(command) >= COMMAND_MAX || !ready)
         return false;
-    if (!start_on_pipes(running, takes_input, begin, (void *)command)) {
+    if (!start_on_pipes(running, takes_input, begin_command, (void *)command)) {
         template_discard();
         return false;
     }

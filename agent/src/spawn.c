@@ -42,14 +42,14 @@ void spawn_prepare(void)
  * It shares the agent's memory until it executes the program (the agent stands still meanwhile), which spares the copying of
  * page tables: under emulation that is a third of the cost of a new process. So only system calls here, nothing that allocates. */
 
-static int fail(struct spawn *spawn, const char *step)
+static int spawn_fail(struct spawn *spawn, const char *step)
 {
     spawn->failure = errno;
     spawn->failed_step = step;
     return 127;
 }
 
-static int become(const struct account *account)
+static int become_account(const struct account *account)
 {
     /* The bare system calls: the library's would look for threads to tell. */
     if (syscall(SYS_setgroups, account->group_count, account->groups) < 0)
@@ -59,7 +59,7 @@ static int become(const struct account *account)
     return (int)syscall(SYS_setresuid, account->uid, account->uid, account->uid);
 }
 
-static int execute(const struct spawn *spawn)
+static int execute_program(const struct spawn *spawn)
 {
     char path[4096];
     const char *place = environment_get(spawn->environment, "PATH");
@@ -94,21 +94,21 @@ static int prepare_and_execute(struct spawn *spawn)
     if (oom_adjusted)
         write_text("/proc/self/oom_score_adj", "0");
     if (setsid() < 0)
-        return fail(spawn, "setsid");
+        return spawn_fail(spawn, "setsid");
     if (spawn->terminal && ioctl(spawn->input, TIOCSCTTY, 0) < 0)
-        return fail(spawn, "controlling terminal");
+        return spawn_fail(spawn, "controlling terminal");
     if (dup2(spawn->input, 0) < 0 || dup2(spawn->output, 1) < 0 || dup2(spawn->error, 2) < 0)
-        return fail(spawn, "descriptors");
+        return spawn_fail(spawn, "descriptors");
     if (spawn->extra == 3)
         fcntl(3, F_SETFD, 0);
     else if (spawn->extra > 0 && dup2(spawn->extra, 3) < 0)
-        return fail(spawn, "descriptors");
-    if (spawn->account && become(spawn->account) < 0)
-        return fail(spawn, "user");
+        return spawn_fail(spawn, "descriptors");
+    if (spawn->account && become_account(spawn->account) < 0)
+        return spawn_fail(spawn, "user");
     if (chdir(spawn->directory) < 0)
-        return fail(spawn, "working directory");
-    execute(spawn);
-    return fail(spawn, "execute");
+        return spawn_fail(spawn, "working directory");
+    execute_program(spawn);
+    return spawn_fail(spawn, "execute");
 }
 
 __attribute__((no_sanitize("address", "undefined"))) static int child_main(void *spawn)
@@ -123,11 +123,11 @@ __attribute__((no_sanitize("address", "undefined"))) static int child_main(void 
 pid_t spawn_on_descriptors(struct spawn *spawn)
 {
     static uint8_t *stack;
-    stack = stack ? stack : allocate(CHILD_STACK);
+    stack = stack ? stack : allocate_zeroed(CHILD_STACK);
     spawn->failure = 0;
     pid_t pid = clone(child_main, stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, spawn);
     if (pid < 0)
-        fail(spawn, "new process");
+        spawn_fail(spawn, "new process");
     if (!spawn->failure)
         return pid;
     if (pid > 0)
@@ -182,7 +182,7 @@ bool spawn_on_pipes(struct spawn *spawn, bool takes_input, struct running *runni
 {
     bool started = start_on_pipes(running, takes_input, spawn_with, spawn);
     if (!started && !spawn->failed_step)
-        fail(spawn, "pipes");
+        spawn_fail(spawn, "pipes");
     return started;
 }
 
@@ -209,7 +209,7 @@ bool spawn_on_terminal(struct spawn *spawn, uint16_t rows, uint16_t columns, str
     running->output = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
     int side = running->output < 0 ? -1 : open_terminal(spawn, running->output, rows, columns);
     if (side < 0) {
-        fail(spawn, "terminal");
+        spawn_fail(spawn, "terminal");
         running_close(running);
         return false;
     }

@@ -78,8 +78,3 @@ const char *default_path(void)
 {
     return access(NIXOS_BIN, F_OK) == 0 ? "/run/wrappers/bin:" NIXOS_BIN ":" USUAL_PATH : USUAL_PATH;
 }
-
-void set_nonblocking(int fd)
-{
-    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-}

@@ -24,6 +24,4 @@ const char *shell_path(void);
 /* The PATH of commands. */
 const char *default_path(void);
 
-void set_nonblocking(int fd);
-
 #endif

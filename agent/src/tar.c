@@ -144,7 +144,7 @@ static bool read_u32(const char *text, uint32_t *value, bool *has)
     return *has = true;
 }
 
-static void replace(char **text, const char *value)
+static void replace_text(char **text, const char *value)
 {
     free(*text);
     *text = copy_text(value, strlen(value));
@@ -153,9 +153,9 @@ static void replace(char **text, const char *value)
 static bool take_record(struct tar_pax *pax, const char *key, const char *value)
 {
     if (strcmp(key, "path") == 0)
-        replace(&pax->name, value);
+        replace_text(&pax->name, value);
     else if (strcmp(key, "linkpath") == 0)
-        replace(&pax->link, value);
+        replace_text(&pax->link, value);
     else if (strcmp(key, "size") == 0)
         return pax->has_size = read_decimal(value, INT64_MAX / 10, &pax->size);
     else if (strcmp(key, "uid") == 0)

@@ -44,7 +44,7 @@ const char *unit_trouble(void)
 
 /* --- the connection --- */
 
-static void reconnect(struct timer *timer)
+static void bus_reconnect(struct timer *timer)
 {
     (void)timer;
     bus_connect();
@@ -64,7 +64,7 @@ static void bus_lost(const char *why, int error)
     }
     if (!units)
         return;
-    timer_set(&retry, retry_ms, reconnect);
+    timer_set(&retry, retry_ms, bus_reconnect);
     retry_ms = retry_ms * 2 < RETRY_MOST_MS ? retry_ms * 2 : RETRY_MOST_MS;
 }
 
@@ -81,7 +81,7 @@ static void bus_flush(void)
     }
 }
 
-static uint32_t call(const char *path, const char *interface, const char *member, const char *first, const char *second)
+static uint32_t bus_call(const char *path, const char *interface, const char *member, const char *first, const char *second)
 {
     const char *arguments[] = {first, second, NULL};
     dbus_add_call(&outgoing, ++last_serial, path, interface, member, arguments);
@@ -124,17 +124,17 @@ static char *unit_path(const char *name)
 
 /* systemd answers in order, and tells of changes in the same stream: a change that comes before the last answer
  * makes the unit dirty, and it is looked at again before anything is concluded from it. */
-static void look(struct unit *unit)
+static void look_at_unit(struct unit *unit)
 {
     unit->dirty = unit->whole = unit->complete = false;
-    unit->calls[ACTIVE] = call(unit->path, PROPERTIES, "Get", UNIT, "ActiveState");
+    unit->calls[ACTIVE] = bus_call(unit->path, PROPERTIES, "Get", UNIT, "ActiveState");
 }
 
 /* Some hundred properties, which systemd in an emulated guest takes some 8 ms to tell. */
 static void look_at_all(struct unit *unit)
 {
     unit->whole = true;
-    unit->calls[STATE] = call(unit->path, PROPERTIES, "GetAll", UNIT, NULL);
+    unit->calls[STATE] = bus_call(unit->path, PROPERTIES, "GetAll", UNIT, NULL);
 }
 
 /* Whether the unit may be given up depends on more than itself. A look costs systemd a good deal: it loads a unit that
@@ -142,11 +142,11 @@ static void look_at_all(struct unit *unit)
 static void look_further(struct unit *unit)
 {
     unit->complete = true;
-    unit->calls[JOBS] = call(MANAGER_PATH, PROPERTIES, "Get", MANAGER, "NJobs");
-    unit->calls[START_UP] = call(MANAGER_PATH, PROPERTIES, "Get", MANAGER, "FinishTimestampMonotonic");
-    unit->calls[RESULT] = call(unit->path, PROPERTIES, "Get", type_interface(unit), "Result");
+    unit->calls[JOBS] = bus_call(MANAGER_PATH, PROPERTIES, "Get", MANAGER, "NJobs");
+    unit->calls[START_UP] = bus_call(MANAGER_PATH, PROPERTIES, "Get", MANAGER, "FinishTimestampMonotonic");
+    unit->calls[RESULT] = bus_call(unit->path, PROPERTIES, "Get", type_interface(unit), "Result");
     if (is_service(unit))
-        unit->calls[MAIN_STATUS] = call(unit->path, PROPERTIES, "Get", SERVICE, "ExecMainStatus");
+        unit->calls[MAIN_STATUS] = bus_call(unit->path, PROPERTIES, "Get", SERVICE, "ExecMainStatus");
 }
 
 /* The unit is in none of the states that lead somewhere. */
@@ -163,12 +163,12 @@ static bool is_looking(const struct unit *unit)
     return false;
 }
 
-static void touch(struct unit *unit)
+static void touch_unit(struct unit *unit)
 {
     if (is_looking(unit))
         unit->dirty = true;
     else
-        look(unit);
+        look_at_unit(unit);
 }
 
 /* The unit that an alias stands for has its signals sent from its own path. */
@@ -240,11 +240,11 @@ static void take_error(struct unit *unit, size_t which, struct dbus_message *mes
 }
 
 /* All answers are there. */
-static void conclude(struct unit *unit)
+static void conclude_look(struct unit *unit)
 {
     bool settled = strcmp(unit->active, unit->wanted) == 0 || *unit->refusal;
     if (unit->dirty) {
-        look(unit);
+        look_at_unit(unit);
     } else if (!settled && !unit->whole) {
         look_at_all(unit);
     } else if (!settled && !unit->complete && is_at_rest(unit)) {
@@ -267,7 +267,7 @@ static void take_answer(struct dbus_message *message)
             else
                 take_error(unit, i, message);
             if (!is_looking(unit))
-                conclude(unit);
+                conclude_look(unit);
             return;
         }
     }
@@ -275,14 +275,14 @@ static void take_answer(struct dbus_message *message)
 
 /* --- what systemd tells --- */
 
-static void reloaded(struct timer *timer)
+static void reload_due(struct timer *timer)
 {
     struct unit *unit = container_of(timer, struct unit, reload);
     if (is_looking(unit)) {
-        timer_set(timer, unit->reload_ms, reloaded);
+        timer_set(timer, unit->reload_ms, reload_due);
         return;
     }
-    look(unit);
+    look_at_unit(unit);
     bus_flush();
 }
 
@@ -295,7 +295,7 @@ static void take_unit_new(struct dbus_message *message)
     for (struct unit *unit = units; unit; unit = unit->next) {
         if (strcmp(path, unit->path) != 0 || unit->reload.at)
             continue;
-        timer_set(&unit->reload, unit->reload_ms, reloaded);
+        timer_set(&unit->reload, unit->reload_ms, reload_due);
         unit->reload_ms = unit->reload_ms * 2 < RELOAD_MOST_MS ? unit->reload_ms * 2 : RELOAD_MOST_MS;
     }
 }
@@ -310,7 +310,7 @@ static void take_job_removed(struct dbus_message *message)
         /* Another unit's job matters only to one that is given up when the last job is done. */
         bool last_hope = unit->known && unit->started && is_at_rest(unit);
         if (last_hope || strcmp(name, unit->name) == 0)
-            touch(unit);
+            touch_unit(unit);
     }
 }
 
@@ -325,7 +325,7 @@ static void take_signal(struct dbus_message *message)
     else
         for (struct unit *unit = units; unit; unit = unit->next)
             if (all || strcmp(message->path, unit->path) == 0)
-                touch(unit);
+                touch_unit(unit);
 }
 
 static bool take_greeting(void)
@@ -387,7 +387,7 @@ static void bus_ready(struct watch *watch, uint32_t events)
 }
 
 /* The user is the socket's peer credential; EXTERNAL wants its number once more, as hexadecimal digits of ASCII ones. */
-static void greet(void)
+static void bus_greet(void)
 {
     char number[16], line[96] = "AUTH EXTERNAL ";
     snprintf(number, sizeof number, "%u", (unsigned)geteuid());
@@ -396,7 +396,7 @@ static void greet(void)
     strcat(line, "\r\nBEGIN\r\n");
     buffer_add(&outgoing, "", 1);
     buffer_add(&outgoing, line, strlen(line));
-    call(MANAGER_PATH, MANAGER, "Subscribe", NULL, NULL);
+    bus_call(MANAGER_PATH, MANAGER, "Subscribe", NULL, NULL);
 }
 
 static void bus_connect(void)
@@ -413,9 +413,9 @@ static void bus_connect(void)
     }
     timer_stop(&retry);
     watch_start(&bus, fd, EPOLLIN | EPOLLOUT | EPOLLET, bus_ready);
-    greet();
+    bus_greet();
     for (struct unit *unit = units; unit; unit = unit->next)
-        look(unit);
+        look_at_unit(unit);
     bus_flush();
 }
 
@@ -427,7 +427,7 @@ void unit_follow(struct unit *unit, const char *name, const char *wanted, void (
     if (!watch_active(&bus) && !retry.at) {
         bus_connect();
     } else if (watch_active(&bus)) {
-        look(unit);
+        look_at_unit(unit);
         bus_flush();
     }
 }

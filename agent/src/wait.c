@@ -1,4 +1,5 @@
-/* WAIT: until something is so. What cannot tell of itself is looked at again after a delay that grows. */
+#include "wait.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,7 +11,6 @@
 
 #include "loop.h"
 #include "memory.h"
-#include "operations.h"
 #include "path_watch.h"
 #include "process.h"
 #include "resolve.h"
@@ -69,7 +69,7 @@ static void wait_end(struct wait *wait, struct outcome outcome)
 }
 
 /* Write down what is the case, for the RESULT. */
-__attribute__((format(printf, 2, 3))) static void note(struct wait *wait, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void note_seen(struct wait *wait, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -77,7 +77,7 @@ __attribute__((format(printf, 2, 3))) static void note(struct wait *wait, const 
     va_end(args);
 }
 
-static void finish(struct wait *wait)
+static void wait_finish(struct wait *wait)
 {
     wait_end(wait, (struct outcome){.status = DONE});
 }
@@ -105,9 +105,9 @@ static void port_answered(struct wait *wait, int error)
     if (!error && met_itself(wait->attempt.fd))
         error = ECONNREFUSED;
     watch_close(&wait->attempt);
-    note(wait, "%s port %u: %s", wait->subject, wait->port, error ? strerror(error) : "open");
+    note_seen(wait, "%s port %u: %s", wait->subject, wait->port, error ? strerror(error) : "open");
     if ((error == 0) == (wait->kind == PORT_OPEN))
-        finish(wait);
+        wait_finish(wait);
     else
         retry_later(wait);
 }
@@ -129,8 +129,8 @@ static void attempt_ready(struct watch *watch, uint32_t events)
 static void try_port(struct wait *wait)
 {
     struct address address;
-    if (!resolve(wait->subject, wait->port, &address)) {
-        note(wait, "%s is neither an address nor in /etc/hosts", wait->subject);
+    if (!resolve_address(wait->subject, wait->port, &address)) {
+        note_seen(wait, "%s is neither an address nor in /etc/hosts", wait->subject);
         retry_later(wait);
         return;
     }
@@ -150,9 +150,9 @@ static void try_file(struct wait *wait)
 {
     struct stat status;
     bool exists = stat(wait->subject, &status) == 0;
-    note(wait, "%s: %s", wait->subject, exists ? "exists" : strerror(errno));
+    note_seen(wait, "%s: %s", wait->subject, exists ? "exists" : strerror(errno));
     if (exists == (wait->kind == FILE_EXISTS))
-        finish(wait);
+        wait_finish(wait);
     else
         timer_set(&wait->retry, PATH_DELAY_MS, try_again);
 }
@@ -172,9 +172,9 @@ static int connect_unix(const struct wait *wait)
 static void try_socket(struct wait *wait)
 {
     int error = connect_unix(wait);
-    note(wait, "%s: %s", wait->subject, error ? strerror(error) : "accepts");
+    note_seen(wait, "%s: %s", wait->subject, error ? strerror(error) : "accepts");
     if (!error)
-        finish(wait);
+        wait_finish(wait);
     else if (error == ENOENT)
         timer_set(&wait->retry, PATH_DELAY_MS, try_again);
     else
@@ -195,11 +195,11 @@ static void try_process(struct wait *wait)
 {
     pid_t pid = process_find(wait->subject);
     if (pid)
-        note(wait, "process %d", pid);
+        note_seen(wait, "process %d", pid);
     else
-        note(wait, "no process %s", wait->subject);
+        note_seen(wait, "no process %s", wait->subject);
     if ((pid != 0) == (wait->kind == PROCESS_EXISTS))
-        finish(wait);
+        wait_finish(wait);
     else
         retry_later(wait);
 }
@@ -223,21 +223,21 @@ static void unit_changed(struct unit *unit)
 {
     struct wait *wait = container_of(unit, struct wait, unit);
     bool idle = unit->started && !unit->has_job && unit->jobs == 0;
-    note(wait, "%s", unit->active);
+    note_seen(wait, "%s", unit->active);
     if (*unit->refusal) {
-        note(wait, "%s: %s", unit->name, unit->refusal);
+        note_seen(wait, "%s: %s", unit->name, unit->refusal);
         fail_unit(wait, EINVAL);
         return;
     }
     if (strcmp(unit->active, wait->wanted) == 0) {
-        finish(wait);
+        wait_finish(wait);
         return;
     }
     bool failed = strcmp(unit->active, "failed") == 0 && !unit->has_job;
     bool hopeless = idle && strcmp(unit->active, "inactive") == 0 && strcmp(wait->wanted, "active") == 0;
     bool unknown = unit->started && strcmp(unit->load, "not-found") == 0;
-    note(wait, "unit %s is %s (%s)%s", unit->name, unit->active, unknown ? unit->load : unit->sub,
-         unit->has_job ? ", with a job pending" : hopeless ? ", and no job is pending" : "");
+    note_seen(wait, "unit %s is %s (%s)%s", unit->name, unit->active, unknown ? unit->load : unit->sub,
+              unit->has_job ? ", with a job pending" : hopeless ? ", and no job is pending" : "");
     if (failed || hopeless || unknown)
         fail_unit(wait, unknown ? ENOENT : 0);
 }
@@ -245,7 +245,7 @@ static void unit_changed(struct unit *unit)
 static void follow_unit(struct wait *wait)
 {
     if (strcmp(init_name(), "systemd") != 0) {
-        note(wait, "this guest's init is not systemd");
+        note_seen(wait, "this guest's init is not systemd");
         wait_end(wait, (struct outcome){.status = FAILED, .error = EOPNOTSUPP});
         return;
     }
@@ -280,11 +280,11 @@ static void try_again(struct timer *timer)
     }
 }
 
-static void overdue(struct timer *timer)
+static void wait_overdue(struct timer *timer)
 {
     struct wait *wait = container_of(timer, struct wait, limit);
     if (wait->kind == UNIT_STATE && !wait->unit.known)
-        note(wait, "nothing is known of unit %s: %s", wait->subject, unit_trouble());
+        note_seen(wait, "nothing is known of unit %s: %s", wait->subject, unit_trouble());
     wait_end(wait, (struct outcome){.status = TIMED_OUT});
 }
 
@@ -293,7 +293,7 @@ static bool is_path(enum kind kind)
     return kind == SOCKET_ACCEPTS || kind == FILE_EXISTS || kind == FILE_GONE;
 }
 
-static const char *fault(const struct request *request, const char *subject)
+static const char *wait_fault(const struct request *request, const char *subject)
 {
     uint32_t kind = request_u32(request, KIND, 0), port = request_u32(request, PORT, 0);
     if (kind < PORT_OPEN || kind > FILE_GONE)
@@ -309,7 +309,7 @@ static const char *fault(const struct request *request, const char *subject)
 
 static void wait_open(struct stream *stream, const struct request *request)
 {
-    struct wait *wait = allocate(sizeof *wait);
+    struct wait *wait = allocate_zeroed(sizeof *wait);
     stream->state = wait;
     wait->stream = stream;
     wait->kind = (enum kind)request_u32(request, KIND, 0);
@@ -318,14 +318,14 @@ static void wait_open(struct stream *stream, const struct request *request)
     wait->port = (uint16_t)request_u32(request, PORT, 0);
     wait->datagram = request_u32(request, FLAGS, 0) & DATAGRAM;
     wait->delay = DELAY_FIRST_MS;
-    const char *wrong = fault(request, wait->subject);
+    const char *wrong = wait_fault(request, wait->subject);
     if (wrong) {
-        note(wait, "the wait cannot be: %s", wrong);
+        note_seen(wait, "the wait cannot be: %s", wrong);
         wait_end(wait, (struct outcome){.status = FAILED, .error = EINVAL});
         return;
     }
     if (request_has(request, LIMIT))
-        timer_set(&wait->limit, request_u64(request, LIMIT, 0), overdue);
+        timer_set(&wait->limit, request_u64(request, LIMIT, 0), wait_overdue);
     if (is_path(wait->kind))
         path_watch_start(&wait->path, wait->subject, path_changed);
     try_again(&wait->retry);

@@ -7,8 +7,6 @@
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "fail.h"
+#include "fatal.h"
 #include "layout.h"
 
 /* A batch has room for faults of all of a VMM's threads, which are read before other events: those that are woken in
@@ -35,33 +33,21 @@ static struct layout layout;
 static char *contents; /* of the page that is being brought */
 static int vain;       /* how often in a row a page was said to be there already */
 
-void fail(const char *format, ...)
-{
-    char line[256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    dprintf(2, "attest-uffd: %s\n", line);
-    if (vmm >= 0)
-        syscall(SYS_pidfd_send_signal, vmm, SIGKILL, NULL, 0);
-    exit(1);
-}
-
 static int accept_vmm(int listener)
 {
     struct ucred peer;
     socklen_t size = sizeof peer;
     int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     if (connection < 0)
-        fail("accept: %s", strerror(errno));
+        fatal_error("accept: %s", strerror(errno));
     if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
-        fail("SO_PEERCRED: %s", strerror(errno));
+        fatal_error("SO_PEERCRED: %s", strerror(errno));
     vmm = (int)syscall(SYS_pidfd_open, peer.pid, 0);
     if (vmm < 0 && errno == ESRCH) /* it has ended */
         exit(0);
     if (vmm < 0)
-        fail("process %d, which connected: %s", (int)peer.pid, strerror(errno));
+        fatal_error("process %d, which connected: %s", (int)peer.pid, strerror(errno));
+    fatal_for_vmm(vmm);
     return connection;
 }
 
@@ -77,14 +63,14 @@ static void receive_layout(int connection, uint64_t file_size)
         .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     ssize_t length = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
     if (length <= 0)
-        fail("no memory layout came: %s", length ? strerror(errno) : "the connection was closed");
+        fatal_error("no memory layout came: %s", length ? strerror(errno) : "the connection was closed");
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     if (!header || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS ||
         header->cmsg_len != CMSG_LEN(sizeof uffd))
-        fail("the memory layout came without one userfaultfd");
+        fatal_error("the memory layout came without one userfaultfd");
     memcpy(&uffd, CMSG_DATA(header), sizeof uffd);
     if (memchr(text, '\0', (size_t)length))
-        fail("the memory layout holds a NUL byte");
+        fatal_error("the memory layout holds a NUL byte");
     layout_read(&layout, text, file_size);
 }
 
@@ -93,7 +79,7 @@ static uint64_t open_file(const char *path)
     struct stat status;
     file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0 || fstat(file, &status) < 0)
-        fail("%s: %s", path, strerror(errno));
+        fatal_error("%s: %s", path, strerror(errno));
     return (uint64_t)status.st_size;
 }
 
@@ -105,18 +91,18 @@ static void allocate_contents(void)
             largest = layout.regions[i].page_size;
     contents = malloc(largest);
     if (!contents)
-        fail("out of memory");
+        fatal_error("out of memory");
 }
 
 /* Let the threads that wait for a page try again; those that still lack it are told of anew. */
-static void wake(uint64_t address, uint64_t size)
+static void wake_threads(uint64_t address, uint64_t size)
 {
     struct uffdio_range range = {address, size};
     if (ioctl(uffd, UFFDIO_WAKE, &range) < 0)
-        fail("waking 0x%" PRIx64 ": %s", address, strerror(errno));
+        fatal_error("waking 0x%" PRIx64 ": %s", address, strerror(errno));
 }
 
-static void load(const struct region *region, uint64_t page)
+static void load_page(const struct region *region, uint64_t page)
 {
     if (region->removed[page]) {
         memset(contents, 0, region->page_size);
@@ -125,19 +111,19 @@ static void load(const struct region *region, uint64_t page)
     uint64_t start = region->offset + page * region->page_size;
     ssize_t length = pread(file, contents, region->page_size, (off_t)start);
     if (length != (ssize_t)region->page_size)
-        fail("reading the memory file at byte %" PRIu64 ": %s", start,
-             length < 0 ? strerror(errno) : "it has been cut");
+        fatal_error("reading the memory file at byte %" PRIu64 ": %s", start,
+                    length < 0 ? strerror(errno) : "it has been cut");
 }
 
 /* The copy is from memory that is there, not from a mapping of the file: for a source that is yet to be read, Linux
  * needs a second huge page for a moment, and the guest may have the last one. */
-static void bring(uint64_t address)
+static void bring_page(uint64_t address)
 {
     struct region *region = layout_find(&layout, address);
     if (!region)
-        fail("0x%" PRIx64 " was touched, which is in no region", address);
+        fatal_error("0x%" PRIx64 " was touched, which is in no region", address);
     uint64_t size = region->page_size, page = (address - region->base) / size, start = region->base + page * size;
-    load(region, page);
+    load_page(region, page);
     struct uffdio_copy copy = {.dst = start, .src = (uintptr_t)contents, .len = size};
     if (ioctl(uffd, UFFDIO_COPY, &copy) == 0) {
         vain = 0;
@@ -148,22 +134,22 @@ static void bring(uint64_t address)
         errno = ENOMEM;
     /* It is there already; or pages are being removed, of which the next events tell. */
     if (errno == EEXIST || errno == EAGAIN)
-        wake(start, size);
+        wake_threads(start, size);
     else if (errno == ESRCH) /* the VMM is ending */
         exit(0);
     else
-        fail("page of %" PRIu64 " KiB at 0x%" PRIx64 ": %s", size / 1024, start,
-             errno == ENOMEM ? "no page of that size is free" : strerror(errno));
+        fatal_error("page of %" PRIu64 " KiB at 0x%" PRIx64 ": %s", size / 1024, start,
+                    errno == ENOMEM ? "no page of that size is free" : strerror(errno));
 }
 
-static void serve(void)
+static void serve_events(void)
 {
     struct uffd_msg events[BATCH];
     ssize_t length = read(uffd, events, sizeof events);
     if (length < 0 && errno == EAGAIN)
         return;
     if (length <= 0 || length % (ssize_t)sizeof *events)
-        fail("reading page faults: %s", length < 0 ? strerror(errno) : "no userfaultfd");
+        fatal_error("reading page faults: %s", length < 0 ? strerror(errno) : "no userfaultfd");
     const struct uffd_msg *end = events + length / (ssize_t)sizeof *events;
     /* Faults are read before the removals that preceded them, and a removed page must not come back from the file. */
     for (const struct uffd_msg *event = events; event < end; event++)
@@ -171,9 +157,9 @@ static void serve(void)
             layout_remove(&layout, event->arg.remove.start, event->arg.remove.end);
     for (const struct uffd_msg *event = events; event < end; event++)
         if (event->event == UFFD_EVENT_PAGEFAULT)
-            bring(event->arg.pagefault.address);
+            bring_page(event->arg.pagefault.address);
         else if (event->event != UFFD_EVENT_REMOVE)
-            fail("the userfaultfd tells of an event of the unknown kind 0x%x", event->event);
+            fatal_error("the userfaultfd tells of an event of the unknown kind 0x%x", event->event);
 }
 
 int main(int argc, char **argv)
@@ -189,12 +175,12 @@ int main(int argc, char **argv)
     for (;;) {
         struct pollfd polled[] = {{.fd = vmm, .events = POLLIN}, {.fd = uffd, .events = POLLIN}};
         if (poll(polled, 2, -1) < 0 && errno != EINTR)
-            fail("poll: %s", strerror(errno));
+            fatal_error("poll: %s", strerror(errno));
         if (polled[0].revents)
             return 0;
         if (polled[1].revents & ~POLLIN)
-            fail("the userfaultfd is one that waits, or none");
+            fatal_error("the userfaultfd is one that waits, or none");
         if (polled[1].revents)
-            serve();
+            serve_events();
     }
 }
