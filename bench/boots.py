@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from attest.cluster import Cluster
 from attest.events import Event, EventLog, Kind
-from attest.life import Stage
+from attest.machine.instance_states import Stage
 from attest.vmm.qemu import find_qemu
 from bench.figures import Figure, series
 

@@ -82,20 +82,21 @@ def _parts(machine: Machine, count: int, pause: float) -> str:
     def true() -> None:
         machine.succeed("true")
 
-    assert isinstance(machine.channel, AgentChannel)
+    channel = machine._lifecycle.ready()
+    assert isinstance(channel, AgentChannel)
     question, command = _Wire(), _Wire()
     with question.watched():
-        series(count, machine.channel.info, pause)
+        series(count, channel.info, pause)
     before = _processor(machine)
     with command.watched():
         total = series(count, true, pause)
     after = _processor(machine)
-    channel = statistics.median(question.seconds)
+    way = statistics.median(question.seconds)
     parts = {
         "total": statistics.median(total),
         "host": statistics.median(total) - statistics.median(command.seconds),
-        "channel": channel,
-        "guest": statistics.median(command.seconds) - channel,
+        "channel": way,
+        "guest": statistics.median(command.seconds) - way,
     } | {name: (after[name] - before[name]) / count for name in after}
     return "  ".join(f"{name} {seconds * 1000:.2f}" for name, seconds in parts.items())
 
@@ -125,7 +126,7 @@ def figures() -> list[Figure]:
     with Cluster({"nodes": {"machine": {"image": "debian"}}}, accelerator="tcg") as cluster:
         machine = cluster["machine"]
         machine.connect()
-        channel = machine.channel
+        channel = machine._lifecycle.ready()
         assert isinstance(channel, AgentChannel)
         loop = f"begun=$EPOCHREALTIME; for i in {{1..{_LOOP}}}; do /bin/true; done"
         times = [machine.succeed(f"{loop}; echo $begun $EPOCHREALTIME") for _ in range(5)]
@@ -149,7 +150,7 @@ def main() -> None:
     with Cluster({"nodes": {"machine": {"image": "debian"}}}, accelerator="tcg") as cluster:
         machine = cluster["machine"]
         machine.connect()
-        channel = machine.channel
+        channel = machine._lifecycle.ready()
         assert isinstance(channel, AgentChannel)
         print(HEADER)
         print(row("agent asked for its state", series(count, channel.info)))

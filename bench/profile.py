@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from attest.life import Stage
+from attest.machine.instance_states import Stage
 from bench.runs import Run
 
 __all__ = ["ROWS", "profile"]

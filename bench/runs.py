@@ -24,7 +24,7 @@ from typing import Any
 from attest.cache import cache_dir
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
-from attest.life import Stage
+from attest.machine.instance_states import Stage
 from attest.manifest import load_manifest
 from bench import steps
 from bench.figures import environment

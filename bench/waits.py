@@ -24,8 +24,9 @@ def figures() -> list[Figure]:
     with Cluster({"nodes": {"m": {"image": "debian"}}}, accelerator="tcg") as cluster:
         machine = cluster["m"]
         machine.connect()
-        assert isinstance(machine.channel, AgentChannel)
-        way = series(100, machine.channel.info)
+        channel = machine._lifecycle.ready()
+        assert isinstance(channel, AgentChannel)
+        way = series(100, channel.info)
         ahead = _ahead(machine)
         file = [
             _late(machine, "", _FILE, lambda: machine.wait_for_file("/run/there")) - ahead

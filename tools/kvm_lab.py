@@ -114,7 +114,7 @@ class Lab:
         self._machine.connect()
         with self._watched():
             self._machine.copy_from_host(payload, _INSIDE)
-            channel = self._machine.channel
+            channel = self._machine._lifecycle.ready()
             process = channel.start(f"cd {_INSIDE}/checkout && {command}", stdout=sink, stderr=sink)
             try:
                 return process.wait(limit).status
@@ -147,7 +147,7 @@ class Lab:
         except MachineError as error:
             if stopped.is_set():
                 raise Frozen(f"no sign of life for {self._patience:g} s") from error
-            if self._machine.vmm.wait(_REAPED):
+            if self._machine._lifecycle.vmm.wait(_REAPED):
                 raise Frozen(self._machine.absence) from error
             raise LabError(str(error)) from error
         finally:

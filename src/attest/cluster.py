@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -21,8 +20,11 @@ from attest.image.described import is_description, load_described
 from attest.image.recipe import load_recipe
 from attest.image.store import Image, ImageStore
 from attest.kept import Kept, keep, stop
-from attest.life import MachineContext
+from attest.machine.contracts import InstanceContext, MachineHost
+from attest.machine.instance_states import DEFAULT_LIMITS, Limits
+from attest.machine.lifecycle import Lifecycle
 from attest.machine.machine import Machine, Snapshot
+from attest.machine.meeting import Meeting
 from attest.manifest import Manifest, Node, check_names, load_manifest, on_hugepages, parse_manifest
 from attest.net.bridge import SPARE, hold_bridges, join_bridges, make_bridges
 from attest.net.cell import Cell
@@ -32,7 +34,7 @@ from attest.scripted import Report, ScriptedMachines, ScriptedSeat, name_of
 from attest.seat import Seat, find_vmm, places
 from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.given import GivenSnapshots
-from attest.starts import ColdStarts, GivenStarts, SnapshotStarts, Starts
+from attest.starts import ColdStarts, GivenStarts, SnapshotStarts, SourceOf, Starts
 from attest.vmm import accel
 from attest.vmm.base import Saved
 from attest.vmm.qemu import find_qemu
@@ -63,6 +65,7 @@ class Cluster:
         events: Where everything that happens is reported.
         on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died). Default: the
             error is raised by the next call that needs the machine.
+        limits: How long each step of a machine's start may take.
 
     Raises:
         ManifestError: The manifest cannot be used.
@@ -85,6 +88,7 @@ class Cluster:
         out_dir: Path | None = None,
         events: EventLog | None = None,
         on_fatal: Callable[[AttestError], None] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if isinstance(manifest, dict):
             manifest = parse_manifest(manifest)
@@ -97,9 +101,11 @@ class Cluster:
         self._programs = {**manifest.programs(), **(programs or {})}
         self._doubts: set[str] = set()
         self.events = events or EventLog()
+        self._limits = limits
         self._on_fatal = on_fatal or (lambda _: None)
         self._seats: dict[str, Seat] = {}
-        self._contexts: dict[str, MachineContext] = {}
+        self._contexts: dict[str, InstanceContext] = {}
+        self._lifecycles: dict[str, Lifecycle] = {}
         self.machines: dict[str, Machine] = {}
         self._baking: list[Future[Saved]] = []
         with ExitStack() as undo:
@@ -126,12 +132,9 @@ class Cluster:
                 self._cell,
                 [each for name, node in nodes.items() for each in places(node, numbers[name])],
             )
+            self._report = Report(self.events, self.out_dir, self._on_fatal)
             self._scripted = ScriptedMachines(
-                self._cell,
-                self._scratch.path,
-                manifest,
-                state_dir,
-                Report(self.events, self.out_dir, self._on_fatal),
+                self._cell, self._scratch.path, manifest, state_dir, self._report
             )
             self.vlans = self._scripted.vlans
             images = kept.images() if kept else _images(manifest, self.events)
@@ -256,11 +259,12 @@ class Cluster:
         for name, machine in self.machines.items():
             if name not in saved:
                 machine.crash()
+        reason = f"the machine was restored to {moment!r}"
         # All end before the first comes back: what one still sends must reach none of them.
-        together = threading.Barrier(len(saved) or 1)
-        wait_all(saved, lambda name: self.machines[name].leave(moment))
+        wait_all(saved, lambda name: self._lifecycle(name).leave(reason))
+        meeting = Meeting(len(saved))
         for name, each in saved.items():
-            self.machines[name].go_back(each, moment, together)
+            self._lifecycle(name).go_back(each, reason, meeting)
         for name in saved:
             self.machines[name].connect()
 
@@ -276,7 +280,7 @@ class Cluster:
         """
         for machine in self.machines.values():
             self._scripted.refuse_saving(machine)
-        machines = [(seat, self.machines[name]) for name, seat in self._seats.items()]
+        machines = [(seat, self._lifecycles[name]) for name, seat in self._seats.items()]
         with self.events.span(Kind.ACTION, "keep the machines"):
             absent = stop(machines, hold_bridges(self._cell, self._vlans()))
             wait(self._baking)  # they use files of disks that are to be kept
@@ -332,7 +336,8 @@ class Cluster:
             for machine in machines:
                 machine.start()
             for machine in known:
-                machine.channel.identity(Identity(hosts=self._hosts(machine.name)))
+                hosts = Identity(hosts=self._hosts(machine.name))
+                self._lifecycle(machine.name).ready().identity(hosts)
         return machines
 
     def close(self) -> None:
@@ -344,9 +349,9 @@ class Cluster:
             ends.callback(self._starts.close)
             ends.callback(self._scripted.close)
             ends.callback(lambda: wait(self._baking))  # they have failed by then, or are complete
-            for machine in self.machines.values():
-                machine.expect_end()
-                ends.callback(machine.close)
+            for name in self.machines:
+                self._lifecycle(name).want_end()
+                ends.callback(self._lifecycle(name).close)
             ends.callback(self._cell.close)
 
     # Inside
@@ -371,25 +376,28 @@ class Cluster:
         if doubt and doubt not in self._doubts:
             self._doubts.add(doubt)
             self.events.emit(Kind.WARNING, doubt)
-        context = MachineContext(
+        context = InstanceContext(
             events=self.events,
             vmm=str(seat.binary),
-            boot=seat.boot,
-            origin=lambda: starts.saved(seat, context),
-            spoilt=lambda reason: starts.spoilt(seat, reason),
+            start_vmm=seat.start_vmm,
+            make_channel=seat.make_channel,
             identity=seat.identity,
-            set_links=seat.set_links,
             ready_unit=seat.node.ready_unit,
             start_timeout=seat.node.start_timeout,
-            out_dir=self.out_dir,
-            state_dir=seat.directory,
-            shared_dir=self._scripted.shared_dir,
+            console_log=self._report.console_log(seat.name),
             on_fatal=self._on_fatal,
+            limits=self._limits,
         )
+        host = MachineHost(self.out_dir, seat.directory, self._scripted.shared_dir, seat.set_links)
         self._seats[seat.name] = seat
         self._contexts[seat.name] = context
-        machine = self.machines[seat.name] = Machine(seat.name, context, self._snapshot)
+        lifecycle = Lifecycle(seat.name, context, SourceOf(starts, seat, context))
+        self._lifecycles[seat.name] = lifecycle
+        machine = self.machines[seat.name] = Machine(lifecycle, host, self.events, self._snapshot)
         return machine
+
+    def _lifecycle(self, name: str) -> Lifecycle:
+        return self._scripted.lifecycles.get(name) or self._lifecycles[name]
 
     def _snapshot(self, machine: Machine, name: str) -> Snapshot:
         return self._take([machine], name, nullcontext())[machine.name]
@@ -397,9 +405,10 @@ class Cluster:
     def _take(
         self, machines: list[Machine], name: str, held: AbstractContextManager[None]
     ) -> dict[str, Snapshot]:
-        running = [(self._seats[machine.name], machine.vmm) for machine in machines]
+        lifecycles = [self._lifecycles[machine.name] for machine in machines]
+        running = [(self._seats[each.name], each.vmm) for each in lifecycles]
         futures = take(running, held)
-        wait_all(machines, Machine.reach_again)
+        wait_all(lifecycles, Lifecycle.reach_again)
         self._baking = [*(each for each in self._baking if not each.done()), *futures]
         return {
             seat.name: Snapshot(name, seat, saved, self)

@@ -34,7 +34,7 @@ from attest.vmm.backends import BACKENDS
 from attest.vmm.base import Saved, Vmm, saved_in
 
 if TYPE_CHECKING:
-    from attest.machine.machine import Machine
+    from attest.machine.lifecycle import Lifecycle
 
 __all__ = [
     "Kept",
@@ -201,7 +201,7 @@ def read(path: Path) -> Kept:
 
 
 def stop(
-    machines: Sequence[tuple[Seat, Machine]], held: AbstractContextManager[None]
+    machines: Sequence[tuple[Seat, Lifecycle]], held: AbstractContextManager[None]
 ) -> dict[str, str]:
     """Let machines stand still, as of one moment.
 
@@ -231,7 +231,7 @@ def stop(
 def keep(
     path: Path,
     manifest: Manifest,
-    machines: Sequence[tuple[Seat, Machine]],
+    machines: Sequence[tuple[Seat, Lifecycle]],
     absent: Mapping[str, str],
     scratch: Path,
 ) -> None:

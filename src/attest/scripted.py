@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from attest.errors import AttestError, HostError, MachineError
 from attest.events import EventLog
 from attest.guest.channel import Channel
-from attest.life import MachineContext
+from attest.machine.contracts import InstanceContext, MachineHost
+from attest.machine.lifecycle import Lifecycle
 from attest.machine.machine import Machine, Snapshot
 from attest.manifest import NO_LIMIT, Manifest, Node, vlans_in
 from attest.net import helper
@@ -26,6 +27,7 @@ from attest.net.bridge import Attachment
 from attest.net.cell import Cell
 from attest.net.switches import Switches
 from attest.net.vlan import VLan
+from attest.starts import BootSource
 from attest.vmm.base import Saved, Vmm, VmmExit
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ class Report:
     events: EventLog
     out_dir: Path
     on_fatal: Callable[[AttestError], None]
+
+    def console_log(self, machine: str) -> Path:
+        """The file to which a machine's console is written."""
+        return self.out_dir / f"console-{machine}.log"
 
 
 @dataclass
@@ -84,14 +90,14 @@ class ScriptedSeat:
         """Its places on the networks, in order."""
         return [Attachment(vlan, self.number) for vlan in self.vlans]
 
-    def boot(
+    def start_vmm(
         self,
         allow_reboot: bool,
         saved: Saved | None,
         on_exit: Callable[[VmmExit], None],
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> Vmm:
-        """Run the script; see `attest.life.Boot`."""
+        """Run the script; see `attest.machine.contracts.StartVmm`."""
         from attest.vmm.start_script import ScriptSpec, StartScript
 
         self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -106,7 +112,7 @@ class ScriptedSeat:
         self._vmm = StartScript(spec, enter=self.cell.enter, on_exit=on_exit, on_event=on_event)
         return self._vmm
 
-    def channel(self, name: str, sock: socket.socket, padding: bool) -> Channel:
+    def make_channel(self, name: str, sock: socket.socket, padding: bool) -> Channel:
         """Its backdoor shell."""
         from attest.guest.shell_channel import ShellChannel, ShellHost
 
@@ -174,6 +180,7 @@ class ScriptedMachines:
 
     Attributes:
         seats: Their places in the cluster, by name.
+        lifecycles: Their instances, by name.
         vlans: All networks of the cluster.
         shared_dir: A directory that all machines may share.
     """
@@ -187,6 +194,7 @@ class ScriptedMachines:
         report: Report,
     ) -> None:
         self.seats: dict[str, ScriptedSeat] = {}
+        self.lifecycles: dict[str, Lifecycle] = {}
         self.vlans = [VLan(vlan, scratch / f"vde{vlan}.ctl") for vlan in manifest.all_vlans()]
         self.shared_dir = scratch / "shared-xchg"
         self.shared_dir.mkdir(mode=0o700)
@@ -253,23 +261,20 @@ class ScriptedMachines:
             state_dir=self._state_dir(name), shared_dir=self.shared_dir, scratch=self._scratch,
         )  # fmt: skip
 
-        context = MachineContext(
+        context = InstanceContext(
             events=self._report.events,
             vmm=f"start script {command}",
-            boot=seat.boot,
-            origin=lambda: None,
-            spoilt=lambda _: True,
+            start_vmm=seat.start_vmm,
+            make_channel=seat.make_channel,
             identity=None,
-            set_links=seat.set_links,
             ready_unit=node.ready_unit,
             start_timeout=node.start_timeout,
-            out_dir=self._report.out_dir,
-            state_dir=seat.state_dir,
-            shared_dir=self.shared_dir,
+            console_log=self._report.console_log(name),
             on_fatal=self._report.on_fatal,
-            channel=seat.channel,
         )
-        return Machine(name, context, _refuse)
+        host = MachineHost(self._report.out_dir, seat.state_dir, self.shared_dir, seat.set_links)
+        lifecycle = self.lifecycles[name] = Lifecycle(name, context, BootSource())
+        return Machine(lifecycle, host, self._report.events, _refuse)
 
     def _state_dir(self, name: str) -> Path:
         return (self._states or self._scratch) / f"vm-state-{name}"

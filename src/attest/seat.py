@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 import threading
 import time
 import uuid
@@ -15,6 +16,8 @@ from typing import Any, Final
 
 from attest.disks import Disks
 from attest.errors import AttestError, HostError, MachineError, ManifestError
+from attest.guest.agent_channel import AgentChannel
+from attest.guest.channel import Channel
 from attest.guest.identity import Identity, Interface
 from attest.host.nix_build import remedy
 from attest.image.store import Image
@@ -150,12 +153,12 @@ class Seat:
             ),
         )
 
-    def boot(
+    def start_vmm(
         self, allow_reboot: bool, saved: Saved | None, on_exit: OnExit, on_event: OnEvent
     ) -> Vmm:
         """Start its VMM, with disks that go with ``saved``, or those that it had.
 
-        One that continues ``saved`` is paused.
+        One that continues ``saved`` is paused; see `attest.machine.contracts.StartVmm`.
         """
         if allow_reboot and (reason := self.backend.capabilities.reboot):
             raise MachineError(
@@ -180,6 +183,10 @@ class Seat:
             prefault=False,
         )
         return self.start(spec, on_exit, on_event)
+
+    def make_channel(self, name: str, sock: socket.socket, padding: bool) -> Channel:
+        """The connection to its agent; see `attest.machine.contracts.MakeChannel`."""
+        return AgentChannel(name, sock, padding=padding)
 
     @contextmanager
     def spare_nics(self) -> Iterator[tuple[Nic, ...]]:

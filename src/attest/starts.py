@@ -5,25 +5,29 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from attest.errors import HostError
 from attest.events import EventLog, Kind
-from attest.life import MachineContext
+from attest.machine.contracts import InstanceContext
 from attest.seat import Seat
 from attest.snapshot.given import GivenSnapshots, UnfitError
 from attest.snapshot.shape import Shape
 from attest.vmm import disk
 from attest.vmm.base import Saved
 
-__all__ = ["ColdStarts", "GivenStarts", "SnapshotStarts", "Starts"]
+__all__ = ["BootSource", "ColdStarts", "GivenStarts", "SnapshotStarts", "SourceOf", "Starts"]
 
 
 class Starts(Protocol):
     """What the machines of a cluster start from."""
 
-    def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
+    @property
+    def may_boot(self) -> bool:
+        """Where a snapshot is of no use, its machine boots."""
+
+    def find(self, seat: Seat, context: InstanceContext) -> Saved | None:
         """The snapshot for a machine that starts, or None when it must boot.
 
         Raises:
@@ -32,23 +36,65 @@ class Starts(Protocol):
             CommandFailed: A warm step failed.
         """
 
-    def spoilt(self, seat: Seat, reason: str) -> bool:
-        """What to do when the snapshot did not restore: True to boot, False to give up."""
+    def report_spoilt(self, seat: Seat, reason: str) -> None:
+        """Learn why the snapshot that was found for a machine is of no use."""
 
     def close(self) -> None:
         """No machine starts any more."""
 
 
-class ColdStarts(Starts):
-    """Each machine boots."""
+@dataclass(frozen=True)
+class SourceOf:
+    """What one machine starts from, see `attest.machine.contracts.Source`.
 
-    def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
+    Attributes:
+        starts: What the machines of its cluster start from.
+        seat: The machine's.
+        context: What its instances need.
+    """
+
+    starts: Starts
+    seat: Seat
+    context: InstanceContext
+
+    @property
+    def may_boot(self) -> bool:
+        """Where the snapshot is of no use, the machine boots."""
+        return self.starts.may_boot
+
+    def find(self) -> Saved | None:
+        """The snapshot to start from, or None to boot."""
+        return self.starts.find(self.seat, self.context)
+
+    def report_spoilt(self, reason: str) -> None:
+        """Learn why the snapshot that was found is of no use."""
+        self.starts.report_spoilt(self.seat, reason)
+
+
+class BootSource:
+    """What a machine starts from that always boots, see `attest.machine.contracts.Source`."""
+
+    may_boot = True
+
+    def find(self) -> Saved | None:
         """None: there is no snapshot."""
         return None
 
-    def spoilt(self, seat: Seat, reason: str) -> bool:
-        """Not asked, as there is no snapshot."""
-        return False
+    def report_spoilt(self, reason: str) -> None:
+        """Not called, as there is no snapshot."""
+
+
+class ColdStarts:
+    """Each machine boots."""
+
+    may_boot = True
+
+    def find(self, seat: Seat, context: InstanceContext) -> Saved | None:
+        """None: there is no snapshot."""
+        return None
+
+    def report_spoilt(self, seat: Seat, reason: str) -> None:
+        """Not called, as there is no snapshot."""
 
     def close(self) -> None:
         """Nothing is held."""
@@ -61,15 +107,17 @@ class SnapshotStarts(ColdStarts):
         given: The snapshot.
     """
 
+    may_boot = False
+
     def __init__(self, given: Saved) -> None:
         self._given = given
 
-    def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
+    def find(self, seat: Seat, context: InstanceContext) -> Saved | None:
         """The snapshot; later, a machine that has disks boots from what it wrote to them."""
         return None if seat.disks.written else self._given
 
 
-class GivenStarts(Starts):
+class GivenStarts:
     """Machines start from snapshots in a directory that the user names; others boot.
 
     None is made: in a build, which leaves no cache behind, that would cost more than the boot.
@@ -79,13 +127,15 @@ class GivenStarts(Starts):
         events: Where everything that happens is reported.
     """
 
+    may_boot = True
+
     def __init__(self, snapshots: GivenSnapshots, events: EventLog) -> None:
         self._snapshots = snapshots
         self._events = events
         self._lock = threading.Lock()
         self._found: dict[Shape, Saved | None] = {}
 
-    def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
+    def find(self, seat: Seat, context: InstanceContext) -> Saved | None:
         """The snapshot of the machine's shape; None where there is none that fits.
 
         As with the cache, a machine that has written its disks before boots from them.
@@ -98,7 +148,7 @@ class GivenStarts(Starts):
                 self._found[shape] = self._find(shape, seat)
             return self._found[shape]
 
-    def spoilt(self, seat: Seat, reason: str) -> bool:
+    def report_spoilt(self, seat: Seat, reason: str) -> None:
         """Say once that the snapshot does not restore; the machine boots."""
         seat.disks.forget()
         shape = seat.shape()
@@ -107,7 +157,6 @@ class GivenStarts(Starts):
                 self._found[shape] = None
                 where = self._snapshots.directory
                 self._warn(seat, f"the snapshot in {where} does not restore, so it boots: {reason}")
-        return True
 
     def close(self) -> None:
         """Nothing is held."""

@@ -19,13 +19,15 @@ from attest.errors import CommandFailed, HostError, MachineError
 from attest.events import Event, EventLog, Kind
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
-from attest.life import Life, MachineContext, Stage
+from attest.machine.contracts import InstanceContext
+from attest.machine.instance import Instance
+from attest.machine.instance_states import Stage
 from attest.scope import Cancelled, cancellable
 from attest.seat import Seat
 from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache
 from attest.snapshot.record import write_record
 from attest.snapshot.shape import Shape
-from attest.starts import Starts
+from attest.starts import BootSource
 from attest.vmm.base import Nic, Saved, Vmm
 
 __all__ = ["WarmStarts", "make_snapshot"]
@@ -41,7 +43,7 @@ class NotSavedError(Exception):
     """The machine was ready, and could not be saved; the text says why."""
 
 
-class WarmStarts(Starts):
+class WarmStarts:
     """The machines of a cluster start from snapshots of their shapes.
 
     Args:
@@ -49,13 +51,15 @@ class WarmStarts(Starts):
         events: Where everything that happens is reported.
     """
 
+    may_boot = True
+
     def __init__(self, cache: SnapshotCache, events: EventLog) -> None:
         self._cache = cache
         self._events = events
         self._lock = threading.Lock()
         self._found: dict[Shape, Future[Entry | None]] = {}
 
-    def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
+    def find(self, seat: Seat, context: InstanceContext) -> Saved | None:
         """The snapshot of the machine's shape; None where there can be none.
 
         A machine that has written its disks before boots from them: the memory of a snapshot would
@@ -69,7 +73,7 @@ class WarmStarts(Starts):
         entry = self._entry(seat, context)
         return entry.saved if entry else None
 
-    def _entry(self, seat: Seat, context: MachineContext) -> Entry | None:
+    def _entry(self, seat: Seat, context: InstanceContext) -> Entry | None:
         shape = seat.shape()
         while True:
             with self._lock:
@@ -88,7 +92,7 @@ class WarmStarts(Starts):
                     raise
                 # The machine that was to make it was ended: this one takes over.
 
-    def spoilt(self, seat: Seat, reason: str) -> bool:
+    def report_spoilt(self, seat: Seat, reason: str) -> None:
         """Take the snapshot out of the cache, and say so once; the machine boots."""
         seat.disks.forget()
         shape = seat.shape()
@@ -100,7 +104,6 @@ class WarmStarts(Starts):
             self._warn(
                 seat, f"its snapshot does not restore and was removed, so it boots: {reason}"
             )
-        return True
 
     def close(self) -> None:
         """Let others remove what was used."""
@@ -109,7 +112,7 @@ class WarmStarts(Starts):
     # Inside
 
     def _find(
-        self, shape: Shape, found: Future[Entry | None], seat: Seat, context: MachineContext
+        self, shape: Shape, found: Future[Entry | None], seat: Seat, context: InstanceContext
     ) -> None:
         try:
             found.set_result(self._obtain(shape, seat, context))
@@ -119,7 +122,7 @@ class WarmStarts(Starts):
                     del self._found[shape]
             found.set_exception(error)
 
-    def _obtain(self, shape: Shape, seat: Seat, context: MachineContext) -> Entry | None:
+    def _obtain(self, shape: Shape, seat: Seat, context: InstanceContext) -> Entry | None:
         def make(into: Path) -> None:
             _make(seat, context, into)
 
@@ -155,7 +158,7 @@ def _answer(entry: Entry | None) -> Future[Entry | None]:
     return future
 
 
-def make_snapshot(seat: Seat, context: MachineContext, directory: Path) -> Path:
+def make_snapshot(seat: Seat, context: InstanceContext, directory: Path) -> Path:
     """Boot a machine of the seat's shape, and keep a snapshot of it where the user says.
 
     Args:
@@ -187,35 +190,34 @@ def make_snapshot(seat: Seat, context: MachineContext, directory: Path) -> Path:
     return path
 
 
-def _make(seat: Seat, context: MachineContext, into: Path) -> None:
+def _make(seat: Seat, context: InstanceContext, into: Path) -> None:
     """Boot a machine of the shape, and save it in ``into`` when it is ready."""
     told = f"boot {seat.image.name} once, for a snapshot"
     with context.events.span(Kind.ACTION, told, machine=seat.name), seat.spare_nics() as nics:
         _boot_and_save(seat, context, nics, into)
 
 
-def _boot_and_save(seat: Seat, context: MachineContext, nics: tuple[Nic, ...], into: Path) -> None:
+def _boot_and_save(seat: Seat, context: InstanceContext, nics: tuple[Nic, ...], into: Path) -> None:
     template = replace(
         context,
         events=_progress(context.events, seat.name),
-        boot=lambda _, __, *told: seat.boot_template(into, nics, *told),
-        origin=lambda: None,
+        start_vmm=lambda _, __, *told: seat.boot_template(into, nics, *told),
         identity=Identity,
         ready_unit=seat.warm_until,
         on_fatal=lambda _: None,
     )
-    life = Life(seat.name, template, allow_reboot=False)
+    instance = Instance(seat.name, template, BootSource(), allow_reboot=False)
     try:
-        with cancellable(life.kill):
-            _warm_up(life.ready(), seat, context.events)
-            _save(life.vmm, into)
+        with cancellable(instance.kill):
+            _warm_up(instance.ready(), seat, context.events)
+            _save(instance.vmm, into)
     except MachineError as error:
-        explained = life.explain(error)  # waits for the end of a VMM that is about to end
-        if _ran_out_of_disk(life):
+        explained = instance.explain(error)  # waits for the end of a VMM that is about to end
+        if _ran_out_of_disk(instance):
             raise NotSavedError("the disk is full") from None
         raise explained from None
     finally:
-        life.kill()
+        instance.kill()
 
 
 def _warm_up(channel: Channel, seat: Seat, events: EventLog) -> None:
@@ -242,9 +244,9 @@ def _save(vmm: Vmm, into: Path) -> None:
         raise NotSavedError("the disk is full" if full else str(error)) from error
 
 
-def _ran_out_of_disk(life: Life) -> bool:
+def _ran_out_of_disk(instance: Instance) -> bool:
     """A page of a shared memory file that finds no room on the disk is a SIGBUS."""
-    exit = life.vmm.exit if life.stage is not Stage.OFF else None
+    exit = instance.vmm.exit if instance.stage is not Stage.OFF else None
     return exit is not None and exit.status in (-signal.SIGBUS, 128 + signal.SIGBUS)
 
 

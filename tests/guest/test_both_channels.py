@@ -111,7 +111,7 @@ def test_output_waits_for_a_host_that_is_busy(one: Machine) -> None:
         busy.set()
         output.extend(data)
 
-    one.channel.run("head -c 3000000 /dev/zero", stdout=take)
+    one._lifecycle.ready().run("head -c 3000000 /dev/zero", stdout=take)
     assert len(output) == 3_000_000
 
 

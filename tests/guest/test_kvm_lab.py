@@ -39,7 +39,7 @@ def payload(tmp_path: Path) -> Path:
 
 
 def _freeze(machine: Machine) -> None:
-    machine.vmm.pause()
+    machine._lifecycle.vmm.pause()
 
 
 def _kill(machine: Machine) -> None:

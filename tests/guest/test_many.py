@@ -14,7 +14,7 @@ import pytest
 
 from attest.cluster import Cluster
 from attest.events import Event, Kind
-from attest.life import Stage
+from attest.machine.instance_states import Stage
 from attest.machine.machine import Machine
 from attest.parallel import wait_all
 from attest.processes import children

@@ -73,8 +73,8 @@ def test_a_guest_boots_under_kvm(cold: bool) -> None:
 def test_qemu_has_nothing_to_say_of_its_processor(host: Machine) -> None:
     host.connect()
     host.crash()
-    assert host.vmm.exit is not None
-    assert host.vmm.exit.stderr == ""
+    assert host._lifecycle.vmm.exit is not None
+    assert host._lifecycle.vmm.exit.stderr == ""
 
 
 def test_a_guest_goes_on_in_snapshots_and_clones_of_its_host(host: Machine) -> None:

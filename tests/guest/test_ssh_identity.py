@@ -34,10 +34,10 @@ def test_a_copy_has_ssh_host_keys_of_its_own(tmp_path: Path) -> None:
         original = presented(machine)
         modes = machine.succeed(f"stat -c '%n %a %U' {KEYS}")
         machine.succeed(f"mkdir -p /var/lib/dhcp && touch {LEASES}")
-        with machine.channel.connect_tcp("127.0.0.1", 22) as connection:
+        with machine._lifecycle.ready().connect_tcp("127.0.0.1", 22) as connection:
             assert connection.recv().startswith(b"SSH-2.0-")
 
-            machine.channel.identity(Identity(copy=True, hostname="clone"))
+            machine._lifecycle.ready().identity(Identity(copy=True, hostname="clone"))
 
             assert machine.succeed(f"cut -d' ' -f3 {KEYS}.pub").split() == ["root@clone"] * 3
             assert machine.succeed(f"stat -c '%n %a %U' {KEYS}") == modes

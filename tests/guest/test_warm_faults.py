@@ -24,6 +24,7 @@ from attest.cluster import Cluster
 from attest.errors import AttestError
 from attest.events import Event, EventLog, Kind
 from attest.guest.binary import agent_binary
+from attest.machine.instance_states import Limits
 from attest.snapshot.cache import Entry, SnapshotCache
 from attest.snapshot.shape import Shape
 from attest.vmm.base import SaveError, Vmm
@@ -272,7 +273,6 @@ def test_snapshots_that_do_not_restore_are_removed_and_told_once(
     home: Home, made: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(home.path))
-    monkeypatch.setattr("attest.life._TRIAL", 3.0)
     nodes = {}
     for name, change in (("cut", halve_state), ("empty", empty), ("mute", mute)):
         nodes[name], shape = variant(made, name)
@@ -285,8 +285,9 @@ def test_snapshots_that_do_not_restore_are_removed_and_told_once(
     events.subscribe(lambda event: warnings.append(event) if event.kind is Kind.WARNING else None)
     fatal: list[AttestError] = []
     with Cluster(
-        {"nodes": nodes}, accelerator="tcg", events=events, on_fatal=fatal.append
-    ) as cluster:
+        {"nodes": nodes}, accelerator="tcg", events=events, on_fatal=fatal.append,
+        limits=Limits(trial=3),
+    ) as cluster:  # fmt: skip
         cluster.start_all()
         for name in nodes:
             assert cluster[name].succeed("hostname").strip() == name
@@ -349,7 +350,6 @@ def test_a_clone_that_dies_a_moment_after_its_first_answer(
     home: Home, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(home.path))
-    monkeypatch.setattr("attest.life._WATCH", 60.0)  # however busy the host
     warnings: list[str] = []
     told = threading.Event()
 
@@ -367,8 +367,9 @@ def test_a_clone_that_dies_a_moment_after_its_first_answer(
     fatal: list[AttestError] = []
     failed = threading.Event()
     node = {**NODE, "warm_steps": [DIES]}
+    limits = Limits(probation=60)  # however busy the host
     with Cluster(
-        {"nodes": {"one": node}}, accelerator="tcg", events=events, on_fatal=fail
+        {"nodes": {"one": node}}, accelerator="tcg", events=events, on_fatal=fail, limits=limits
     ) as cluster:
         one = cluster["one"]
         one.start()
@@ -410,7 +411,7 @@ def test_a_disk_that_is_too_small_is_told(home: Home) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        "attest.life Life _console_line",  # the guest boots
+        "attest.machine.instance Instance _console_line",  # the guest boots
         "attest.warm _warm_up",  # a step follows that needs more of its memory
     ],
 )
@@ -441,7 +442,7 @@ def test_a_disk_that_is_full_when_the_state_is_written_is_told(
 def test_a_driver_killed_while_it_makes_a_snapshot_leaves_nothing_to_the_next(home: Home) -> None:
     for moment in (
         "attest.warm _boot_and_save",
-        "attest.life Life _console_line",
+        "attest.machine.instance Instance _console_line",
         "attest.snapshot.cache _sync_behind",  # it is in place, and claimed still
     ):
         with home.start({"one": NODE}, happens=f"kill {moment}") as driver:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from attest.cluster import Cluster
+from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.machine import Machine
 
 _GIVEN = {"firecracker": "ATTEST_FIRECRACKER", "cloud-hypervisor": "ATTEST_CLOUD_HYPERVISOR"}
@@ -32,9 +33,12 @@ class Vmm:
         """Of `attest run`."""
         return ["--accel", "kvm"]
 
-    def cluster(self, *names: str, cold: bool = False, **more: Any) -> Cluster:
+    def cluster(
+        self, *names: str, cold: bool = False, limits: Limits = DEFAULT_LIMITS, **more: Any
+    ) -> Cluster:
         """Tiny machines with these names, and with more keys of nodes."""
-        return Cluster({"nodes": self.nodes(*names, **more)}, accelerator="kvm", cold=cold)
+        manifest = {"nodes": self.nodes(*names, **more)}
+        return Cluster(manifest, accelerator="kvm", cold=cold, limits=limits)
 
 
 @pytest.fixture(scope="session", params=THERE)

@@ -15,6 +15,7 @@ from attest.cache import cache_dir
 from attest.cluster import Cluster
 from attest.errors import AttestError
 from attest.events import Event, EventLog, Kind
+from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.snapshot.cache import Entry, SnapshotCache
 
 REMOVED = "its snapshot does not restore and was removed, so it boots: "
@@ -42,7 +43,8 @@ def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Told:
     """What a cluster tells."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
         self.warnings: list[str] = []
         self.fatal: list[AttestError] = []
         self.events = EventLog()
@@ -57,7 +59,7 @@ class Told:
     def cluster(self, vmm: Vmm, **node: object) -> Cluster:
         return Cluster(
             {"nodes": vmm.nodes("one", **node)}, accelerator="kvm", events=self.events,
-            on_fatal=self.fatal.append,
+            on_fatal=self.fatal.append, limits=self.limits,
         )  # fmt: skip
 
 
@@ -106,11 +108,8 @@ def test_a_clone_that_faults_as_soon_as_it_runs(vmm: Vmm, sound: Entry, snapshot
     assert SnapshotCache(snapshots).entries() == []
 
 
-def test_a_clone_that_dies_a_moment_after_its_first_answer(
-    vmm: Vmm, snapshots: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("attest.life._WATCH", 60.0)  # however busy the host
-    told = Told()
+def test_a_clone_that_dies_a_moment_after_its_first_answer(vmm: Vmm, snapshots: Path) -> None:
+    told = Told(Limits(probation=60))  # however busy the host
     with told.cluster(vmm, warm_steps=[DIES]) as cluster:
         one = cluster["one"]
         one.start()

@@ -22,6 +22,7 @@ from attest.guest.agent_channel import AgentChannel
 from attest.guest.protocol import VERSION
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
+from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.machine import Machine
 from attest.parallel import begin
 from attest.processes import children
@@ -60,7 +61,9 @@ def odd(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def booting(vmm: str, recipe: Path, *cmdline: str, **node: Any) -> Iterator[Machine]:
+def booting(
+    vmm: str, recipe: Path, *cmdline: str, limits: Limits = DEFAULT_LIMITS, **node: Any
+) -> Iterator[Machine]:
     """A tiny machine, `odd`, with more kernel parameters; it boots when it is needed."""
     recipe.write_text(f'base = "tiny"\ncmdline = {json.dumps(cmdline)}\n')
     # The image of the first machine is the one with which KVM is tried.
@@ -68,14 +71,18 @@ def booting(vmm: str, recipe: Path, *cmdline: str, **node: Any) -> Iterator[Mach
         **Vmm(vmm).nodes("even"),
         **Vmm(vmm).nodes("odd", image=str(recipe), **{"start_timeout": FOREVER, **node}),
     }
-    with Cluster({"nodes": nodes}, accelerator="kvm", cold=True, on_fatal=print) as cluster:
+    with Cluster(
+        {"nodes": nodes}, accelerator="kvm", cold=True, on_fatal=print, limits=limits
+    ) as cluster:
         yield cluster["odd"]
 
 
 @contextmanager
-def shell(vmm: str, recipe: Path, **node: Any) -> Iterator[Machine]:
+def shell(
+    vmm: str, recipe: Path, *, limits: Limits = DEFAULT_LIMITS, **node: Any
+) -> Iterator[Machine]:
     """A machine with nothing but a shell on its console."""
-    with booting(vmm, recipe, "rdinit=/bin/sh", **node) as machine:
+    with booting(vmm, recipe, "rdinit=/bin/sh", limits=limits, **node) as machine:
         machine.start()
         machine.wait_for_console_text("job control turned off", timeout=60)
         yield machine
@@ -105,7 +112,7 @@ def attempt(machine: Machine, limit: float = 3) -> tuple[str, str]:
             channel.close()
 
     with pytest.raises(DialError) as caught:
-        machine.vmm.dial(greet, limit, str)
+        machine._lifecycle.vmm.dial(greet, limit, str)
     return str(caught.value), caught.value.attempts[-1]
 
 
@@ -214,11 +221,9 @@ def test_a_guest_without_an_agent(vmm: str, odd: Path) -> None:
 
 
 @pytest.mark.parametrize("vmm", VSOCK)
-def test_what_a_guest_answers_on_its_way_to_an_agent(
-    vmm: str, odd: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_guest_answers_on_its_way_to_an_agent(vmm: str, odd: Path) -> None:
     closed = "reset by the guest" if vmm == "qemu" else "accepted, and closed before OK"
-    with shell(vmm, odd, **vsock(vmm)) as machine:
+    with shell(vmm, odd, limits=Limits(trial=3), **vsock(vmm)) as machine:
         assert attempt(machine)[0] == f"{UNREACHED}: not reached in 3 s: {SILENT}"
 
         type_in(machine, "for each in $(cat /modules/order); do insmod $each; done")
@@ -230,7 +235,6 @@ def test_what_a_guest_answers_on_its_way_to_an_agent(
         assert machine.succeed("cat /proc/1/comm") == "sh\n"
 
         type_in(machine, "kill -STOP $!")
-        monkeypatch.setattr("attest.life._TRIAL", 3.0)
         with pytest.raises(MachineError) as caught:
             machine.snapshot("stuck")
         assert caught.value.message == (
@@ -255,15 +259,14 @@ def test_a_machine_that_its_vmm_holds(vmm: str) -> None:
     with Vmm(vmm).cluster("one", **vsock(vmm)) as cluster:
         one = cluster["one"]
         one.connect()
-        one.vmm.pause()
+        one._lifecycle.vmm.pause()
         why, _ = attempt(one)
         assert re.fullmatch(rf"{UNREACHED}: not reached in 3 s: {HELD}; {SILENT}", why)
 
 
 @pytest.mark.parametrize("vmm", HYBRID)
-def test_a_socket_that_is_gone(vmm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attest.life._TRIAL", 1.0)
-    with Vmm(vmm).cluster("one") as cluster:
+def test_a_socket_that_is_gone(vmm: str) -> None:
+    with Vmm(vmm).cluster("one", limits=Limits(trial=1)) as cluster:
         one = cluster["one"]
         one.connect()
         (path,) = one.out_dir.parent.glob("one/*/*vsock*")

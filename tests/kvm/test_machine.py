@@ -75,8 +75,8 @@ def test_it_shuts_down_and_starts_again(mortal: Machine) -> None:
     mortal.succeed("touch /gone")
     mortal.shutdown()
     assert not mortal.booted
-    assert mortal.vmm.exit is not None
-    assert mortal.vmm.exit.status == 0
+    assert mortal._lifecycle.vmm.exit is not None
+    assert mortal._lifecycle.vmm.exit.status == 0
     mortal.fail("test -e /gone")
 
 

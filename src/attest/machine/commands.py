@@ -11,7 +11,7 @@ from attest.conditions import watched
 from attest.errors import CommandFailed, MachineError, WaitFailed
 from attest.events import Kind
 from attest.guest.channel import Channel, Completed, Running
-from attest.machine.lifecycle import Lifecycle
+from attest.machine.power import Power
 from attest.pauses import DEFAULT_TIMEOUT, tries
 from attest.scope import cancellable
 from attest.support.text import plain_text
@@ -34,7 +34,7 @@ class RootShell:
         return len(data)
 
 
-class Commands(Lifecycle):
+class Commands(Power):
     """Commands, each run by bash."""
 
     def execute(
@@ -52,7 +52,7 @@ class Commands(Lifecycle):
             running, without ``check_output``.
         """
         if not check_output:
-            channel = self.channel
+            channel = self._channel
             self._events.emit(Kind.COMMAND, f"start: {command.strip()}", machine=self.name)
             process = channel.start(
                 command, timeout=timeout, stdout=_drop, stderr=_drop, strict=True
@@ -103,7 +103,7 @@ class Commands(Lifecycle):
             stdin: Its standard input is to be written.
             pty: Rows and columns of a terminal for it.
         """
-        channel = self.channel
+        channel = self._channel
         self._events.emit(Kind.COMMAND, f"start: {command}", machine=self.name)
         return channel.start(command, user=user, env=env, stdin=stdin, pty=pty)
 
@@ -153,7 +153,7 @@ class Commands(Lifecycle):
         Raises:
             CommandFailed: It did not succeed.
         """
-        completed = self._attempt(self.channel, command, DEFAULT_TIMEOUT)
+        completed = self._attempt(self._channel, command, DEFAULT_TIMEOUT)
         if completed.status != 0:
             raise self._failed(command, completed, "to succeed")
         return _text(completed.stdout)
@@ -165,7 +165,7 @@ class Commands(Lifecycle):
         )  # fmt: skip
 
     def _run(self, command: str, timeout: float | None) -> Completed:
-        channel = self.channel
+        channel = self._channel
         with self._events.span(Kind.COMMAND, command.strip(), machine=self.name) as span:
             completed = self._attempt(channel, command, timeout)
             span.data |= {
@@ -176,7 +176,7 @@ class Commands(Lifecycle):
         return completed
 
     def _attempt(self, channel: Channel, command: str, timeout: float | None) -> Completed:
-        with self._explained():
+        with self._lifecycle.explained():
             process = channel.start(command, timeout=timeout, strict=True)
             try:
                 with cancellable(process.cancel):
@@ -188,7 +188,7 @@ class Commands(Lifecycle):
     def _wait_until(
         self, command: str, timeout: float, accept: Callable[[int], bool], verb: str
     ) -> str:
-        channel = self.channel
+        channel = self._channel
         with self._events.span(
             Kind.WAIT, f"wait until `{command.strip()}` {verb}s", machine=self.name
         ) as span:

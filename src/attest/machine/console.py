@@ -25,7 +25,7 @@ class ConsoleAccess(Commands):
         Raises:
             WaitFailed: It did not in ``timeout`` seconds, or the machine has ended.
         """
-        console = self._alive().console
+        console = self._lifecycle.alive().console
         pattern = re.compile(regex, re.MULTILINE)
         until = deadline(timeout)
 
@@ -52,13 +52,13 @@ class ConsoleAccess(Commands):
 
     def send_console(self, chars: str) -> None:
         """Type into the machine's console."""
-        self._alive().console.send(chars)
+        self._lifecycle.alive().console.send(chars)
 
     def console_interact(self) -> None:
         """Join the user's terminal to the machine's console, until Ctrl-D."""
         from attest.terminal import interact_on_console
 
-        interact_on_console(self._alive().console)
+        interact_on_console(self._lifecycle.alive().console)
 
     def shell_interact(self, address: str | None = None) -> None:
         """Open a shell on the user's terminal; it ends with Ctrl-D or ``exit``.
@@ -76,8 +76,10 @@ class ConsoleAccess(Commands):
 
     def get_console_log(self) -> str:
         """All that the console has shown since the test began."""
-        return self._life.console.text() if self._life else ""
+        instance = self._lifecycle.instance
+        return instance.console.text() if instance else ""
 
     def console_lines(self, count: int = 20) -> list[str]:
         """The last lines of its console."""
-        return self._life.console.last_lines(count) if self._life else []
+        instance = self._lifecycle.instance
+        return instance.console.last_lines(count) if instance else []

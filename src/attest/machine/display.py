@@ -120,7 +120,7 @@ class Display(Commands, Monitor):
         """The picture as PNG, and its text, where that is known."""
         if (picture := self._screendump()) is not None:
             return picture, None
-        seen = self._attempt(self.channel, inside.COMMAND, 60)
+        seen = self._attempt(self._channel, inside.COMMAND, 60)
         if seen.status != 0:
             raise MachineError(
                 self.name,
@@ -139,15 +139,15 @@ class Display(Commands, Monitor):
         """The picture that QEMU has of its display; None where there is none."""
         from attest.vmm.monitored import Monitored
 
-        self._alive()
-        if not isinstance(self.vmm, Monitored):
+        vmm = self._lifecycle.alive().vmm
+        if not isinstance(vmm, Monitored):
             return None
         from attest.vmm.qmp import ExecuteError
 
         # In the cell, too, QEMU sees this directory. Several threads may look at the same time.
         with NamedTemporaryFile(dir=self.state_dir, suffix=".png") as file:
             try:
-                self.vmm.execute("screendump", filename=file.name, format="png")
+                vmm.execute("screendump", filename=file.name, format="png")
             except ExecuteError:
                 return None
             return Path(file.name).read_bytes()

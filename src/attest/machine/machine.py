@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
 from attest.errors import MachineError, UsageError
-from attest.events import Kind
-from attest.life import MachineContext
+from attest.events import EventLog, Kind
 from attest.machine.console import ConsoleAccess
+from attest.machine.contracts import MachineHost
 from attest.machine.display import Display
 from attest.machine.files import Files
+from attest.machine.lifecycle import Lifecycle
+from attest.machine.meeting import Meeting
 from attest.machine.network import Network
 from attest.machine.text_console import TextConsoles
 from attest.machine.units import Units
@@ -94,15 +95,20 @@ class Machine(Units, Files, Network, ConsoleAccess, TextConsoles, X11, Display):
     called from several threads at once.
 
     Args:
-        name: Its name.
-        context: What it needs of its cluster.
+        lifecycle: Its instances.
+        host: What it has on this host.
+        events: Where everything that happens is reported.
         take: Saves it as it is, under a name.
     """
 
     def __init__(
-        self, name: str, context: MachineContext, take: Callable[[Machine, str], Snapshot]
+        self,
+        lifecycle: Lifecycle,
+        host: MachineHost,
+        events: EventLog,
+        take: Callable[[Machine, str], Snapshot],
     ) -> None:
-        super().__init__(name, context)
+        super().__init__(lifecycle, host, events)
         self._take = take
 
     def snapshot(self, name: str) -> Snapshot:
@@ -134,5 +140,6 @@ class Machine(Units, Files, Network, ConsoleAccess, TextConsoles, X11, Display):
                 hint="snapshot.clone() starts other machines from it",
             )
         with self._events.span(Kind.ACTION, f"restore {snapshot.name!r}", machine=self.name):
-            self.go_back(snapshot.saved(), snapshot.name, threading.Barrier(1))
+            reason = f"the machine was restored to {snapshot.name!r}"
+            self._lifecycle.go_back(snapshot.saved(), reason, Meeting(1))
             self.connect()

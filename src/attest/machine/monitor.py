@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attest.errors import MachineError
 from attest.events import Kind
-from attest.machine.lifecycle import Lifecycle
+from attest.machine.power import Power
 
 if TYPE_CHECKING:
     from attest.vmm.monitored import Monitored
@@ -30,7 +30,7 @@ class QmpClient:
         return {"return": self._vmm.execute(cmd, **args)}
 
 
-class Monitor(Lifecycle):
+class Monitor(Power):
     """QMP, and the monitor for people. Other VMMs than QEMU have neither."""
 
     @property
@@ -74,11 +74,11 @@ class Monitor(Lifecycle):
     def _monitored(self, what: str) -> Monitored:
         from attest.vmm.monitored import Monitored
 
-        self._alive()
-        if not isinstance(self.vmm, Monitored):
+        vmm = self._lifecycle.alive().vmm
+        if not isinstance(vmm, Monitored):
             raise MachineError(
                 self.name,
-                f"{what}: QEMU has it, and this machine runs on {self._context.vmm}",
+                f"{what}: QEMU has it, and this machine runs on {self._lifecycle.program}",
                 hint='`vmm = "qemu"`',
             )
-        return self.vmm
+        return vmm

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from attest.events import Kind
-from attest.machine.lifecycle import Lifecycle
+from attest.machine.power import Power
 
 __all__ = ["Network"]
 
 
-class Network(Lifecycle):
+class Network(Power):
     """Ports and cables."""
 
     def forward_port(self, host_port: int = 8080, guest_port: int = 80) -> None:
         """Carry TCP connections to ``127.0.0.1:host_port`` into the machine; needs no network."""
-        self.channel.forward(host_port, guest_port)
+        self._channel.forward(host_port, guest_port)
 
     def block(self) -> None:
         """Take the machine's network away."""
@@ -25,4 +25,4 @@ class Network(Lifecycle):
 
     def _set_links(self, up: bool, what: str) -> None:
         with self._events.span(Kind.ACTION, what, machine=self.name):
-            self._context.set_links(self._alive().vmm, up)
+            self._host.set_links(self._lifecycle.alive().vmm, up)

@@ -73,7 +73,7 @@ class Units(Waits):
     def _with_journal(self, unit: str, user: str | None, error: WaitFailed) -> WaitFailed:
         option = "--unit" if user is None else "--user-unit"
         completed = self._attempt(
-            self.channel, f"journalctl --no-pager --quiet -n 20 {option}={shlex.quote(unit)}", 30
+            self._channel, f"journalctl --no-pager --quiet -n 20 {option}={shlex.quote(unit)}", 30
         )
         journal = completed.stdout.decode(errors="replace").splitlines()
         if journal:

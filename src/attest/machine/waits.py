@@ -53,10 +53,10 @@ class Waits(Commands):
             self.wait_until_succeeds(f"test -e {filename}", timeout=timeout)
 
     def _wait(self, what: str, kind: WaitKind, subject: str, **options: Any) -> None:
-        channel = self.channel
+        channel = self._channel
         with (
             self._events.span(Kind.WAIT, f"wait for {what}", machine=self.name) as span,
-            self._explained(),
+            self._lifecycle.explained(),
         ):
             wait = channel.start_wait(kind, subject, **options)
             with cancellable(wait.cancel):

@@ -1,0 +1,117 @@
+"""What an instance and a machine need of those who make them, and nothing more."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from attest.errors import AttestError
+from attest.events import EventLog
+from attest.guest.channel import Channel
+from attest.guest.identity import Identity
+from attest.machine.instance_states import DEFAULT_LIMITS, Limits
+from attest.vmm.base import Saved, Vmm, VmmExit
+
+__all__ = ["InstanceContext", "MachineHost", "MakeChannel", "Source", "StartVmm"]
+
+
+class StartVmm(Protocol):
+    """Starts a machine's VMM."""
+
+    def __call__(
+        self,
+        allow_reboot: bool,
+        saved: Saved | None,
+        on_exit: Callable[[VmmExit], None],
+        on_event: Callable[[str, dict[str, Any]], None],
+    ) -> Vmm:
+        """Start it. Called in the instance's worker.
+
+        Args:
+            allow_reboot: The guest may reboot.
+            saved: The snapshot that it continues, paused; without, it boots.
+            on_exit: Called once, in a thread of the VMM's, when the VMM has ended.
+            on_event: Called with each of the VMM's events, in a thread of the VMM's.
+        """
+
+
+class MakeChannel(Protocol):
+    """Makes the connection to a guest."""
+
+    def __call__(self, name: str, sock: socket.socket, padding: bool) -> Channel:
+        """Make it.
+
+        Args:
+            name: The machine's name, for errors.
+            sock: The socket, which is the channel's from now on.
+            padding: It may carry remains of an earlier session.
+        """
+
+
+class Source(Protocol):
+    """What a machine starts from. Its methods are called in the instance's worker."""
+
+    @property
+    def may_boot(self) -> bool:
+        """Where the snapshot is of no use, the machine boots."""
+
+    def find(self) -> Saved | None:
+        """The snapshot to start from, or None to boot; may take as long as a boot.
+
+        Raises:
+            Cancelled: The machine is not wanted any more.
+            AttestError: It can be neither found nor made.
+        """
+
+    def report_spoilt(self, reason: str) -> None:
+        """Learn why the snapshot that was found is of no use."""
+
+
+@dataclass(frozen=True)
+class InstanceContext:
+    """What an instance needs of its cluster.
+
+    Attributes:
+        events: Where it reports.
+        vmm: Its VMM's program, with version and path.
+        start_vmm: Starts its VMM.
+        make_channel: Makes the connection to its guest.
+        identity: Who it is to become; None when that is the guest's own business.
+        ready_unit: The systemd unit that must be active before it is ready; empty: none.
+        start_timeout: Seconds from start to ready.
+        console_log: The file to which its console is written.
+        on_fatal: Called when the run cannot go on: a kernel panic, a VMM that died. It is called in
+            the instance's worker, and must not wait for the instance.
+        limits: How long each step may take.
+    """
+
+    events: EventLog
+    vmm: str
+    start_vmm: StartVmm
+    make_channel: MakeChannel
+    identity: Callable[[], Identity] | None
+    ready_unit: str
+    start_timeout: float
+    console_log: Path
+    on_fatal: Callable[[AttestError], None]
+    limits: Limits = DEFAULT_LIMITS
+
+
+@dataclass(frozen=True)
+class MachineHost:
+    """What a machine has on its host, beside its instance.
+
+    Attributes:
+        out_dir: Where its logs and the test's artefacts go.
+        state_dir: A directory of its own.
+        shared_dir: A directory that all machines may share.
+        set_links: Plugs or unplugs the network cards of its VMM.
+    """
+
+    out_dir: Path
+    state_dir: Path
+    shared_dir: Path
+    set_links: Callable[[Vmm, bool], None]

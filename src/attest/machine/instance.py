@@ -1,0 +1,675 @@
+"""One running guest behind a machine, from the start of its VMM to its end.
+
+What an instance does is decided by `attest.machine.instance_states.advance`. Whoever learns
+something posts an event: takes the lock, advances the state, wakes those who wait, and goes on.
+What takes long (finding a snapshot, starting the VMM, greeting the agent) is done by one worker, a
+thread that is there only while there is something to do.
+
+Threads that come here:
+
+- the user's, by the public methods, from several threads at once;
+- the worker, which carries out effects one after the other, in their order;
+- the VMM's watcher, when the VMM has ended; the console's reader, with each line; a thread of the
+  VMM's, with its events. These must not wait for the worker.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from attest.errors import AttestError, ChannelError, MachineError
+from attest.events import Kind
+from attest.guest.channel import Channel, PowerAction, WaitKind
+from attest.guest.console import Alarm, Console
+from attest.guest.identity import Identity
+from attest.machine import diagnosis
+from attest.machine.contracts import InstanceContext, Source
+from attest.machine.instance_states import (
+    AgentAnswered,
+    BeginAnew,
+    CameUp,
+    ComeUp,
+    ConsoleSpoke,
+    Discard,
+    Effect,
+    EndAccepted,
+    EndRetracted,
+    EndWanted,
+    Event,
+    GuestReset,
+    Interrupt,
+    Introduced,
+    KillVmm,
+    KillWanted,
+    Panicked,
+    Phase,
+    ReportSpoilt,
+    SourceFound,
+    Stage,
+    StartFailed,
+    StartKind,
+    StartVmm,
+    State,
+    TellExit,
+    TellFatal,
+    TellReset,
+    TellStage,
+    TryClone,
+    Used,
+    VmmExited,
+    VmmStarted,
+    advance,
+)
+from attest.machine.meeting import Meeting, MeetingFailed
+from attest.scope import Scope
+from attest.vmm.base import DialError, Saved, Vmm, VmmExit
+
+__all__ = ["Instance", "Return"]
+
+_TURNS: Final = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
+"""Clones that come to life at a time: of hundreds at once, each would be too slow for its trial."""
+
+_STARTS: Final = "the machine starts"
+
+
+@dataclass(frozen=True)
+class Return:
+    """An earlier moment of a machine to which it comes back.
+
+    Attributes:
+        saved: What was saved then.
+        reason: What is told to whoever was using the machine.
+        channel: Its connection, which goes on; None when it had none.
+        meeting: Where it meets all others that come back to that moment.
+    """
+
+    saved: Saved
+    reason: str
+    channel: Channel | None
+    meeting: Meeting
+
+
+class Superseded(Exception):
+    """What is being done is for an attempt that is over."""
+
+
+class Instance:
+    """A guest that has been started; it comes up in a thread of its own.
+
+    Args:
+        name: The machine's name.
+        context: What it needs of its cluster.
+        source: What it starts from.
+        allow_reboot: A reboot of the guest boots it again, instead of ending it.
+        back: It comes back to an earlier moment, and stays who it was then.
+
+    Attributes:
+        allow_reboot: A reboot of the guest boots it again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        context: InstanceContext,
+        source: Source,
+        *,
+        allow_reboot: bool,
+        back: Return | None = None,
+    ) -> None:
+        self.allow_reboot = allow_reboot
+        self._name = name
+        self._context = context
+        self._source = source
+        self._back = back
+        self._events = context.events
+        self._limits = context.limits
+        self._scope = Scope()
+        self._changed = threading.Condition()
+        self._state = State(kind=StartKind.RETURN if back else StartKind.BOOT)
+        self._queue: deque[Effect] = deque()
+        self._worker: threading.Thread | None = None
+        self._vmm: Vmm | None = None
+        self._console: Console | None = None
+        self._channel = back.channel if back else None
+        self._channel_lock = threading.RLock()
+        self._early_exit: VmmExit | None = None
+        self._has_turn = False
+        self._left = "the machine was ended"
+        with self._changed:
+            self._employ(self._find_source)
+
+    # What its machine asks of it
+
+    @property
+    def stage(self) -> Stage:
+        """How far it has come."""
+        return self._state.stage
+
+    @property
+    def ended(self) -> bool:
+        """Its VMM has ended, or could not be started."""
+        exited = self._vmm is not None and self._vmm.exit is not None
+        return self._state.phase is Phase.OFF or (exited and self._state.launched)
+
+    @property
+    def absence(self) -> str:
+        """Why nobody is there; empty when its agent answers, and has been told who it is."""
+        exit = self._vmm.exit if self._vmm is not None and self._state.launched else None
+        return diagnosis.absence(self._state, exit)
+
+    @property
+    def death(self) -> AttestError | None:
+        """How it ended, where nobody wanted that; None while it goes on, or powered off."""
+        self._await_end_heard()
+        outcome = self._state.outcome
+        return outcome.error if outcome is not None and outcome.died else None
+
+    @property
+    def vmm(self) -> Vmm:
+        """Its VMM, as soon as that has been started; waits for that.
+
+        Raises:
+            AttestError: It could not be started.
+        """
+        self._await_launch()
+        assert self._vmm is not None, "it is launched"
+        return self._vmm
+
+    @property
+    def console(self) -> Console:
+        """Its console, as soon as its VMM has been started; waits for that.
+
+        Raises:
+            AttestError: It could not be started.
+        """
+        self._await_launch()
+        assert self._console is not None, "it is launched"
+        return self._console
+
+    def ready(self) -> Channel:
+        """The channel, once the machine is ready; waits for that.
+
+        Raises:
+            AttestError: It did not come up, or was ended meanwhile.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._state.settled)
+            if self._state.up:
+                self._advance(Used())
+                assert self._channel is not None, "an agent has answered"
+                return self._channel
+            outcome = self._state.outcome
+        if outcome is not None and outcome.error is not None:
+            raise outcome.error
+        raise MachineError(self._name, self._left)
+
+    def want_end(self) -> None:
+        """Take its end for one that is wanted, from now on."""
+        self._post(EndWanted())
+
+    def retract_end(self) -> None:
+        """Take its end for a failure again, as the one that was wanted did not come."""
+        self._post(EndRetracted())
+
+    def accept_death(self) -> None:
+        """Take its end, however it came, for one that was wanted."""
+        self._await_end_heard()
+        self._post(EndAccepted())
+
+    def kill(self) -> None:
+        """End it at once and wait until its threads are gone; a second time does nothing."""
+        channel = self.leave("the channel is closed")
+        if channel is not None:
+            channel.close()
+
+    def leave(self, reason: str) -> Channel | None:
+        """End it as `kill` does, and return its channel, on which all has failed with ``reason``.
+
+        The channel is the caller's from now on; there is none when the VMM did not start.
+        """
+        self._await_end_heard()
+        self._left = reason
+        self._post(KillWanted(reason))
+        self._scope.cancel()
+        if self._back is not None:
+            self._back.meeting.call_off(self._name, reason)
+        with self._changed:
+            self._changed.wait_for(lambda: self._state.launched)
+        self._interrupt(reason)
+        with self._changed:
+            self._changed.wait_for(lambda: self._state.phase is Phase.OFF and not self._worker)
+        if self._vmm is not None:
+            self._end_vmm()
+        return self._channel
+
+    def reboot(self, timeout: float) -> None:
+        """Tell the guest to reboot, and wait until it is ready again.
+
+        Args:
+            timeout: Seconds until the guest must have been reset.
+
+        Raises:
+            AttestError: It did not reboot, or ended while it did.
+        """
+        channel = self.ready()
+        before = self._state.resets
+        channel.power(PowerAction.REBOOT)
+
+        def rebooted() -> bool:
+            return self._state.resets > before or self._state.phase is Phase.OFF
+
+        with self._changed:
+            self._changed.wait_for(rebooted, timeout)
+        if not rebooted():
+            raise self._error(f"did not reboot in {timeout:g} s")
+        if self._state.phase is Phase.OFF:
+            raise self.death or self._error("ended instead of rebooting")
+        self.ready()
+
+    def begin_anew(self, reason: str) -> None:
+        """Wait for its agent as after a start: the guest begins anew, its VMM going on.
+
+        Whatever is under way in it fails with ``reason``.
+        """
+        self._post(BeginAnew(time.monotonic(), reason))
+
+    def reach_again(self, reason: str) -> None:
+        """Connect to the agent anew where the connection did not outlive that it was saved.
+
+        Whatever is under way on it fails with ``reason``.
+
+        Raises:
+            MachineError: The agent does not answer.
+        """
+        if self.vmm.channel != "vsock":
+            return
+        try:
+            self._greet(self._state.attempt, self._limits.trial, reason)
+        except Superseded:  # it begins anew, and is greeted by the worker
+            return
+        except ChannelError as error:
+            explained = self.explain(error)
+            if explained is error:
+                message = f"{reason}, and does not answer since: {error.reason}"
+                explained = self._error(message, error.attempts)
+            raise explained from None
+
+    def explain(self, error: MachineError) -> MachineError:
+        """What became of the machine in which something failed with ``error``."""
+        if not isinstance(error, ChannelError) or self._vmm is None or self._console is None:
+            return error
+        exit = self._vmm.wait(self._limits.reaped)
+        state = self._state
+        if state.panic:
+            return self._error(f"kernel panic: {state.panic}")
+        if exit is not None and not state.ending:
+            return diagnosis.exit_error(self._name, exit, state, self._console)
+        return error
+
+    # Events and effects
+
+    def _post(self, event: Event) -> None:
+        """Take in what has happened. Called from any thread; waits for nothing."""
+        with self._changed:
+            effects = self._advance(event)
+        for effect in effects:
+            self._carry_out(effect)
+
+    def _advance(self, event: Event) -> list[Effect]:
+        """Advance the state, under the lock; returns the effects that are the poster's to do."""
+        self._state, effects = advance(self._state, event, self._limits)
+        at_once: list[Effect] = [each for each in effects if isinstance(each, _AT_ONCE)]
+        self._queue.extend(each for each in effects if not isinstance(each, _AT_ONCE))
+        if self._queue:
+            self._employ()
+        self._changed.notify_all()
+        return at_once
+
+    def _employ(self, first: Callable[[], None] | None = None) -> None:
+        """Have a worker, under the lock."""
+        if self._worker is None:
+            self._worker = threading.Thread(
+                target=self._work, args=[first], name=f"instance {self._name}", daemon=True
+            )
+            self._worker.start()
+
+    def _work(self, first: Callable[[], None] | None) -> None:
+        if first is not None:
+            first()
+        while True:
+            with self._changed:
+                if self._state.phase not in (Phase.STARTING, Phase.ON_TRIAL):
+                    self._give_turn()
+                if not self._queue:
+                    self._worker = None
+                    self._changed.notify_all()
+                    return
+                effect = self._queue.popleft()
+            self._carry_out(effect)
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case StartVmm(attempt=attempt, saved=saved):
+                self._start_vmm(attempt, saved)
+            case TryClone(attempt=attempt):
+                self._try_clone(attempt)
+            case ComeUp(attempt=attempt):
+                self._come_up(attempt)
+            case Interrupt(reason=reason):
+                self._interrupt(reason)
+            case KillVmm():
+                self._end_vmm()
+            case Discard():
+                self._discard()
+            case ReportSpoilt(error=error, seconds=seconds):
+                self._report_spoilt(error, seconds)
+            case TellFatal(error=error, seconds=seconds):
+                if seconds is not None:
+                    diagnosis.blame_snapshot(error, seconds)
+                self._context.on_fatal(error)
+            case _:
+                self._tell(effect)
+
+    def _tell(self, effect: Effect) -> None:
+        match effect:
+            case TellStage(stage=stage, seconds=seconds):
+                data: dict[str, Any] = {"seconds": seconds} if seconds is not None else {}
+                if stage is Stage.VMM:
+                    data["vmm"] = self._context.vmm
+                self._events.emit(Kind.STAGE, stage, machine=self._name, **data)
+            case TellReset():
+                self._events.emit(Kind.ACTION, "the guest reboots", machine=self._name)
+            case TellExit(exit=exit):
+                metrics = {"metrics": dict(exit.metrics)} if exit.metrics else {}
+                text = f"the VMM ended ({exit})"
+                self._events.emit(Kind.EXIT, text, machine=self._name, **metrics)
+
+    # What the worker does
+
+    def _find_source(self) -> None:
+        attempt = self._state.attempt
+        try:
+            with self._scope.entered():
+                saved = self._back.saved if self._back else self._source.find()
+        except Exception as error:  # whatever it is, nobody may wait for this machine for ever
+            self._post(StartFailed(attempt, time.monotonic(), self._not_started(error)))
+        else:
+            found = SourceFound(attempt, time.monotonic(), saved, self._source.may_boot)
+            self._post(found)
+
+    def _start_vmm(self, attempt: int, saved: Saved | None) -> None:
+        self._early_exit = None
+        if saved is not None and self._back is None:  # those that come back need each other
+            self._take_turn()
+        try:
+            if self._state.killed:
+                raise MachineError(self._name, self._left)
+            vmm = self._context.start_vmm(
+                self.allow_reboot,
+                saved,
+                partial(self._vmm_exited, attempt),
+                partial(self._vmm_told, attempt),
+            )
+            self._join_console(attempt, vmm)
+        except Exception as error:
+            failure = self._not_back(error) if saved is not None else self._not_started(error)
+            self._post(StartFailed(attempt, time.monotonic(), failure))
+        else:
+            self._post(VmmStarted(attempt))
+            self._hear_early_exit(attempt)
+
+    def _join_console(self, attempt: int, vmm: Vmm) -> None:
+        self._vmm, self._console = vmm, None
+        try:
+            self._console = Console(
+                self._name,
+                vmm.console,
+                self._context.console_log,
+                on_line=partial(self._console_line, attempt),
+                on_alarm=partial(self._alarm, attempt),
+            )
+        except BaseException:
+            vmm.kill()
+            vmm.console.close()
+            self._vmm = None
+            raise
+
+    def _try_clone(self, attempt: int) -> None:
+        """Bring a VMM that has loaded a snapshot to life."""
+        back = self._back
+        try:
+            assert self._vmm is not None, "it was started"
+            if back is not None:
+                back.meeting.arrive(self._limits.meeting)
+            self._vmm.resume()
+            self._greet(attempt, self._limits.trial, back.reason if back else _STARTS)
+            self._introduce(attempt)
+        except Superseded:
+            return
+        except Exception as error:  # the VMM's refusals are many
+            if isinstance(error, ChannelError):
+                error = self.explain(error)
+            self._post(StartFailed(attempt, time.monotonic(), self._not_back(error)))
+
+    def _come_up(self, attempt: int) -> None:
+        try:
+            self._greet(attempt, self._time_left(), _STARTS)
+            self._introduce(attempt)
+            self._await_unit()
+        except Superseded:
+            return
+        except Exception as error:
+            if attempt == self._state.attempt:
+                self._post(StartFailed(attempt, time.monotonic(), self._not_up(error)))
+        else:
+            self._post(CameUp(attempt, time.monotonic()))
+
+    def _greet(self, attempt: int, timeout: float, reason: str) -> None:
+        """Reach the agent and greet it, on the channel that there was before, if there was one.
+
+        What was under way on that fails with ``reason``.
+
+        Raises:
+            Superseded: The attempt is over.
+            ChannelError: The agent was not reached, or cannot be talked to.
+        """
+        assert self._vmm is not None, "it was started"
+        try:
+            self._vmm.dial(
+                lambda sock, limit: self._greet_on(sock, limit, attempt, reason),
+                timeout,
+                lambda: f"kernel panic: {self._state.panic}" if self._state.panic else "",
+            )
+        except DialError as error:
+            raise ChannelError(self._name, str(error), attempts=error.attempts) from None
+
+    def _greet_on(self, sock: socket.socket, limit: float, attempt: int, reason: str) -> None:
+        assert self._vmm is not None, "it was started"
+        serial = self._vmm.channel == "serial"
+        # Under the lock of `_interrupt`: that comes either before, and the attempt is over, or
+        # after, and ends the session that is begun here.
+        with self._channel_lock:
+            if attempt != self._state.attempt:
+                raise Superseded
+            if self._channel is None:
+                # A clone's agent may have been saved in the middle of a frame.
+                padding = serial and self._state.kind is not StartKind.BOOT
+                self._channel = self._context.make_channel(self._name, sock, padding)
+            else:
+                self._channel.reconnect(sock, reason, padding=serial)
+            channel = self._channel
+        channel.connect(limit)
+
+    def _introduce(self, attempt: int) -> None:
+        """Tell the agent who it is."""
+        self._post(AgentAnswered(attempt))
+        if self._context.identity is not None:
+            assert self._channel is not None, "an agent has answered"
+            self._channel.identity(self._identity(self._context.identity()))
+        self._post(Introduced(attempt, time.monotonic()))
+
+    def _identity(self, identity: Identity) -> Identity:
+        match self._state.kind:
+            case StartKind.RETURN:
+                hosts, seed, clock = identity.hosts, identity.seed, identity.clock_ns
+                return Identity(hosts=hosts, seed=seed, clock_ns=clock)
+            case StartKind.CLONE:
+                return replace(identity, copy=True)
+        return identity
+
+    def _await_unit(self) -> None:
+        unit, channel = self._context.ready_unit, self._channel
+        assert channel is not None, "an agent has answered"
+        if unit and channel.welcome.init == "systemd":
+            channel.start_wait(WaitKind.UNIT, unit, timeout=self._time_left()).result()
+
+    def _report_spoilt(self, error: AttestError, seconds: float | None) -> None:
+        reason = diagnosis.reason_of(error)
+        if seconds is not None:
+            reason = f"it died {seconds:.1f} s after its first answer: {reason}"
+        self._source.report_spoilt(reason)
+
+    def _discard(self) -> None:
+        if self._vmm is not None:
+            self._end_vmm()
+        if self._back is not None:
+            error = self._state.outcome.error if self._state.outcome else None
+            self._back.meeting.call_off(
+                self._name, diagnosis.reason_of(error) if error else self._left
+            )
+        with self._channel_lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+        self._vmm = self._console = None
+
+    def _end_vmm(self) -> None:
+        vmm, console = self._vmm, self._console
+        if vmm is not None:
+            vmm.kill()
+        if console is not None:
+            console.join()
+
+    def _interrupt(self, reason: str) -> None:
+        with self._channel_lock:
+            if self._channel is not None:
+                self._channel.interrupt(reason)
+
+    def _take_turn(self) -> None:
+        if not self._has_turn:
+            _TURNS.acquire()
+            self._has_turn = True
+
+    def _give_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            _TURNS.release()
+
+    # What is heard from the VMM and the console
+
+    def _vmm_exited(self, process: int, exit: VmmExit) -> None:
+        """Called in the VMM's watcher."""
+        with self._changed:
+            if process != self._state.process:
+                return
+            if self._state.phase is Phase.STARTING:
+                self._early_exit = exit  # the worker still starts it, and may fail for that
+                return
+            console = self._console
+        if console is None:  # it could not be started, which the worker tells
+            return
+        console.join()
+        error = diagnosis.exit_error(self._name, exit, self._state, console)
+        self._post(VmmExited(process, time.monotonic(), exit, error))
+
+    def _hear_early_exit(self, process: int) -> None:
+        """Called in the worker, when it has started the VMM."""
+        with self._changed:
+            exit, self._early_exit = self._early_exit, None
+        if exit is not None:
+            self._vmm_exited(process, exit)
+
+    def _vmm_told(self, process: int, event: str, data: dict[str, Any]) -> None:
+        """Called in a thread of the VMM's."""
+        if event == "RESET" and data.get("guest"):
+            self._post(GuestReset(process, time.monotonic()))
+
+    def _console_line(self, process: int, line: str) -> None:
+        """Called in the console's reader."""
+        stage = Stage.INIT if line == "attest-stage: init" else Stage.KERNEL
+        if not self._state.stage.reached(stage):
+            self._post(ConsoleSpoke(process, stage))
+        self._events.emit(Kind.CONSOLE, line, machine=self._name)
+
+    def _alarm(self, process: int, alarm: Alarm, line: str) -> None:
+        """Called in the console's reader."""
+        self._events.emit(Kind.ALARM, f"{alarm}: {line}", machine=self._name)
+        if alarm is Alarm.PANIC:
+            # The lines that follow say where. The VMM ends by itself (panic=-1).
+            self._post(Panicked(process, line))
+
+    # Waiting, and what errors say
+
+    def _await_launch(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._state.launched)
+            if self._vmm is not None and self._console is not None:
+                return
+            outcome = self._state.outcome
+        if outcome is not None and outcome.error is not None:
+            raise outcome.error
+        raise MachineError(self._name, self._left)
+
+    def _await_end_heard(self) -> None:
+        """Wait for what an end that has come already means, lest it pass for one that is wanted."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    not self._state.launched
+                    or self._vmm is None
+                    or self._vmm.exit is None
+                    or self._state.phase is Phase.OFF
+                )
+            )
+
+    def _time_left(self) -> float:
+        end = self._state.since + self._context.start_timeout
+        return max(end - time.monotonic(), 0.001)
+
+    def _error(self, message: str, attempts: list[str] | None = None) -> MachineError:
+        if self._console is None:
+            return MachineError(self._name, message, attempts=attempts)
+        return diagnosis.error_at(self._name, message, self._state, self._console, attempts)
+
+    def _not_up(self, error: Exception) -> MachineError:
+        assert self._console is not None, "its VMM was started"
+        if isinstance(error, MachineError) and (told := self.explain(error)) is not error:
+            return told
+        late = self._context.start_timeout if self._time_left() <= 0.001 else None
+        return diagnosis.not_up(self._name, error, self._state, self._console, late=late)
+
+    def _not_started(self, error: Exception) -> AttestError:
+        if isinstance(error, AttestError):
+            return error
+        reason = diagnosis.reason_of(error)
+        return MachineError(self._name, f"its VMM could not be started: {reason}")
+
+    def _not_back(self, error: Exception) -> MachineError:
+        reason = diagnosis.reason_of(error)
+        if isinstance(error, MeetingFailed):
+            return MachineError(self._name, f"did not come back, as not all did: {reason}")
+        failure = MachineError(self._name, f"did not come back from its snapshot: {reason}")
+        failure.__cause__ = error
+        return failure
+
+
+_AT_ONCE: Final = (Interrupt, KillVmm, TellStage, TellReset)
+"""Effects that the poster of an event carries out itself, as they cannot wait for the worker."""

@@ -1,0 +1,178 @@
+"""Starting a machine and ending it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attest.errors import MachineError
+from attest.events import EventLog, Kind
+from attest.guest.channel import Channel, PowerAction
+from attest.machine.contracts import MachineHost
+from attest.machine.instance import Instance
+from attest.machine.instance_states import Stage
+from attest.machine.lifecycle import Lifecycle
+from attest.pauses import DEFAULT_TIMEOUT
+
+__all__ = ["Power"]
+
+
+class Power:
+    """Starting and ending, and what all else that is done to a machine goes through.
+
+    Args:
+        lifecycle: Its instances.
+        host: What it has on this host.
+        events: Where everything that happens is reported.
+
+    Attributes:
+        name: Its name.
+        out_dir: Where its logs and the test's artefacts go.
+        state_dir: A directory of its own on this host; the files of a start script are there.
+        shared_dir: A directory on this host that all machines may share; NixOS's test guests have
+            it at ``/tmp/shared``.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, host: MachineHost, events: EventLog) -> None:
+        self.name = lifecycle.name
+        self.out_dir: Path = host.out_dir
+        self.state_dir: Path = host.state_dir
+        self.shared_dir: Path = host.shared_dir
+        self._lifecycle = lifecycle
+        self._host = host
+        self._events = events
+
+    def __repr__(self) -> str:
+        return f"<machine {self.name}: {self.stage}>"
+
+    @property
+    def stage(self) -> Stage:
+        """How far it has come since its last start."""
+        return self._lifecycle.stage
+
+    @property
+    def booted(self) -> bool:
+        """It has been started and has not ended."""
+        return self._lifecycle.booted
+
+    @property
+    def connected(self) -> bool:
+        """Its agent answers.
+
+        A script that sets it to False, as after ``kexec``, says that the guest begins anew: what
+        comes next waits for that.
+        """
+        return self._lifecycle.connected
+
+    @connected.setter
+    def connected(self, connected: bool) -> None:
+        instance = self._lifecycle.instance
+        if instance is not None and self.connected and not connected:
+            instance.ready()
+            instance.begin_anew("the test says that the guest begins anew")
+
+    @property
+    def absence(self) -> str:
+        """Why nobody is there who would answer; empty when somebody is."""
+        return self._lifecycle.absence
+
+    def is_up(self) -> bool:
+        """It has been started and its agent answers."""
+        return self.connected
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of its VMM on the host, or None while it is off."""
+        return self._lifecycle.vmm.pid if self.booted else None
+
+    def start(self, allow_reboot: bool = False) -> None:
+        """Start the machine and return at once; nothing happens when it is up.
+
+        Args:
+            allow_reboot: A reboot of the guest boots it again; otherwise it ends the machine.
+        """
+        self._lifecycle.start(allow_reboot=allow_reboot)
+
+    def connect(self) -> None:
+        """Wait until the machine is ready; start it first when it is off.
+
+        Raises:
+            MachineError: It did not come up; says at which stage it stopped.
+        """
+        self._lifecycle.ready()
+
+    def shutdown(self) -> None:
+        """Power the machine off in an orderly way and wait for its end.
+
+        Raises:
+            MachineError: It did not power off; a later end of it is a failure again.
+        """
+        if not self.booted:
+            return
+        with self._events.span(Kind.ACTION, "shut down", machine=self.name):
+            instance = self._lifecycle.alive()
+            channel = instance.ready()
+            with _end_wanted(instance):
+                channel.power(PowerAction.POWER_OFF)
+                self.wait_for_shutdown()
+
+    def crash(self) -> None:
+        """End the machine at once, as a power cut does."""
+        instance = self._lifecycle.instance
+        if instance is None:
+            return
+        if self.booted:
+            with self._events.span(Kind.ACTION, "crash", machine=self.name):
+                instance.kill()
+        instance.accept_death()
+
+    def reboot(self) -> None:
+        """Reboot in an orderly way; it must have been started with ``allow_reboot=True``.
+
+        Raises:
+            MachineError: It must not reboot, did not, or ended while it did.
+        """
+        with self._events.span(Kind.ACTION, "reboot", machine=self.name):
+            instance = self._lifecycle.alive()
+            if not instance.allow_reboot:
+                raise MachineError(self.name, "reboot() needs start(allow_reboot=True)")
+            instance.reboot(DEFAULT_TIMEOUT)
+
+    def wait_for_shutdown(self) -> None:
+        """Wait until the machine has ended by itself.
+
+        Raises:
+            MachineError: It did not; a later end of it is a failure again.
+        """
+        instance = self._lifecycle.instance
+        if instance is None:
+            return
+        with (
+            self._events.span(Kind.WAIT, "wait for the machine to power off", machine=self.name),
+            _end_wanted(instance),
+        ):
+            if instance.vmm.wait(DEFAULT_TIMEOUT) is None:
+                raise self._error(f"did not power off in {DEFAULT_TIMEOUT:g} s")
+            instance.kill()
+
+    # For the other subjects
+
+    @property
+    def _channel(self) -> Channel:
+        """The connection to its agent; starts the machine and waits until it is ready."""
+        return self._lifecycle.ready()
+
+    def _error(self, message: str) -> MachineError:
+        return MachineError(self.name, message)
+
+
+@contextmanager
+def _end_wanted(instance: Instance) -> Iterator[None]:
+    """Take the end of an instance for no failure while this goes on, and if it has come then."""
+    instance.want_end()
+    try:
+        yield
+    except BaseException:
+        instance.retract_end()
+        raise

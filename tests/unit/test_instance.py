@@ -1,0 +1,449 @@
+"""An instance from start to end, with a VMM that does what the test says."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from fake_vmm import FakeGuest
+
+from attest.errors import AttestError, MachineError
+from attest.events import Event, EventLog, Kind
+from attest.guest.channel import Channel, PowerAction
+from attest.guest.identity import Identity
+from attest.machine.contracts import InstanceContext
+from attest.machine.instance import Instance, Return
+from attest.machine.instance_states import Limits, Stage
+from attest.machine.meeting import Meeting
+from attest.parallel import begin
+from attest.vmm.base import Saved, SaveError
+
+SAVED = Saved(Path("memory"), Path("state"))
+QUICK = Limits(trial=0.2, reaped=0.2)
+PATIENT = Limits(trial=30, probation=1000, reaped=30)
+
+
+@dataclass
+class FakeSource:
+    """What a machine starts from.
+
+    Attributes:
+        saved: The snapshot, or None to boot.
+        may_boot: It may boot instead.
+        reports: Why the snapshot was of no use.
+    """
+
+    saved: Saved | None = None
+    may_boot: bool = True
+    reports: list[str] = field(default_factory=list)
+
+    def find(self) -> Saved | None:
+        return self.saved
+
+    def report_spoilt(self, reason: str) -> None:
+        self.reports.append(reason)
+
+
+class World:
+    """An instance, and all that it meets."""
+
+    def __init__(self, directory: Path, **source: Any) -> None:
+        self.guest = FakeGuest()
+        self.source = FakeSource(**source)
+        self.fatal: list[AttestError] = []
+        self.told: list[Event] = []
+        events = EventLog()
+        events.subscribe(self.told.append)
+        self.context = InstanceContext(
+            events=events,
+            vmm="fake",
+            start_vmm=self.guest.start,
+            make_channel=cast("Callable[..., Channel]", self.guest.make_channel),
+            identity=lambda: Identity(hostname="m"),
+            ready_unit="multi-user.target",
+            start_timeout=30,
+            console_log=directory / "console.log",
+            on_fatal=self.fatal.append,
+            limits=PATIENT,
+        )
+        self.instances: list[Instance] = []
+
+    def start(self, *, allow_reboot: bool = False, back: Return | None = None) -> Instance:
+        instance = Instance("m", self.context, self.source, allow_reboot=allow_reboot, back=back)
+        self.instances.append(instance)
+        return instance
+
+    def limits(self, limits: Limits) -> None:
+        self.context = replace(self.context, limits=limits)
+
+    def stages(self) -> list[str]:
+        return [event.text for event in self.told if event.kind is Kind.STAGE]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., World]]:
+    worlds: list[World] = []
+    before = threading.active_count()
+
+    def new(**source: Any) -> World:
+        worlds.append(World(tmp_path, **source))
+        return worlds[-1]
+
+    yield new
+    for world in worlds:
+        for instance in world.instances:
+            instance.kill()
+        assert all(vmm.exit is not None for vmm in world.guest.vmms)
+        assert all(vmm.console.output.closed for vmm in world.guest.vmms)
+    assert threading.active_count() == before
+
+
+def waiting(call: Callable[[], Any]) -> Future[Any]:
+    """Call it in a thread; its result must come within a minute."""
+    return begin(call, "waiter")
+
+
+# Boot
+
+
+def test_a_boot_comes_up_and_powers_off(make: Callable[..., World]) -> None:
+    world = make()
+    instance = world.start()
+    assert instance.ready() is cast("object", world.guest.channels[0])
+    assert world.guest.identities == [Identity(hostname="m")]
+    assert world.stages() == [Stage.VMM, Stage.AGENT, Stage.READY]
+    instance.want_end()
+    world.guest.vmms[0].end(0, expected=True)
+    assert instance.death is None
+    assert (instance.ended, instance.absence) == (True, "off")
+    assert world.fatal == []
+
+
+def test_the_console_tells_the_stages_of_a_boot(make: Callable[..., World]) -> None:
+    world = make()
+    world.guest.answers = False
+    instance = world.start()
+    vmm = world.guest.await_vmm()
+    vmm.say("Linux version")
+    vmm.say("attest-stage: init")
+    instance.console.search(re.compile("stage: init"), 30)
+    world.guest.set(answers=True)
+    instance.ready()
+    assert world.stages() == [Stage.VMM, Stage.KERNEL, Stage.INIT, Stage.AGENT, Stage.READY]
+
+
+def test_a_vmm_that_does_not_start_is_a_failure_that_says_why(make: Callable[..., World]) -> None:
+    world = make()
+    world.guest.refuses_to_start = [TimeoutError()]
+    instance = world.start()
+    with pytest.raises(MachineError, match=r"m: its VMM could not be started: TimeoutError\(\)"):
+        instance.ready()
+    with pytest.raises(MachineError, match="could not be started"):
+        _ = instance.vmm
+    assert instance.ended
+    assert len(world.fatal) == 1
+
+
+def test_a_console_that_cannot_be_logged_takes_its_vmm_along(make: Callable[..., World]) -> None:
+    world = make()
+    world.context = replace(world.context, console_log=Path("/proc/none/console.log"))
+    with pytest.raises(MachineError, match="could not be started"):
+        world.start().ready()
+    assert world.guest.vmms[0].exit is not None
+    world.guest.vmms[0].console.close()
+
+
+def test_a_boot_that_dies_says_how(make: Callable[..., World]) -> None:
+    world = make()
+    world.guest.answers = False
+    instance = world.start()
+    ready = waiting(instance.ready)
+    world.guest.await_vmm().end(1)
+    with pytest.raises(MachineError, match=r"the VMM ended \(exit code 1\)"):
+        ready.result(60)
+    assert instance.death is not None
+    assert [error.message for error in world.fatal] == [instance.death.message]
+
+
+def test_a_boot_that_is_late_says_how_far_it_came(make: Callable[..., World]) -> None:
+    world = make()
+    world.context = replace(world.context, start_timeout=0.1)
+    world.guest.answers = False
+    instance = world.start()
+    with pytest.raises(MachineError, match=r"did not come up in 0\.1 s; the last stage .* VMM"):
+        instance.ready()
+    assert not instance.ended  # its console is there to be looked at
+    assert instance.console is not None
+
+
+def test_a_panic_is_what_a_death_is_told_as(make: Callable[..., World]) -> None:
+    world = make()
+    instance = world.start()
+    instance.ready()
+    vmm = world.guest.vmms[0]
+    vmm.say("[    1.000000] Kernel panic - not syncing: test")
+    vmm.end(0)
+    assert instance.death is not None
+    assert "kernel panic: [    1.000000] Kernel panic" in instance.death.message
+
+
+# Clones
+
+
+def test_a_clone_comes_to_life_as_a_copy(make: Callable[..., World]) -> None:
+    world = make(saved=SAVED)
+    world.start().ready()
+    assert world.guest.vmms[0].resumed
+    assert world.guest.identities == [Identity(hostname="m", copy=True)]
+    assert world.source.reports == []
+
+
+@pytest.mark.parametrize("kind", ["serial", "vsock"])
+def test_a_clone_that_never_answers_boots(make: Callable[..., World], kind: str) -> None:
+    world = make(saved=SAVED)
+    world.limits(QUICK)
+    world.guest.set(answers=False, kind=kind)
+    instance = world.start()
+    world.guest.await_vmm(2)
+    world.guest.set(answers=True)
+    instance.ready()
+    assert world.guest.started_from == [SAVED, None]
+    assert len(world.source.reports) == 1
+    assert world.guest.identities[-1] == Identity(hostname="m")
+    assert world.fatal == []
+
+
+@pytest.mark.parametrize("refuses", ["refuses_to_start", "refuses_to_resume"])
+def test_a_clone_that_is_refused_boots(make: Callable[..., World], refuses: str) -> None:
+    world = make(saved=SAVED)
+    world.guest.set(**{refuses: [SaveError("bad state")]})
+    world.start().ready()
+    assert world.guest.started_from == [SAVED, None]
+    assert world.source.reports == ["did not come back from its snapshot: bad state"]
+
+
+def test_a_clone_that_dies_on_trial_boots(make: Callable[..., World]) -> None:
+    world = make(saved=SAVED)
+    world.guest.answers = False
+    instance = world.start()
+    world.guest.await_vmm().end(1)
+    world.guest.await_vmm(2)
+    world.guest.set(answers=True)
+    instance.ready()
+    assert len(world.source.reports) == 1
+    assert world.fatal == []
+
+
+def test_a_clone_that_may_not_boot_fails(make: Callable[..., World]) -> None:
+    world = make(saved=SAVED, may_boot=False)
+    world.guest.refuses_to_resume = [SaveError("bad state")]
+    with pytest.raises(MachineError, match="m: did not come back from its snapshot: bad state"):
+        world.start().ready()
+    assert world.guest.started_from == [SAVED]
+
+
+def test_a_clone_that_dies_unused_boots(make: Callable[..., World]) -> None:
+    world = make(saved=SAVED)
+    instance = world.start()
+    while instance.stage is not Stage.READY:
+        _ = instance.vmm
+    world.guest.vmms[0].end(1)
+    world.guest.await_vmm(2)
+    instance.ready()
+    assert "after its first answer" in world.source.reports[0]
+    assert world.fatal == []
+
+
+def test_a_clone_that_dies_in_use_is_told_with_its_snapshot(make: Callable[..., World]) -> None:
+    world = make(saved=SAVED)
+    instance = world.start()
+    instance.ready()
+    world.guest.vmms[0].end(1)
+    assert instance.death is not None
+    instance.kill()
+    assert "restored from a snapshot" in instance.death.hint
+    assert len(world.source.reports) == len(world.fatal) == 1
+
+
+# Returns
+
+
+def test_a_return_keeps_who_it_was(make: Callable[..., World]) -> None:
+    world = make()
+    first = world.start()
+    first.ready()
+    channel = first.leave("the machine was restored to 'x'")
+    back = Return(SAVED, "the machine was restored to 'x'", channel, Meeting(1))
+    second = world.start(back=back)
+    assert second.ready() is channel
+    assert world.guest.identities[-1].hostname is None
+
+
+def test_all_who_meet_are_told_who_did_not_come(make: Callable[..., World]) -> None:
+    well, ill = make(), make()
+    ill.guest.refuses_to_start = [SaveError("bad state")]
+    meeting = Meeting(2)
+    one = well.start(back=Return(SAVED, "restored", None, meeting))
+    other = ill.start(back=Return(SAVED, "restored", None, meeting))
+    with pytest.raises(MachineError, match="did not come back from its snapshot: bad state"):
+        other.ready()
+    with pytest.raises(MachineError, match=r"as not all did: m did not come back: .*bad state"):
+        one.ready()
+
+
+def test_one_that_is_ended_does_not_hold_up_the_others(make: Callable[..., World]) -> None:
+    world = make()
+    meeting = Meeting(2)
+    instance = world.start(back=Return(SAVED, "restored", None, meeting))
+    world.guest.await_vmm()
+    instance.kill()
+    with pytest.raises(MachineError):
+        instance.ready()
+
+
+# Reboots
+
+
+def rebooting(world: World) -> Instance:
+    instance = world.start(allow_reboot=True)
+    instance.ready()
+    world.guest.on_power = lambda action: (
+        world.guest.vmms[0].reset() if action is PowerAction.REBOOT else None
+    )
+    return instance
+
+
+def test_a_reboot_comes_up_as_a_boot(make: Callable[..., World]) -> None:
+    world = make(saved=SAVED)
+    instance = rebooting(world)
+    instance.reboot(30)
+    assert world.guest.identities == [
+        Identity(hostname="m", copy=True),
+        Identity(hostname="m"),
+    ]
+    assert world.guest.channels[0].sessions == 2
+
+
+@pytest.mark.parametrize("kind", ["serial", "vsock"])
+def test_a_guest_that_resets_before_its_agent_was_reached_comes_up(
+    make: Callable[..., World], kind: str
+) -> None:
+    world = make()
+    world.guest.set(answers=False, kind=kind)
+    instance = world.start(allow_reboot=True)
+    assert instance.vmm is cast("object", world.guest.vmms[0])
+    world.guest.vmms[0].reset()
+    world.guest.set(answers=True)
+    waiting(instance.ready).result(60)
+    assert world.fatal == []
+
+
+def test_a_guest_that_resets_while_its_unit_is_awaited_comes_up(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    world.guest.unit_active = False
+    instance = world.start(allow_reboot=True)
+    while instance.absence:
+        _ = instance.vmm
+    for _ in range(3):  # told in several ways at once
+        world.guest.vmms[0].reset()
+    world.guest.set(unit_active=True)
+    waiting(instance.ready).result(60)
+    assert world.fatal == []
+
+
+def test_a_panic_of_a_boot_before_is_not_blamed_later(make: Callable[..., World]) -> None:
+    world = make()
+    instance = rebooting(world)
+    world.guest.vmms[0].say("[    1.000000] Kernel panic - not syncing: test")
+    instance.console.search(re.compile("panic"), 30)
+    world.guest.vmms[0].reset()
+    instance.ready()
+    world.guest.vmms[0].end(0, expected=True)
+    assert instance.death is None
+
+
+def test_a_vmm_that_dies_while_rebooting_is_told_as_dead(make: Callable[..., World]) -> None:
+    world = make()
+    instance = world.start(allow_reboot=True)
+    instance.ready()
+    world.guest.on_power = lambda _: world.guest.vmms[0].end(1)
+    with pytest.raises(MachineError, match=r"the VMM ended \(exit code 1\)"):
+        instance.reboot(30)
+
+
+def test_a_guest_that_does_not_reboot_is_told_after_its_limit(make: Callable[..., World]) -> None:
+    instance = make().start(allow_reboot=True)
+    with pytest.raises(MachineError, match=r"did not reboot in 0\.1 s"):
+        instance.reboot(0.1)
+
+
+# Ends
+
+
+def test_an_end_that_was_wanted_and_did_not_come_hides_no_later_death(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    instance = world.start()
+    instance.ready()
+    instance.want_end()
+    instance.retract_end()
+    world.guest.vmms[0].end(1)
+    assert instance.death is not None
+    assert world.fatal == [instance.death]
+
+
+def test_an_accepted_death_is_none(make: Callable[..., World]) -> None:
+    world = make()
+    instance = world.start()
+    instance.ready()
+    world.guest.vmms[0].end(1)
+    instance.accept_death()
+    assert instance.death is None
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("saved", [None, SAVED])
+def test_who_waits_for_one_that_is_ended_is_told(
+    make: Callable[..., World], saved: Saved | None, answers: bool
+) -> None:
+    world = make(saved=saved)
+    world.guest.set(answers=answers, unit_active=False)
+    instance = world.start()
+    if saved and answers:
+        instance.kill()
+        return
+    world.guest.await_vmm()
+    ready = waiting(instance.ready)
+    instance.kill()
+    with pytest.raises(MachineError):
+        ready.result(60)
+    assert world.fatal == []
+    instance.kill()  # a second time does nothing
+
+
+def test_one_that_looks_for_its_source_can_be_ended(make: Callable[..., World]) -> None:
+    from attest.scope import cancellable
+
+    world = make()
+    stop = threading.Event()
+
+    class Slow(FakeSource):
+        def find(self) -> Saved | None:
+            with cancellable(stop.set):
+                stop.wait()
+            return None
+
+    world.source = Slow()
+    instance = world.start()
+    instance.kill()
+    assert world.guest.vmms == []
+    assert world.fatal == []
