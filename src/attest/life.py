@@ -413,6 +413,7 @@ class Life:
             self._context.out_dir / f"console-{self._name}.log",
             on_line=self._console_line,
             on_alarm=self._alarm,
+            on_trouble=self._console_trouble,
         )
         self._reach(Stage.VMM, vmm=self._context.vmm)
 
@@ -598,6 +599,9 @@ class Life:
         if alarm is Alarm.PANIC:
             # The lines that follow say where. The VMM ends by itself (panic=-1): see `_vmm_ended`.
             self._panic = line
+
+    def _console_trouble(self, trouble: str) -> None:
+        self._events.emit(Kind.WARNING, trouble, machine=self._name)
 
     def _vmm_event(self, event: str, data: dict[str, Any]) -> None:
         if event != "RESET" or not data.get("guest") or self.ending:
