@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Final, TypeVar
 
 from attest.errors import ConditionFailed, WaitFailed
@@ -14,11 +14,16 @@ from attest.pauses import tries
 
 __all__ = ["PollingCondition", "watched"]
 
+_AGAIN: Final = 0.05
+"""Seconds, at least, until a wait looks again whether another thread's check has ended."""
+
 _T = TypeVar("_T")
 
 
 class PollingCondition:
     """A condition that holds while a ``with`` block runs; a context manager.
+
+    Any number of threads may be in such a block, and wait in it, at once; one at a time checks.
 
     Args:
         condition: Returns whether it holds; so does returning None, and raising does not.
@@ -40,13 +45,14 @@ class PollingCondition:
         self._interval = seconds_interval
         self._due = 0.0
         self._checking = threading.Lock()
-        self._tokens: list[Token[tuple[PollingCondition, ...]]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_active.set((*_active.get(), self)))
+        _active.set((*_active.get(), self))
 
     def __exit__(self, *_: object) -> None:
-        _active.reset(self._tokens.pop())
+        left = list(_active.get())
+        left.remove(self)
+        _active.set(tuple(left))
 
     def wait(self, timeout: float = 900) -> None:
         """Wait until it holds.
@@ -63,8 +69,10 @@ class PollingCondition:
 
     @property
     def left(self) -> float:
-        """Seconds until its next check is due."""
-        return max(self._due - time.monotonic(), 0.0)
+        """Seconds until its next check can be due: that under way may end just now."""
+        if self._checking.locked():
+            return max(self._interval, _AGAIN)
+        return self._until_due()
 
     def require(self) -> None:
         """Check it when that is due, and no other thread does.
@@ -72,14 +80,18 @@ class PollingCondition:
         Raises:
             ConditionFailed: It does not hold.
         """
-        if self.left or not self._checking.acquire(blocking=False):
+        if self._until_due() or not self._checking.acquire(blocking=False):
             return
         try:
-            failure = self._failure()
+            # Another thread's check may have ended between the two questions.
+            failure = "" if self._until_due() else self._failure()
         finally:
             self._checking.release()
         if failure:
             raise ConditionFailed(f"polling condition failed: {self.description}: {failure}")
+
+    def _until_due(self) -> float:
+        return max(self._due - time.monotonic(), 0.0)
 
     def _failure(self) -> str:
         """Why it does not hold; empty when it does."""

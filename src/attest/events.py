@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -79,25 +80,45 @@ class Span:
         self.data: dict[str, Any] = {}
 
 
+@dataclass(eq=False)
+class _Subscription:
+    """A subscriber, what it is called, and whether it has been told of that it failed."""
+
+    subscriber: Subscriber
+    name: str
+    failed: bool = False
+
+
 class EventLog:
-    """Takes events from any thread and hands each, in order, to every subscriber."""
+    """Takes events from any thread and hands each, in order, to every subscriber.
+
+    A subscriber that raises harms neither who reports an event nor the other subscribers. It misses
+    that event and gets the next one; its first failure is an event of its own, a warning.
+    """
 
     def __init__(self) -> None:
         self.started = time.time()
         self._zero = time.monotonic()
         self._lock = threading.RLock()
-        self._subscribers: list[Subscriber] = []
+        self._subscriptions: list[_Subscription] = []
         self._numbers = itertools.count(1)
 
-    def subscribe(self, subscriber: Subscriber) -> None:
-        """Hand every event from now on to ``subscriber``, which must be quick and not raise."""
+    def subscribe(self, subscriber: Subscriber, name: str = "") -> None:
+        """Hand every event from now on to ``subscriber``.
+
+        Args:
+            subscriber: Called in the thread in which something happens, and must be quick.
+            name: What the warning calls it when it raises; default: the function's name.
+        """
+        name = name or getattr(subscriber, "__qualname__", repr(subscriber))
         with self._lock:
-            self._subscribers.append(subscriber)
+            self._subscriptions.append(_Subscription(subscriber, name))
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Hand it no event any more."""
         with self._lock:
-            self._subscribers.remove(subscriber)
+            kept = [each for each in self._subscriptions if each.subscriber != subscriber]
+            self._subscriptions = kept
 
     def now(self) -> float:
         """Seconds since the log began."""
@@ -135,5 +156,16 @@ class EventLog:
     def _publish(self, **fields: Any) -> None:
         with self._lock:
             event = Event(time=round(self.now(), 6), **fields)
-            for subscriber in self._subscribers:
-                subscriber(event)
+            failures = [self._hand_over(event, each) for each in self._subscriptions]
+            for failure in filter(None, failures):
+                self.emit(Kind.WARNING, failure)
+
+    def _hand_over(self, event: Event, to: _Subscription) -> str:
+        """Hand an event to a subscriber, and say how it failed, if this is the first time."""
+        try:
+            to.subscriber(event)
+        except Exception as error:  # whatever it is: the event did happen, and others wait for it
+            if not to.failed:
+                to.failed = True
+                return f"{to.name} is incomplete: {str(error) or repr(error)}"
+        return ""

@@ -1,16 +1,26 @@
-"""The directories of past runs: logs and artefacts, the last few kept."""
+"""The directories of past runs: logs and artefacts, the last few kept.
+
+Whoever uses one holds it, by a lock on the directory itself that ends with its process, however
+that ends: only what nobody holds is removed.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from attest.cache import cache_dir
+from attest.errors import HostError
+from attest.image.claim import lock
 
-__all__ = ["new_run_directory", "past_runs", "runs_directory"]
+__all__ = ["held", "new_run_directory", "past_runs", "runs_directory"]
 
 _KEPT: Final = 20
 
@@ -23,24 +33,79 @@ def runs_directory() -> Path:
 def past_runs() -> list[Path]:
     """The directories of the runs that are kept, the last run first."""
     base = runs_directory()
-    return sorted(base.iterdir(), key=_age, reverse=True) if base.is_dir() else []
+    if not base.is_dir():
+        return []
+    return sorted((each for each in base.iterdir() if each.is_dir()), key=_age, reverse=True)
 
 
-def new_run_directory(name: str) -> Path:
-    """A fresh directory for a run of the test ``name``; the oldest of more than 20 go."""
+@contextmanager
+def new_run_directory(name: str) -> Iterator[Path]:
+    """A fresh directory for a run of the test ``name``, held until the end of the ``with`` block.
+
+    The oldest of more than 20 go, unless somebody holds them.
+
+    Raises:
+        HostError: It cannot be made.
+    """
+    try:
+        path, descriptor = _make(name)
+    except OSError as error:
+        raise HostError(f"cannot make a directory for the run: {error}") from error
+    try:
+        yield path
+    finally:
+        _release(descriptor)
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Hold the directory of a run, so that no other run removes it for its age.
+
+    Nothing happens when it is gone, or lies elsewhere than those that are removed.
+    """
+    descriptor = None
+    if run.resolve().parent == runs_directory().resolve():
+        descriptor = lock(run, fcntl.LOCK_SH, waiting=lambda: None)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            _release(descriptor)
+
+
+def _make(name: str) -> tuple[Path, int]:
+    """A new directory, and a descriptor that holds it."""
     base = runs_directory()
     base.mkdir(parents=True, exist_ok=True)
     for old in past_runs()[_KEPT - 1 :]:
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):  # it is another user's
+            _remove(old)
     stem = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name) or 'test'}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in range(1, 1000):
         path = base / (stem if number == 1 else f"{stem}-{number}")
-        try:
+        with suppress(FileExistsError):
             path.mkdir()
-        except FileExistsError:
-            continue
-        return path
+            descriptor = lock(path, fcntl.LOCK_SH)
+            if descriptor is not None:  # else another run has taken it for an old one
+                return path, descriptor
     raise FileExistsError(base / stem)
+
+
+def _remove(run: Path) -> None:
+    """Remove the directory of a run that nobody holds."""
+    descriptor = lock(run, fcntl.LOCK_EX)
+    if descriptor is None:
+        return
+    try:
+        shutil.rmtree(run, ignore_errors=True)
+    finally:
+        _release(descriptor)
+
+
+def _release(descriptor: int) -> None:
+    """Close a descriptor that holds a directory, of which a starting child may have a copy."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def _age(path: Path) -> float:

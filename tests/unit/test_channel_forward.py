@@ -1,6 +1,7 @@
 """TCP connections through a real agent on this host."""
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -166,3 +167,23 @@ def test_closing_the_channel_closes_its_ports(channel: AgentChannel, echo_port: 
         channel.close()
         assert sock.recv(1) == b""
     assert not [t for t in threading.enumerate() if t.name == f"forward {forward.port}"]
+
+
+def test_a_connection_that_cannot_be_taken_is_not_the_end_of_the_port(
+    channel: AgentChannel, echo_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = socket.socket.accept
+    refusals = iter([errno.EMFILE, errno.ECONNABORTED])
+
+    def out_of_descriptors(listener: socket.socket) -> tuple[socket.socket, object]:
+        if number := next(refusals, 0):
+            raise OSError(number, os.strerror(number))
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", out_of_descriptors)
+    forward = channel.forward(0, echo_port)
+    with socket.create_connection(("127.0.0.1", forward.port), timeout=60) as client:
+        client.sendall(b"hello")
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client) == b"hello"
+    assert next(refusals, None) is None

@@ -9,7 +9,7 @@ import pytest
 from attest.conditions import PollingCondition, watched
 from attest.errors import ConditionFailed, WaitFailed
 from attest.events import Event, EventLog, Kind
-from attest.parallel import wait_all
+from attest.parallel import begin, wait_all
 from attest.script.retry import retry
 
 
@@ -113,3 +113,62 @@ def test_retry_ends_at_the_first_success_also_at_the_last_moment() -> None:
     retry(lambda last: calls.append(last) or len(calls) == 2)  # type: ignore[func-returns-value]
     assert calls == [False, False]
     retry(lambda last: last, timeout=0)
+
+
+def test_a_wait_goes_on_at_its_own_pace_while_another_thread_checks() -> None:
+    checking, looked, checked, over = (threading.Event() for _ in range(4))
+    calls: list[int] = []
+    pauses: list[float | None] = []
+
+    def check() -> bool:
+        calls.append(1)
+        checking.set()
+        return checked.wait(60)
+
+    def wait(timeout: float | None) -> None:
+        pauses.append(timeout)
+        if len(pauses) > 1:
+            looked.set()
+        if not over.wait(timeout):
+            raise TimeoutError
+
+    with _condition(check, seconds_interval=0):
+        first = begin(lambda: watched(lambda _: None), "first")
+        assert checking.wait(60)
+        second = begin(lambda: watched(wait), "second")
+        assert looked.wait(60)
+        over.set()  # what the second waits for comes while the check is under way
+        second.result(60)
+        assert calls == [1]
+        checked.set()
+        first.result(60)
+    assert all(pause is not None and pause > 0 for pause in pauses)
+
+
+def test_what_one_thread_has_checked_is_not_due_in_another() -> None:
+    calls: list[int] = []
+    with _condition(lambda: calls.append(1), seconds_interval=1000):
+        wait_all(range(50), lambda _: watched(lambda timeout: timeout))
+    assert calls == [1]
+
+
+def test_several_threads_may_be_in_the_block_of_one_condition() -> None:
+    condition = _condition(lambda: True, seconds_interval=1000)
+    entered, left = threading.Event(), threading.Event()
+
+    def first() -> float | None:
+        with condition:
+            entered.set()
+            assert left.wait(60)
+            return watched(lambda timeout: timeout)
+
+    def second() -> float | None:
+        assert entered.wait(60)
+        with condition, condition:
+            pass
+        left.set()
+        return watched(lambda timeout: timeout)
+
+    watching, not_watching = wait_all([first, second], lambda call: call())
+    assert watching is not None
+    assert not_watching is None

@@ -24,12 +24,14 @@ class Guest:
         self.screen = FileIO(end, "w")
         self.lines: list[str] = []
         self.alarms: list[tuple[Alarm, str]] = []
+        self.troubles: list[str] = []
         self.console = Console(
             "web",
             ConsolePipes(FileIO(output), keyboard),
             log,
             on_line=self.lines.append,
             on_alarm=lambda alarm, line: self.alarms.append((alarm, line)),
+            on_trouble=self.troubles.append,
         )
 
     def end(self) -> None:
@@ -116,3 +118,44 @@ def test_no_control_sequence_survives(hostile: str) -> None:
     left = plain_text(f"a{hostile}b")
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", left)
     assert (left[0], left[-1]) == ("a", "b")
+
+
+def test_a_full_disk_does_not_stop_the_guest_and_is_told_of_once(tmp_path: Path) -> None:
+    (tmp_path / "console.log").symlink_to("/dev/full")
+    guest = Guest(tmp_path / "console.log")
+    for number in range(20):
+        guest.screen.write(b"x" * 65_000 + b"\n%d\n" % number)  # the pipe takes one of them
+    guest.end()
+    assert guest.lines[-1] == "19"
+    assert guest.troubles == [
+        f"{tmp_path}/console.log is incomplete: [Errno 28] No space left on device"
+    ]
+
+
+def test_nobody_who_is_told_what_it_shows_can_stop_the_guest(tmp_path: Path) -> None:
+    troubles: list[str] = []
+
+    def fail(*_: object) -> None:
+        raise ValueError("too much")
+
+    (output, end), (typed, keyboard) = os.pipe(), os.pipe()
+    console = Console(
+        "web",
+        ConsolePipes(FileIO(output), FileIO(keyboard, "w")),
+        tmp_path / "console.log",
+        on_line=fail,
+        on_alarm=fail,
+        on_trouble=troubles.append,
+    )
+    with FileIO(end, "w") as screen, console.followed(fail):
+        for _ in range(20):
+            screen.write(b"[    1.5] Kernel panic - not syncing: VFS\n" + b"x" * 65_000 + b"\n")
+    console.join()
+    os.close(typed)
+    assert console.ended
+    assert len((tmp_path / "console.log").read_bytes()) > 20 * 65_000
+    assert sorted(troubles) == [
+        "what follows the console failed: too much",
+        "what takes the console's alarms failed: too much",
+        "what takes the console's lines failed: too much",
+    ]

@@ -61,3 +61,8 @@ def test_what_is_cut_is_left_out() -> None:
         GuestEvent("vm", "shutdown")
     ]
     assert events(told("vm", "shutdown") + cut) == [GuestEvent("vm", "shutdown")]
+
+
+def test_what_is_no_event_is_left_out() -> None:
+    other = [b"[]\n\n", b'"event"\n\n', b'{"source": "vm"}\n\n', b"\n\n"]
+    assert events(*other, told("vm", "rebooted")) == [GuestEvent("vm", "rebooted")]

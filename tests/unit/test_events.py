@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from attest.errors import HostError
 from attest.events import Event, EventLog, Kind
 from attest.report.doing import Doing
 from attest.report.journal import journal
@@ -78,3 +84,94 @@ def test_a_view_ends_with_its_block() -> None:
     events.emit(Kind.LOG, "afterwards")
     assert "inside" in stream.getvalue()
     assert "afterwards" not in stream.getvalue()
+
+
+def _warnings(seen: list[Event]) -> list[str]:
+    return [event.text for event in seen if event.kind is Kind.WARNING]
+
+
+def test_a_subscriber_that_raises_harms_nobody_and_is_told_of_once() -> None:
+    events = EventLog()
+    first: list[Event] = []
+    last: list[Event] = []
+    reached: list[Event] = []
+
+    def fail(event: Event) -> None:
+        reached.append(event)
+        raise OSError(28, "No space left on device")
+
+    for subscriber in (first.append, fail, last.append):
+        events.subscribe(subscriber, "the log")
+    with events.span(Kind.COMMAND, "true"):
+        events.emit(Kind.LOG, "inside")
+    assert _warnings(first) == ["the log is incomplete: [Errno 28] No space left on device"]
+    assert [event.kind for event in first] == ["command", "warning", "log", "command"]
+    assert first == last == reached
+
+
+def test_what_ends_the_script_goes_through_a_subscriber() -> None:
+    events, seen = _recorded()
+
+    def interrupt(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    events.subscribe(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        events.emit(Kind.LOG, "x")
+    assert _warnings(seen) == []
+
+
+def test_a_journal_on_a_full_disk_is_told_of_once(tmp_path: Path) -> None:
+    events, seen = _recorded()
+    (tmp_path / "events.jsonl").symlink_to("/dev/full")
+    with journal(events, tmp_path / "events.jsonl"):
+        events.emit(Kind.LOG, "one")
+        events.emit(Kind.LOG, "two")
+    (warning,) = _warnings(seen)
+    assert warning.startswith(f"{tmp_path}/events.jsonl is incomplete: ")
+    assert "No space left" in warning
+
+
+def test_a_journal_goes_on_after_a_line_that_did_not_fit(tmp_path: Path) -> None:
+    events, seen = _recorded()
+    path = tmp_path / "events.jsonl"
+    with journal(events, path):
+        events.emit(Kind.LOG, "one")
+        with _no_file_larger_than(path.stat().st_size + 20):
+            events.emit(Kind.LOG, "cut")
+        events.emit(Kind.LOG, "two")
+    lines = path.read_bytes().splitlines()
+    whole = [msgspec.json.decode(line, type=Event) for line in (lines[0], *lines[2:])]
+    assert whole == [event for event in seen if event.text in ("one", "two")]
+    assert len(_warnings(seen)) == 1
+
+
+@contextmanager
+def _no_file_larger_than(size: int) -> Iterator[None]:
+    """A disk with so much room; the signal that tells of it is ignored by Python."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_journal_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"cannot write .*: No such file"):
+        journal(EventLog(), tmp_path / "missing" / "events.jsonl").__enter__()
+
+
+def test_a_view_whose_terminal_goes_ends_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The thread that draws the table may be the first to find out.
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    events, seen = _recorded()
+    master, slave = os.openpty()
+    stream = os.fdopen(slave, "w")
+    with view(events, Doing(events, ["web"]), verbose=False, stream=stream):
+        os.close(master)
+        events.emit(Kind.LOG, "a line")
+    with suppress(OSError):  # what could not be shown is still in it
+        stream.close()
+    assert seen[0].text == "a line"
+    assert len(_warnings(seen)) == 1

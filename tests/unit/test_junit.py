@@ -7,7 +7,7 @@ from pathlib import Path
 import junitparser
 import pytest
 
-from attest.events import EventLog, Kind
+from attest.events import Event, EventLog, Kind
 from attest.report.junit import junit
 
 
@@ -39,3 +39,15 @@ def test_each_subtest_at_the_top_is_a_case_and_so_is_the_whole(tmp_path: Path) -
     for name in ("second", "the test"):
         (failure,) = cases[name].result
         assert (failure.message, failure.text) == ("wrong", "wrong\nand more")
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "report.xml"
+    path.symlink_to("/dev/full")
+    events = EventLog()
+    seen: list[Event] = []
+    events.subscribe(seen.append)
+    with junit(events, path), events.span(Kind.RUN, "the test"):
+        pass
+    assert seen[-1].kind is Kind.WARNING
+    assert "report.xml was not written: [Errno 28]" in seen[-1].text

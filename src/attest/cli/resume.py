@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from pathlib import Path
 
 import click
 
@@ -13,6 +14,7 @@ from attest.events import EventLog, Kind
 from attest.kept import Kept, find, read
 from attest.report.doing import Doing
 from attest.report.live import view
+from attest.runs import held
 from attest.terminal import interact
 
 
@@ -31,7 +33,13 @@ def resume(run: str | None, machine: str | None) -> None:
     """
     if not sys.stdin.isatty():
         raise UsageError("attest resume needs a terminal", hint="use `attest run` in scripts")
-    kept = read(find(run))
+    place = find(run)
+    with held(place.parent):
+        _resume(place, machine)
+
+
+def _resume(place: Path, machine: str | None) -> None:
+    kept = read(place)
     running = list(kept.saved())
     if machine is not None:
         _require(kept, machine)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from attest.report.journal import journal
 from attest.report.junit import junit
 from attest.report.live import View, view
 from attest.report.traceback import script_lines
-from attest.runs import new_run_directory
+from attest.runs import held, new_run_directory
 from attest.script.driver import Driver, namespace
 from attest.script.run import ScriptRun, TimeLimit
 from attest.support.text import plain_text
@@ -92,33 +92,34 @@ def run_test(test: Manifest, options: Options) -> int:
     events = EventLog()
     doing = Doing(events, test.nodes)
     script = _script(test, options, doing)
-    directory = _directory(test, options)
-    run = _Run(test, options, script, events, directory)
-    begun = time.monotonic()
-    failure: BaseException | None = None
-    alarms: list[Event] = []
-    events.subscribe(lambda event: alarms.append(event) if event.kind is Kind.ALARM else None)
-    with (
-        journal(events, directory / "events.jsonl"),
-        junit(events, options.junit) if options.junit else nullcontext(),
-        view(events, doing, verbose=options.verbose, table=not options.attended) as shown,
-        events.span(Kind.RUN, test.name, started=events.started) as span,
-    ):
-        try:
-            run.go(shown)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            failure = error
-            span.data["error"] = str(error) or type(error).__name__
-    seconds = time.monotonic() - begun
-    for alarm in alarms:
-        _say(f"{alarm.machine}: its kernel reported: {alarm.text}")
-    if failure is None:
-        _say(f"{test.name}: {'ended' if options.interactive else 'passed'} in {seconds:.1f} s")
-        return 0
-    run.explain(failure)
-    _say(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}")
-    run.keeping.settle(_say)
-    return _exit_code(failure)
+    with _directory(test, options) as directory:
+        run = _Run(test, options, script, events, directory)
+        begun = time.monotonic()
+        failure: BaseException | None = None
+        alarms: list[Event] = []
+        events.subscribe(lambda event: alarms.append(event) if event.kind is Kind.ALARM else None)
+        with (
+            # First, so that it is still there for what the others tell when they end.
+            view(events, doing, verbose=options.verbose, table=not options.attended) as shown,
+            journal(events, directory / "events.jsonl"),
+            junit(events, options.junit) if options.junit else nullcontext(),
+            events.span(Kind.RUN, test.name, started=events.started) as span,
+        ):
+            try:
+                run.go(shown)
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                failure = error
+                span.data["error"] = str(error) or type(error).__name__
+        seconds = time.monotonic() - begun
+        for alarm in alarms:
+            _say(f"{alarm.machine}: its kernel reported: {alarm.text}")
+        if failure is None:
+            _say(f"{test.name}: {'ended' if options.interactive else 'passed'} in {seconds:.1f} s")
+            return 0
+        run.explain(failure)
+        _say(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}")
+        run.keeping.settle(_say)
+        return _exit_code(failure)
 
 
 def _script(test: Manifest, options: Options, doing: Doing) -> ScriptRun:
@@ -139,13 +140,19 @@ def _script(test: Manifest, options: Options, doing: Doing) -> ScriptRun:
         raise UsageError(f"{filename}{line}: {error.msg}") from None
 
 
-def _directory(test: Manifest, options: Options) -> Path:
-    directory = options.out or new_run_directory(test.name)
+@contextmanager
+def _directory(test: Manifest, options: Options) -> Iterator[Path]:
+    """Where the run's logs and artefacts go, which no other run removes meanwhile."""
+    if options.out is None:
+        with new_run_directory(test.name) as directory:
+            yield directory
+        return
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--out: cannot make {directory}: {error.strerror}") from None
-    return directory
+        raise UsageError(f"--out: cannot make {options.out}: {error.strerror}") from None
+    with held(options.out):
+        yield options.out
 
 
 class _Run:

@@ -75,6 +75,9 @@ class Console:
         log: The file that gets every byte as it came.
         on_line: Called with each line, without control sequences.
         on_alarm: Called with each alarm and its line.
+        on_trouble: Called once with each reason why not everything is where it belongs: the file
+            cannot be written, or what is called here raises. The console is read all the same, as
+            the guest stands still when nobody does.
     """
 
     def __init__(
@@ -85,12 +88,15 @@ class Console:
         *,
         on_line: Callable[[str], None],
         on_alarm: Callable[[Alarm, str], None],
+        on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.log = log
         self._file = log.open("ab", buffering=0)
         self._pipes = pipes
         self._on_line = on_line
         self._on_alarm = on_alarm
+        self._on_trouble = on_trouble
+        self._in_trouble: set[str] = set()
         self._follower: Callable[[bytes], object] | None = None
         self._changed = threading.Condition()
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -155,19 +161,35 @@ class Console:
     def _read(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while data := self._pipes.output.read(65536):
-            with suppress(
-                OSError
-            ):  # a full disk must not stop the guest, which waits for its reader
-                self._file.write(data)
+            with self._at_any_rate(f"{self.log} is incomplete"):
+                self._write(data)
             if follower := self._follower:
-                follower(data)
+                with self._at_any_rate("what follows the console failed"):
+                    follower(data)
             self._take(decoder.decode(data))
-        self._file.close()
+        with self._at_any_rate(f"{self.log} is incomplete"):
+            self._file.close()
         self._pipes.close()
         self._finish_line(self._partial)
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    @contextmanager
+    def _at_any_rate(self, trouble: str) -> Iterator[None]:
+        """Go on whatever is raised inside, which is told once as ``trouble``."""
+        try:
+            yield
+        except Exception as error:
+            if trouble not in self._in_trouble:
+                self._in_trouble.add(trouble)
+                with suppress(Exception):  # nobody is left to be told
+                    self._on_trouble(f"{trouble}: {str(error) or repr(error)}")
 
     def _take(self, text: str) -> None:
         *lines, rest = re.split(r"\r*\n", self._partial + text)
@@ -190,6 +212,8 @@ class Console:
                 return
             self._lines.append(line)
             self._unsearched.append(unsearched)
-        self._on_line(line)
+        with self._at_any_rate("what takes the console's lines failed"):
+            self._on_line(line)
         if alarm := _alarm(line):
-            self._on_alarm(alarm, line)
+            with self._at_any_rate("what takes the console's alarms failed"):
+                self._on_alarm(alarm, line)

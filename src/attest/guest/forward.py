@@ -16,6 +16,9 @@ from attest.guest.stream import Stream, StreamEnded
 __all__ = ["Connection", "PortForward"]
 
 _PIECE: Final = 65_536
+_AGAIN: Final = 0.1
+"""Seconds until a connection is taken that could not be: the host has no descriptors left, say."""
+
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -100,6 +103,7 @@ class PortForward:
 
     def __init__(self, port: int, connect: Callable[[], Connection]) -> None:
         self._connect = connect
+        self._closing = threading.Event()
         self._lock = threading.Lock()
         self._ends: set[socket.socket | Connection] = set()
         self._carriers: set[threading.Thread] = set()
@@ -116,6 +120,7 @@ class PortForward:
 
     def close(self) -> None:
         """Close the port and its connections, and wait until its threads are gone."""
+        self._closing.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept(), which close() does not
         self._acceptor.join()
@@ -128,18 +133,24 @@ class PortForward:
             carrier.join()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # the listener was shut down
-            while True:
+        while not self._closing.is_set():
+            try:
                 client, _ = self._listener.accept()
-                carrier = threading.Thread(
-                    target=self._carry, args=(client,), name=f"forward {self.port}", daemon=True
-                )
-                with self._lock:
-                    # Those that have ended go now, not when they end: `close` waits for the last.
-                    self._carriers = {each for each in self._carriers if each.is_alive()}
-                    self._carriers.add(carrier)
-                    self._ends.add(client)
-                carrier.start()
+            except OSError:  # the listener was shut down, or this connection cannot be taken now
+                self._closing.wait(_AGAIN)
+            else:
+                self._begin_to_carry(client)
+
+    def _begin_to_carry(self, client: socket.socket) -> None:
+        carrier = threading.Thread(
+            target=self._carry, args=(client,), name=f"forward {self.port}", daemon=True
+        )
+        with self._lock:
+            # Those that have ended go now, not when they end: `close` waits for the last.
+            self._carriers = {each for each in self._carriers if each.is_alive()}
+            self._carriers.add(carrier)
+            self._ends.add(client)
+        carrier.start()
 
     def _carry(self, client: socket.socket) -> None:
         try:

@@ -435,6 +435,7 @@ class Instance:
                 self._context.console_log,
                 on_line=partial(self._console_line, attempt),
                 on_alarm=partial(self._alarm, attempt),
+                on_trouble=self._console_trouble,
             )
         except BaseException:
             vmm.kill()
@@ -615,6 +616,10 @@ class Instance:
         if alarm is Alarm.PANIC:
             # The lines that follow say where. The VMM ends by itself (panic=-1).
             self._post(Panicked(process, line))
+
+    def _console_trouble(self, trouble: str) -> None:
+        """Called in the console's reader."""
+        self._events.emit(Kind.WARNING, trouble, machine=self._name)
 
     # Waiting, and what errors say
 

@@ -23,6 +23,8 @@ _NOT_IN_XML: Final = "[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def junit(events: EventLog, path: Path) -> Iterator[None]:
     """Write a report of what happened in the ``with`` block.
 
+    When it cannot be written, that is a warning among the events.
+
     Raises:
         HostError: The package junitparser is not installed.
     """
@@ -33,14 +35,17 @@ def junit(events: EventLog, path: Path) -> Iterator[None]:
             "JUnit reports need the package junitparser", hint="pip install attest-vm[junit]"
         ) from None
     cases = _Cases()
-    events.subscribe(cases.take)
+    events.subscribe(cases.take, str(path))
     try:
         yield
     finally:
         events.unsubscribe(cases.take)
         report = junitparser.JUnitXml()
         report.add_testsuite(_suite(junitparser, cases))
-        report.write(str(path), pretty=True)
+        try:
+            report.write(str(path), pretty=True)
+        except OSError as error:
+            events.emit(Kind.WARNING, f"the report {path} was not written: {error}")
 
 
 @dataclass

@@ -74,7 +74,7 @@ def view(
 
 @contextmanager
 def _subscribed(events: EventLog, subscriber: Subscriber) -> Iterator[None]:
-    events.subscribe(subscriber)
+    events.subscribe(subscriber, "what is shown here")
     try:
         yield
     finally:
@@ -93,16 +93,16 @@ def _live(events: EventLog, doing: Doing, shown: View, stream: TextIO) -> Iterat
     from rich.live import Live
 
     console = Console(file=stream, highlight=False, soft_wrap=True)
-    with (
-        Live(
-            get_renderable=lambda: _table(doing),
-            console=console,
-            refresh_per_second=8,
-            transient=True,
-        ),
-        _subscribed(events, lambda event: _show(event, shown, console)),
-    ):
-        yield
+    live = Live(
+        get_renderable=lambda: _table(doing), console=console, refresh_per_second=8, transient=True
+    )
+    live.start()
+    try:
+        with _subscribed(events, lambda event: _show(event, shown, console)):
+            yield
+    finally:
+        with suppress(OSError):  # the terminal is gone, and the table with it
+            live.stop()
 
 
 def _show(event: Event, shown: View, console: Console) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from attest.errors import HostError
+from attest.listeners import tell
 from attest.vmm.api import Api, ApiError, explained
 from attest.vmm.base import (
     ConsolePipes,
@@ -243,7 +244,7 @@ class CloudHypervisor(VmmProcess):
                 if event == GuestEvent("vm", "rebooting") and not self._spec.allow_reboot:
                     self._shut_down()
                 elif event == GuestEvent("vm", "rebooted") and self._spec.allow_reboot:
-                    self._on_event("RESET", {"guest": True})
+                    tell(self._on_event, "RESET", {"guest": True})
 
     def _shut_down(self) -> None:
         """End the process, of which it makes an end as of a guest that powers off.

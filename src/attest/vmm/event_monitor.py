@@ -21,14 +21,16 @@ def read_events(pipe: FileIO) -> Iterator[GuestEvent]:
     """All events as they come, until the other end is closed.
 
     They are JSON objects of several lines, each with an empty line behind it. One of which a part
-    is missing is left out: Cloud Hypervisor does not wait for a reader that is slow.
+    is missing is left out: Cloud Hypervisor does not wait for a reader that is slow. So is what is
+    no event.
     """
     rest = b""
     while data := pipe.read(65_536):
         *texts, rest = (rest + data).split(b"\n\n")
         for text in texts:
             try:
-                event = json.loads(text)
-            except ValueError:
+                told = json.loads(text)
+                event = GuestEvent(told["source"], told["event"])
+            except (ValueError, TypeError, KeyError):
                 continue
-            yield GuestEvent(event["source"], event["event"])
+            yield event

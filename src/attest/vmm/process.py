@@ -28,7 +28,7 @@ class WatchedProcess:
         pass_fds: Descriptors it inherits under the same numbers.
         stderr: The file for its standard error.
         on_exit: Called once, in the watching thread, when it has ended.
-        complete: Called before, to add what else is known of its end.
+        complete: Called before, to add what else is known of its end, unless it raises.
         stdin: The descriptor of its standard input; default: empty.
         stdout: The descriptor of its standard output; default: the file.
         env: Its environment; default: the driver's.
@@ -70,9 +70,13 @@ class WatchedProcess:
         status = self._process.wait()
         with self._stderr as stderr:
             last_words = stderr.read()[-_LAST_WORDS:].decode(errors="replace")
-        self.exit = self._complete(VmmExit(status, self._killed or status == 0, last_words))
-        self._ended.set()
-        self._on_exit(self.exit)
+        exit = VmmExit(status, self._killed or status == 0, last_words)
+        try:
+            exit = self._complete(exit)
+        finally:  # whatever it raises, an end that has come is told
+            self.exit = exit
+            self._ended.set()
+            self._on_exit(exit)
 
     def wait(self, timeout: float | None = None) -> VmmExit | None:
         """Wait for the end, at most ``timeout`` seconds; None when it still runs."""

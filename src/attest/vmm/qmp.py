@@ -19,6 +19,8 @@ from typing import Any, Final, TypeVar, cast
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
+from attest.listeners import tell
+
 __all__ = ["ExecuteError", "QMPError", "Qmp"]
 
 _T = TypeVar("_T")
@@ -125,7 +127,7 @@ class Qmp:
         for events in self._waiting:
             if events.name == name:
                 events.put(data)
-        self._on_event(name, data)
+        tell(self._on_event, name, data)
 
     def next_event(
         self, accept: Callable[[dict[str, Any]], bool], timeout: float

@@ -1,0 +1,60 @@
+"""A whole run, without machines, whose logs cannot be written: what it says, and its exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_DRIVER = "from attest.cli.nixos_driver import main; main()"
+
+
+def _run(directory: Path, script: str) -> subprocess.CompletedProcess[str]:
+    (directory / "test.py").write_text(script)
+    return subprocess.run(
+        [sys.executable, "-c", _DRIVER, "-o", directory, "--junit-xml", "report.xml",
+         directory / "test.py"],
+        env={**os.environ, "XDG_CACHE_HOME": str(directory / "cache")},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    for name in ("events.jsonl", "report.xml"):
+        (tmp_path / name).symlink_to("/dev/full")
+    return tmp_path
+
+
+def _told_once(text: str, out: Path) -> None:
+    assert text.count(f"warning: {out}/events.jsonl is incomplete: [Errno 28]") == 1
+    assert text.count(f"warning: the report {out}/report.xml was not written: [Errno 28]") == 1
+    assert "Traceback" not in text
+
+
+def test_a_test_that_passes_has_passed(out: Path) -> None:
+    ran = _run(out, "log.info('said')\nlog.info('said again')")
+    _told_once(ran.stderr, out)
+    assert "said again" in ran.stderr
+    assert "test: passed" in ran.stderr
+    assert ran.returncode == 0
+
+
+def test_a_test_that_fails_has_failed_for_its_own_reason(out: Path) -> None:
+    ran = _run(out, "assert 1 == 2, 'one is not two'")
+    _told_once(ran.stderr, out)
+    assert "one is not two" in ran.stderr
+    assert "test: FAILED" in ran.stderr
+    assert ran.returncode == 1
+
+
+def test_a_log_that_cannot_be_made_is_said_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").mkdir()
+    ran = _run(tmp_path, "log.info('said')")
+    assert f"cannot write {tmp_path}/events.jsonl: Is a directory" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "said" not in ran.stderr
+    assert ran.returncode == 3
