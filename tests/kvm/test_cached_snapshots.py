@@ -9,13 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Vmm
 
 from attest.cache import cache_dir
 from attest.cluster import Cluster
 from attest.errors import AttestError
 from attest.events import Event, EventLog, Kind
 from attest.snapshot.cache import Entry, SnapshotCache
+from tests.kvm.conftest import Vmm
 
 REMOVED = "its snapshot does not restore and was removed, so it boots: "
 
