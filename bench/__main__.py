@@ -154,12 +154,12 @@ def main() -> None:
     options = parser.parse_args()
     only_attest = options.short or options.manifests
     workloads = options.manifests or (_SHORT if options.short else _WORKLOADS)
+    others: list[Baseline | Nixos] = []
+    if options.nixos_driver:
+        others.append(Nixos(options.nixos_driver))
     for manifest in workloads:
         build_images(manifest)
     with home() as own:
-        others: list[Baseline | Nixos] = []
-        if options.nixos_driver:
-            others.append(Nixos(options.nixos_driver))
         if options.baseline or not (options.nixos_driver or only_attest):
             others.append(Baseline(own))
         runs = _measure(workloads, _sides(own, others), options.rounds)

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import start_scripts
@@ -22,6 +21,7 @@ from attest.cache import cache_dir
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.manifest import Manifest, load_manifest
+from bench import driver_python
 from bench.figures import environment
 from bench.runs import Home, Run, timed
 
@@ -29,8 +29,6 @@ __all__ = ["Baseline", "Nixos"]
 
 _REQUIREMENTS = ("colorama", "ipython", "junit-xml", "ptpython", "pydantic", "remote-pdb")
 """What NixOS's driver imports."""
-
-_PYTHONS = ("python3.14", "python3.13", "python3.12", "python3.11", "python3")
 
 _MAIN = "import sys; from test_driver import main; sys.exit(main())"
 
@@ -68,15 +66,15 @@ class Nixos:
         if shutil.which("vde_switch") is None:
             sys.exit("--nixos-driver: NixOS's driver needs `vde_switch`: apt-get install vde2")
         self._source = (checkout / "src").resolve()
-        self._python = self._environment()
+        self._python = self._environment(driver_python.choose(checkout))
+        driver_python.require_import(self._python, checkout)
 
-    def _environment(self) -> Path:
-        """A Python with what the driver imports, kept in the cache."""
-        place = cache_dir() / "nixos-driver"
+    def _environment(self, found: driver_python.Python) -> Path:
+        """That Python with what the driver imports, kept in the cache."""
+        place = cache_dir() / "nixos-driver" / str(found.version)
         python = place / "bin" / "python"
         if not (place / "complete").exists():
-            found = next(filter(_runs, _PYTHONS))
-            subprocess.run([found, "-m", "venv", "--clear", place], check=True)
+            subprocess.run([found.path, "-m", "venv", "--clear", place], check=True)
             install = [str(python), "-m", "pip", "install", "--quiet", *_REQUIREMENTS]
             subprocess.run(install, check=True)
             (place / "complete").touch()
@@ -132,11 +130,3 @@ class Baseline:
                  "--", str((manifest.parent / test.script).resolve())],
                 self._home.environment,
             )  # fmt: skip
-
-
-def _runs(python: str) -> bool:
-    command: Sequence[str] = (python, "-c", "")
-    return (
-        shutil.which(python) is not None
-        and subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
-    )

@@ -11,6 +11,7 @@ the lab's console; what it held is removed. The exit code is pytest's, or 9 wher
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -56,6 +57,9 @@ _REAPED: Final = 5.0
 """Seconds: the connection to a VMM that ends closes a moment before its process is gone."""
 
 _NO_RESULT: Final = 9
+
+_SEEN: Final = {"ATTEST_KVM_SEEN": "1"}
+"""Tells the tests that KVM works where they run: they shall fail without it, not be skipped."""
 
 _SHOWN: Final = (Kind.IMAGE, Kind.WARNING, Kind.ALARM)
 
@@ -211,13 +215,13 @@ def run_here(out: Path, arguments: Sequence[str]) -> int:
     """Run pytest on this host; its exit code."""
     (out / "results").mkdir()
     command = [sys.executable, "-m", "pytest", *_options(out / "results"), *arguments]
-    return subprocess.call(command, cwd=_ROOT)
+    return subprocess.call(command, cwd=_ROOT, env=os.environ | _SEEN)
 
 
 def _command(arguments: Sequence[str]) -> str:
     programs = {name: f"{_INSIDE}/bin/{path.name}" for name, path in lab_payload.programs().items()}
     environment = {
-        "PYTHONPATH": f"{_INSIDE}/site", "XDG_CACHE_HOME": f"{_INSIDE}/cache", **programs,
+        "PYTHONPATH": f"{_INSIDE}/site", "XDG_CACHE_HOME": f"{_INSIDE}/cache", **programs, **_SEEN,
     }  # fmt: skip
     return shlex.join([
         "env", *(f"{name}={value}" for name, value in environment.items()),

@@ -26,7 +26,9 @@ PROGRAMS: Final = ("ATTEST_FIRECRACKER", "ATTEST_JAILER", "ATTEST_CLOUD_HYPERVIS
 """Variables that name executables; those that are set are taken along."""
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
-_TESTS: Final = ("pyproject.toml", "tests/conftest.py", "tests/leftovers.py", "tests/kvm")
+_TESTS: Final = (
+    "pyproject.toml", "tests/__init__.py", "tests/conftest.py", "tests/leftovers.py", "tests/kvm",
+)  # fmt: skip
 
 
 def fill(payload: Path, lab: Image) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from server import Bench
 
 from attest.image.store import Image
 from attest.net.cell import Cell
+from tests.contract.server import Bench
 
 
 @pytest.fixture(scope="session")
@@ -36,12 +36,16 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes an executable of one of the stand-ins here, by its file's name."""
+    """Makes an executable of one of the stand-ins here, by its module's name."""
 
-    def make(script: str) -> Path:
-        path = tmp_path / Path(script).stem
-        words = [sys.executable, str(Path(__file__).with_name(script))]
-        path.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    def make(module: str) -> Path:
+        path = tmp_path / module
+        root = shlex.quote(str(Path(__file__).parents[2]))
+        words = [sys.executable, "-m", f"{__package__}.{module}"]
+        path.write_text(
+            f"#!/bin/sh\nexport PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}\n"
+            f'exec {shlex.join(words)} "$@"\n'
+        )
         path.chmod(0o755)
         return path
 

@@ -44,9 +44,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openapi import Description
-
 from attest.guest.binary import agent_binary
+from tests.contract.openapi import Description
 
 FIRST_HOST_PORT = 1 << 30
 CONNECT_LIMIT = 32

@@ -18,8 +18,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from openapi import Description
-from server import Answer, ApiServer, HybridVsock, Request, start_agent
+from tests.contract.openapi import Description
+from tests.contract.server import Answer, ApiServer, HybridVsock, Request, start_agent
 
 AGENT_PORT = 1024
 MEBIBYTE = 1 << 20

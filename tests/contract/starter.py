@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from server import Bench
-
 from attest.errors import ChannelError
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.console import Console
@@ -18,6 +16,7 @@ from attest.net.cell import Cell
 from attest.vmm.base import Binary, MachineSpec, VmmExit
 from attest.vmm.cloud_hypervisor import CloudHypervisor
 from attest.vmm.firecracker import Firecracker
+from tests.contract.server import Bench
 
 ApiVmm = Firecracker | CloudHypervisor
 

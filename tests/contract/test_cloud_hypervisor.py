@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import Bench
-from starter import Starter, answers, body, greeted, hears, sent
 
 from attest.errors import HostError
 from attest.image.store import Image
@@ -23,6 +21,8 @@ from attest.vmm.api import ApiError
 from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError
 from attest.vmm.cloud_hypervisor import CloudHypervisor, find_cloud_hypervisor
 from attest.vmm.whole_state import read_devices
+from tests.contract.server import Bench
+from tests.contract.starter import Starter, answers, body, greeted, hears, sent
 
 DESCRIPTIONS = "cloud-hypervisor"
 
@@ -49,7 +49,7 @@ def standin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
     monkeypatch.setenv("ATTEST_STANDIN_DESCRIPTION", str(description))
-    monkeypatch.setenv("ATTEST_CLOUD_HYPERVISOR", str(program("standin_cloud_hypervisor.py")))
+    monkeypatch.setenv("ATTEST_CLOUD_HYPERVISOR", str(program("standin_cloud_hypervisor")))
     monkeypatch.setattr(cloud_hypervisor_config, "landlock_version", lambda: 2)
     find_cloud_hypervisor.cache_clear()
     yield

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from server import Bench
-from starter import Starter, answers, body, greeted, hears, sent
 
 from attest.errors import HostError
 from attest.image.store import Image
@@ -21,6 +19,8 @@ from attest.vmm.api import ApiError
 from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError
 from attest.vmm.firecracker import Firecracker
 from attest.vmm.firecracker_binary import find_firecracker
+from tests.contract.server import Bench
+from tests.contract.starter import Starter, answers, body, greeted, hears, sent
 
 DESCRIPTIONS = "firecracker"
 
@@ -46,7 +46,7 @@ def standin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
     monkeypatch.setenv("ATTEST_STANDIN_DESCRIPTION", str(description))
-    monkeypatch.setenv("ATTEST_FIRECRACKER", str(program("standin_firecracker.py")))
+    monkeypatch.setenv("ATTEST_FIRECRACKER", str(program("standin_firecracker")))
     find_firecracker.cache_clear()
     yield
     find_firecracker.cache_clear()

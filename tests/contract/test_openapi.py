@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from openapi import Description
+
+from tests.contract.openapi import Description
 
 SWAGGER = """
 swagger: "2.0"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from elsewhere import built, describe_debian
 
 from attest.cache import cache_dir
 from attest.cluster import Cluster
@@ -20,6 +19,7 @@ from attest.image.described import load_described
 from attest.kept import place, read
 from attest.vmm import accel
 from attest.vmm.qemu import find_qemu
+from tests.guest.elsewhere import built, describe_debian
 
 _TALK = """
 start_all()

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from terminal import Terminal
+
+from tests.guest.terminal import Terminal
 
 _MANIFEST = """\
 script = "test.py"

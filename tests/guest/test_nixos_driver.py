@@ -12,7 +12,8 @@ from pathlib import Path
 import junitparser
 import pytest
 import start_scripts
-from leftovers import Host
+
+from tests.leftovers import Host
 
 _DRIVER = str(Path(sys.executable).with_name("attest-nixos-driver"))
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from elsewhere import built, describe_debian
 
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.channel import PowerAction
@@ -14,6 +13,7 @@ from attest.guest.console import Console
 from attest.image.described import load_described
 from attest.vmm.base import MachineSpec
 from attest.vmm.qemu import Qemu
+from tests.guest.elsewhere import built, describe_debian
 
 
 def leave(channel: AgentChannel) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terminal import Terminal
 
 from attest.cache import cache_dir
 from attest.cluster import Cluster
 from attest.kept import place, read
+from tests.guest.terminal import Terminal
 
 _TINY = 'image = "tiny"\nmemory = 96\n'
 

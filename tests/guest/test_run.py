@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leftovers import Host
+
+from tests.leftovers import Host
 
 _TINY = '[nodes.one]\nimage = "tiny"\nmemory = 96\n[nodes.two]\nimage = "tiny"\nmemory = 96\n'
 

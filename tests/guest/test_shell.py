@@ -10,9 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
-from terminal import Terminal
-
 from attest.machine.machine import Machine
+from tests.guest.terminal import Terminal
 
 
 def test_a_shell_is_a_terminal_in_the_guest() -> None:

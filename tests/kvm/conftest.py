@@ -10,11 +10,24 @@ from typing import Any
 import pytest
 
 from attest.cluster import Cluster
+from attest.image.recipe import load_recipe
+from attest.image.store import ImageStore
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.machine import Machine
+from attest.vmm.accel import probe_kvm
 
 _GIVEN = {"firecracker": "ATTEST_FIRECRACKER", "cloud-hypervisor": "ATTEST_CLOUD_HYPERVISOR"}
 THERE = ["qemu", *(name for name, variable in _GIVEN.items() if os.environ.get(variable))]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kvm() -> None:
+    """Skip all where KVM does not work, except for `tools/kvm_lab.py`: it has seen that it does."""
+    if os.environ.get("ATTEST_KVM_SEEN"):
+        return
+    probe = probe_kvm(image=ImageStore().build(load_recipe("tiny")))
+    if not probe.usable:
+        pytest.skip(f"needs KVM: make test-kvm ({probe.reason})")
 
 
 @dataclass(frozen=True)

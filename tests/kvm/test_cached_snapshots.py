@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Vmm
 
 from attest.cache import cache_dir
 from attest.cluster import Cluster
@@ -17,6 +16,7 @@ from attest.errors import AttestError
 from attest.events import Event, EventLog, Kind
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.snapshot.cache import Entry, SnapshotCache
+from tests.kvm.conftest import Vmm
 
 REMOVED = "its snapshot does not restore and was removed, so it boots: "
 

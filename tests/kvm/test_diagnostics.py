@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import THERE, Vmm
 
 from attest.cluster import Cluster
 from attest.errors import ChannelError, MachineError
@@ -27,6 +26,7 @@ from attest.machine.machine import Machine
 from attest.parallel import begin
 from attest.processes import children
 from attest.vmm.base import DialError
+from tests.kvm.conftest import THERE, Vmm
 
 FOREVER = 100_000
 """Seconds; a test that really waited for so long would run into its own limit."""

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from conftest import Vmm
 
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.vmm.backends import BACKENDS
+from tests.kvm.conftest import Vmm
 
 
 @pytest.mark.short

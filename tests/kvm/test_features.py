@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import THERE, Vmm
 
 from attest.cluster import Cluster
 from attest.machine.machine import Machine
 from attest.parallel import wait_all
 from attest.processes import children
 from attest.vmm.backends import BACKENDS
+from tests.kvm.conftest import THERE, Vmm
 
 POOL = Path("/proc/sys/vm/nr_hugepages")
 FREE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Vmm
 
 from attest.errors import MachineError
 from attest.machine.machine import Machine
 from attest.parallel import wait_all
 from attest.processes import children
+from tests.kvm.conftest import Vmm
 
 
 def test_it_runs_with_kvm_and_the_vmm_that_was_asked_for(vmm: Vmm, machine: Machine) -> None:

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Vmm
-from leftovers import Host
+
+from tests.kvm.conftest import Vmm
+from tests.leftovers import Host
 
 _WEB = """
 start_all()

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import Vmm
 
 from attest.cluster import Cluster
 from attest.machine.machine import Machine
 from attest.parallel import wait_all
+from tests.kvm.conftest import Vmm
 
 _WHO = """
 hostname

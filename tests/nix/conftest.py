@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from isolated_nix import Nix
 
 from attest.cache import cache_dir
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
+from tests.nix.isolated_nix import Nix
 
 
 @pytest.fixture(scope="session")

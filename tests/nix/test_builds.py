@@ -6,7 +6,7 @@ import re
 import stat
 from pathlib import Path
 
-from isolated_nix import Nix
+from tests.nix.isolated_nix import Nix
 
 TUN = 'nix.settings.extra-sandbox-paths = [ "/dev/net/tun" ];'
 BOOTED = "attest-stage: init"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isolated_nix import HERE, ROOT, Nix
 
 from attest.manifest import parse_manifest
+from tests.nix.isolated_nix import HERE, ROOT, Nix
 
 FILES = [ROOT / "flake.nix", *sorted((ROOT / "nix").rglob("*.nix"))]
 PACKAGES = f'import {HERE}/stub/pkgs.nix {{ system = "x86_64-linux"; }}'

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from isolated_nix import Nix
 
 from attest.cache import cache_dir
+from tests.nix.isolated_nix import Nix
 
 FLAKE = """
 {

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from isolated_nix import ROOT, Evaluation, Nix
+
+from tests.nix.isolated_nix import ROOT, Evaluation, Nix
 
 if "ATTEST_NIXPKGS" not in os.environ:
     pytest.skip(

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from agents import Agent, Peer
 
 from attest.errors import HostError
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.binary import agent_binary
+from tests.unit.agents import Agent, Peer
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from agent_client import SOURCES, build, sanitized_agent
+
+from tests.unit.agent_client import SOURCES, build, sanitized_agent
 
 CORPUS = SOURCES / "fuzz" / "corpus"
 

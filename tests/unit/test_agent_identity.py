@@ -13,7 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from agent_client import (
+
+from attest.errors import MachineError
+from attest.guest.agent_channel import AgentChannel
+from attest.guest.identity import Identity
+from tests.unit.agent_client import (
     DONE,
     EXEC,
     FAILED,
@@ -26,10 +30,6 @@ from agent_client import (
     u32,
     u64,
 )
-
-from attest.errors import MachineError
-from attest.guest.agent_channel import AgentChannel
-from attest.guest.identity import Identity
 
 pytestmark = [root_only, pytest.mark.skipif(not shutil.which("ip"), reason="needs iproute2")]
 

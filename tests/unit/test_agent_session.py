@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_client import (
+
+from tests.unit.agent_client import (
     CANCEL,
     DATA,
     DONE,

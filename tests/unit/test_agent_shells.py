@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from agent_client import (
+
+from tests.unit.agent_client import (
     DONE,
     WAIT,
     AgentClient,

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from agent_client import (
+
+from tests.unit.agent_client import (
     CANCELLED,
     DONE,
     FAILED,

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_client import (
+
+from tests.unit.agent_client import (
     CANCELLED,
     DONE,
     FAILED,
@@ -26,7 +27,7 @@ from agent_client import (
     u32,
     u64,
 )
-from fake_systemd import FakeSystemd
+from tests.unit.fake_systemd import FakeSystemd
 
 __all__ = ["agent_socket", "client"]
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from agents import Agent, Peer
 
 from attest.errors import ChannelError
 from attest.guest import stream
@@ -23,6 +22,7 @@ from attest.guest.protocol import (
     Status,
     encode_frame,
 )
+from tests.unit.agents import Agent, Peer
 
 Pair = Callable[[], tuple[socket.socket, Peer]]
 

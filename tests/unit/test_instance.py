@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from fake_vmm import FakeGuest
 
 from attest.errors import AttestError, MachineError
 from attest.events import Event, EventLog, Kind
@@ -23,6 +22,7 @@ from attest.machine.instance_states import Limits, Stage
 from attest.machine.meeting import Meeting
 from attest.parallel import begin
 from attest.vmm.base import Saved, SaveError
+from tests.unit.fake_vmm import FakeGuest
 
 SAVED = Saved(Path("memory"), Path("state"))
 QUICK = Limits(trial=0.2, reaped=0.2)

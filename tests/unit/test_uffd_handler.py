@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uffd_peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uffd_peer import HUGE, SMALL, Peer
 
 from attest.vmm.unix import listen
+from tests.unit import uffd_peer
+from tests.unit.uffd_peer import HUGE, SMALL, Peer
 
 SOURCES = Path(__file__).parents[2] / "uffd"
 POOL = Path("/proc/sys/vm/nr_hugepages")

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uffd_peer
-from uffd_peer import SMALL, Peer
 
 from attest.net.cell import Cell
 from attest.processes import children
 from attest.scratch import Scratch
 from attest.vmm.uffd import UffdHandler
+from tests.unit import uffd_peer
+from tests.unit.uffd_peer import SMALL, Peer
 
 LIMIT = 60.0
 

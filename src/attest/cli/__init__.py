@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from attest import __version__
+from attest.cli.group import Group
 from attest.errors import AttestError, Terminated
 
 __all__ = ["main"]
@@ -30,7 +31,7 @@ _COMMANDS: Final = {
 }
 
 
-class _Lazy(click.Group):
+class _Lazy(Group):
     """Imports a subcommand's module only to run it: `--version` and `--help` stay quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -43,9 +44,8 @@ class _Lazy(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+    def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
+        return list(_COMMANDS.items())
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

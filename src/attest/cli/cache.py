@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from attest.cli.group import Group
 from attest.cli.options import accel_option, programs, vmm_options
 from attest.errors import UsageError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _DAY = 24 * 3600.0
 
 
-@click.group()
+@click.group(cls=Group)
 def cache() -> None:
     """Manage the snapshots that machines start from.
 
@@ -125,10 +126,11 @@ def make(
     firecracker: str | None,
     cloud_hypervisor: str | None,
 ) -> None:
-    """Make the snapshots from which the test of MANIFEST starts, in a directory of their own.
+    """Make the snapshots that the test of MANIFEST starts from.
 
-    One machine of each shape boots; the script does not run. `attest run --snapshots DIR` starts
-    from them, on this host and with this VMM. DIR may be moved, copied and made read-only.
+    They are made in a directory of their own. One machine of each shape boots; the script does not
+    run. `attest run --snapshots DIR` starts from them, on this host and with this VMM. DIR may be
+    moved, copied and made read-only.
 
     \b
     Example: attest cache make test.toml --into snapshots

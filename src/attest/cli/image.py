@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from attest.cli.group import Group
+
 if TYPE_CHECKING:
     from attest.image.store import Image
 
 
-@click.group()
+@click.group(cls=Group)
 def image() -> None:
     """Build and manage images.
 
@@ -25,9 +27,10 @@ def image() -> None:
 @click.argument("recipe")
 @click.option("--refresh", is_flag=True, help="Build anew, with the packages of today.")
 def build(recipe: str, refresh: bool) -> None:
-    """Build the image of RECIPE, a built-in name (tiny, debian) or a recipe's path.
+    """Build the image of RECIPE.
 
-    Nothing is built when nothing has changed; then it takes no time.
+    RECIPE is a built-in name (tiny, debian) or a recipe's path. Nothing is built when nothing has
+    changed; then it takes no time.
 
     \b
     Example: attest image build images/web.toml
@@ -63,12 +66,13 @@ def list_() -> None:
 
 
 @image.command()
-@click.argument("image_")
+@click.argument("image_", metavar="IMAGE")
 @click.option("--packages", is_flag=True, help="List the installed packages instead.")
 def show(image_: str, packages: bool) -> None:
-    """Show what is known of an image: its name, the beginning of its digest, or its recipe's path.
+    """Show what is known of an image.
 
-    The path of a description of an image made elsewhere, ending in .json, will do, too.
+    IMAGE is its name, the beginning of its digest, or its recipe's path. The path of a description
+    of an image made elsewhere, ending in .json, will do, too.
 
     \b
     Example: attest image show debian
@@ -127,7 +131,9 @@ def _facts(found: Image, packages: int) -> list[tuple[str, object]]:
 @image.command()
 @click.argument("images", nargs=-1, required=True)
 def rm(images: tuple[str, ...]) -> None:
-    """Remove images, given by names, beginnings of digests, or recipes' paths.
+    """Remove images.
+
+    IMAGES are names, beginnings of digests, or recipes' paths.
 
     \b
     Example: attest image rm web

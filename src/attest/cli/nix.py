@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from attest.cli.group import Group
 from attest.cli.run import run as run_manifest
 from attest.nix_tests import find_test
 
 
-@click.group()
+@click.group(cls=Group)
 def nix() -> None:
-    r"""Run tests that Nix makes.
+    """Run tests that Nix makes.
 
     \b
     Example: attest nix run .#checks.x86_64-linux.web
@@ -27,7 +28,7 @@ def nix() -> None:
 )  # fmt: skip
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def run(test: str, script: Path | None, options: tuple[str, ...]) -> None:
-    r"""Build a test of a flake once, and run it here, outside of Nix's sandbox.
+    """Build a test of a flake once, and run it outside of Nix's sandbox.
 
     It is evaluated again when a file of the flake has changed. A script that is given with --script
     may change without that. All other options are those of `attest run`.
