@@ -91,7 +91,7 @@ TABLE: list[tuple[State, Event, Phase, tuple[Effect, ...]]] = [
     (CLONE_STARTING, VmmStarted(1), Phase.ON_TRIAL, (TellStage(Stage.VMM), TryClone(1))),
     (RETURN_STARTING, VmmStarted(1), Phase.ON_TRIAL, (TellStage(Stage.VMM), TryClone(1))),
     (replace(STARTING, stage=Stage.INIT), VmmStarted(1), Phase.COMING_UP,
-     (TellStage(Stage.VMM), TellStage(Stage.INIT), ComeUp(1))),
+     (TellStage(Stage.VMM), TellStage(Stage.KERNEL), TellStage(Stage.INIT), ComeUp(1))),
     (STARTING, StartFailed(1, 11, ERROR), Phase.OFF, (Discard(), TellFatal(ERROR))),
     (CLONE_STARTING, StartFailed(1, 11, ERROR), Phase.STARTING, BOOTS),
     (RETURN_STARTING, StartFailed(1, 11, ERROR), Phase.OFF, (Discard(), TellFatal(ERROR))),

@@ -533,14 +533,12 @@ def _vmm_started(state: State, event: VmmStarted) -> Next:
         return state, ()
     if state.killed:
         return replace(state, phase=Phase.STOPPING), (KillVmm(),)
-    told = TellStage(Stage.VMM)
-    # The console may have been faster.
-    further = (TellStage(state.stage),) if state.stage is not Stage.OFF else ()
-    stage = state.stage if further else Stage.VMM
+    stage = max(state.stage, Stage.VMM, key=_STAGES.index)  # the console may have been faster
+    told = [TellStage(each) for each in _STAGES[1:] if stage.reached(each)]
     boots = state.kind is StartKind.BOOT
     phase = Phase.COMING_UP if boots else Phase.ON_TRIAL
     effect = ComeUp(state.attempt) if boots else TryClone(state.attempt)
-    return replace(state, phase=phase, stage=stage), (told, *further, effect)
+    return replace(state, phase=phase, stage=stage), (*told, effect)
 
 
 def _reach(state: State, stage: Stage) -> Next:
