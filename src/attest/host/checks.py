@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Final
 from attest.cache import cache_dir
 from attest.errors import HostError
 from attest.host.nix_build import remedy
-from attest.image.namespace import BuildSpace, require_tools
+from attest.image.namespace import BuildSpace
 from attest.image.store import Image, ImageStore
 from attest.net.bridge import Attachment, make_bridges
 from attest.net.cell import Cell
+from attest.support.user_namespace import require_tools
 from attest.vmm.base import Binary
 from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
 from attest.vmm.disk import find_qemu_img

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from attest.image.namespace import removal, remove_as_root
+from attest.support.user_namespace import removal, remove_as_root
 
 __all__ = ["claimed", "claimed_at_once", "lock", "remove", "sweep"]
 

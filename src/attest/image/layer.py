@@ -20,8 +20,9 @@ import msgspec
 from attest.image.debian import bootstrap_root, fetch_packages, finish_root
 from attest.image.initrd import CpioWriter
 from attest.image.kernel import KernelModules, uncompressed_kernel
-from attest.image.namespace import BuildSpace, require_tools
+from attest.image.namespace import BuildSpace
 from attest.image.recipe import Recipe
+from attest.support.user_namespace import require_tools
 
 __all__ = ["CONTENT", "Layer", "build_layer"]
 

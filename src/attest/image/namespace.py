@@ -7,48 +7,21 @@ process of its own pid namespace, and the kernel sends it SIGKILL when its paren
 
 from __future__ import annotations
 
-import getpass
 import os
-import shutil
 import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import IO, Final
 
-from attest.errors import HostError, ImageBuildError
+from attest.errors import ImageBuildError
+from attest.support.user_namespace import check_namespaces, namespaces, program_path
 
-__all__ = ["BuildSpace", "removal", "remove_as_root", "require_tools"]
+__all__ = ["BuildSpace"]
 
 _LAST_LINES: Final = 20
 _STAGES: Final = ("I: running apt-get", "I: downloading", "I: extracting", "I: installing")
 """What of mmdebstrap's output is worth telling."""
-
-_PACKAGES: Final = {
-    "depmod": "kmod",
-    "dpkg-deb": "dpkg",
-    "mkfs.erofs": "erofs-utils",
-    "newuidmap": "uidmap",
-    "setpriv": "util-linux",
-    "unshare": "util-linux",
-}
-"""The Debian package of a program, where it has another name."""
-
-
-def require_tools(*programs: str) -> None:
-    """Require that the programs are installed.
-
-    Raises:
-        HostError: Some are missing; names them and their packages.
-    """
-    missing = [program for program in programs if not shutil.which(program, path=_path())]
-    if missing:
-        packages = sorted({_PACKAGES.get(program, program) for program in missing})
-        raise HostError(
-            f"building this image needs {', '.join(f'`{program}`' for program in missing)}",
-            hint=f"apt-get install {' '.join(packages)}",
-        )
 
 
 class BuildSpace:
@@ -65,7 +38,7 @@ class BuildSpace:
     def __init__(self, log: Path, progress: Callable[[str], None]) -> None:
         self.progress = progress
         self.log = log
-        _check_namespaces()
+        check_namespaces()
 
     def run(
         self,
@@ -115,68 +88,10 @@ class BuildSpace:
         self, command: Sequence[str], stdin: IO[bytes] | None, env: Mapping[str, str] | None
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [*_namespaces(), *command],
+            [*namespaces(), *command],
             stdin=stdin or subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PATH": _path(), "LC_ALL": "C.UTF-8", **(env or {})},
+            env={**os.environ, "PATH": program_path(), "LC_ALL": "C.UTF-8", **(env or {})},
             umask=0o022,
-        )
-
-
-def remove_as_root(tree: Path) -> None:
-    """Remove a tree with files of all ids that a build's namespace has.
-
-    Raises:
-        HostError: It could not be removed.
-    """
-    done = subprocess.run(removal(tree), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise HostError(f"cannot remove {tree}: {done.stderr.strip()}")
-
-
-def removal(tree: Path) -> list[str]:
-    """The command that removes a tree with files of all ids that a build's namespace has."""
-    return [*_namespaces(), "rm", "-rf", "--one-file-system", "--", str(tree)]
-
-
-def _namespaces() -> list[str]:
-    user = ["--user", "--map-root-user", "--map-auto"] if os.geteuid() else []
-    return [
-        "setpriv", "--pdeathsig", "KILL", "--",
-        "unshare", *user, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
-    ]  # fmt: skip
-
-
-def _path() -> str:
-    """An ordinary user's PATH may lack where depmod is."""
-    return os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
-
-
-@cache
-def _check_namespaces() -> None:
-    require_tools("setpriv", "unshare", *(["newuidmap"] if os.geteuid() else []))
-    if os.geteuid():
-        _check_id_range(Path("/etc/subuid"))
-        _check_id_range(Path("/etc/subgid"))
-    tried = subprocess.run(
-        [*_namespaces(), "true"], capture_output=True, text=True, check=False, errors="replace"
-    )
-    if tried.returncode:
-        setting = "user.max_user_namespaces, kernel.unprivileged_userns_clone and AppArmor's "
-        raise HostError(
-            f"cannot make the build's namespaces: {tried.stderr.strip()}",
-            hint=f"sysctl {setting}kernel.apparmor_restrict_unprivileged_userns decide"
-            if os.geteuid()
-            else "root needs CAP_SYS_ADMIN; in a container it often has not",
-        )
-
-
-def _check_id_range(file: Path) -> None:
-    user = getpass.getuser()
-    lines = file.read_text().splitlines() if file.exists() else []
-    if not any(line.split(":")[0] in (user, str(os.getuid())) for line in lines):
-        raise HostError(
-            f"{file} gives {user} no range of ids, which an image's files belong to",
-            hint=f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
         )
