@@ -154,21 +154,20 @@ def test_what_one_thread_has_checked_is_not_due_in_another() -> None:
 
 def test_several_threads_may_be_in_the_block_of_one_condition() -> None:
     condition = _condition(lambda: True, seconds_interval=1000)
-    entered, left = threading.Event(), threading.Event()
+    both_in, one_out = threading.Barrier(2, timeout=60), threading.Event()
 
-    def first() -> float | None:
+    def leave_first() -> float | None:
         with condition:
-            entered.set()
-            assert left.wait(60)
-            return watched(lambda timeout: timeout)
-
-    def second() -> float | None:
-        assert entered.wait(60)
-        with condition, condition:
-            pass
-        left.set()
+            both_in.wait()
+        one_out.set()
         return watched(lambda timeout: timeout)
 
-    watching, not_watching = wait_all([first, second], lambda call: call())
-    assert watching is not None
+    def leave_last() -> float | None:
+        with condition, condition:
+            both_in.wait()
+            assert one_out.wait(60)
+            return watched(lambda timeout: timeout)
+
+    not_watching, watching = wait_all([leave_first, leave_last], lambda call: call())
     assert not_watching is None
+    assert watching is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -120,11 +121,19 @@ def test_no_control_sequence_survives(hostile: str) -> None:
     assert (left[0], left[-1]) == ("a", "b")
 
 
+def _show(screen: FileIO, data: bytes) -> None:
+    """Show all of it, as a guest does, which stands still when nobody reads."""
+    os.set_blocking(screen.fileno(), False)
+    while data:
+        assert select.select([], [screen], [], 60)[1], "the guest stands still"
+        data = data[screen.write(data) :]
+
+
 def test_a_full_disk_does_not_stop_the_guest_and_is_told_of_once(tmp_path: Path) -> None:
     (tmp_path / "console.log").symlink_to("/dev/full")
     guest = Guest(tmp_path / "console.log")
     for number in range(20):
-        guest.screen.write(b"x" * 65_000 + b"\n%d\n" % number)  # the pipe takes one of them
+        _show(guest.screen, b"x" * 65_000 + b"\n%d\n" % number)  # the pipe takes one of them
     guest.end()
     assert guest.lines[-1] == "19"
     assert guest.troubles == [
@@ -149,7 +158,7 @@ def test_nobody_who_is_told_what_it_shows_can_stop_the_guest(tmp_path: Path) -> 
     )
     with FileIO(end, "w") as screen, console.followed(fail):
         for _ in range(20):
-            screen.write(b"[    1.5] Kernel panic - not syncing: VFS\n" + b"x" * 65_000 + b"\n")
+            _show(screen, b"[    1.5] Kernel panic - not syncing: VFS\n" + b"x" * 65_000 + b"\n")
     console.join()
     os.close(typed)
     assert console.ended

@@ -28,15 +28,16 @@ def events(*parts: bytes) -> list[GuestEvent]:
         reader.start()
         for part in parts:
             os.write(writing, part)
-            until_read(reading)
+            until_read(reading, reader)
         os.close(writing)
         reader.join()
     return got
 
 
-def until_read(pipe: int) -> None:
-    """Wait until somebody has taken what is in a pipe."""
+def until_read(pipe: int, reader: threading.Thread) -> None:
+    """Wait until a thread has taken what is in a pipe."""
     while fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4):
+        assert reader.is_alive()
         time.sleep(0.001)
 
 
