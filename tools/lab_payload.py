@@ -17,8 +17,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from attest.image.model import Image
 from attest.image.recipe import load_recipe
-from attest.image.store import Image, ImageStore
+from attest.image.store import ImageStore
 
 __all__ = ["PROGRAMS", "fill", "programs"]
 

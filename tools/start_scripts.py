@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from attest.image.model import Image
 from attest.image.recipe import load_recipe
-from attest.image.store import Image, ImageStore
+from attest.image.store import ImageStore
 from attest.vmm.emulation import KERNEL_ARGUMENTS, processor_features
 from attest.vmm.qemu import find_qemu
 

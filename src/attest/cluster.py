@@ -17,8 +17,9 @@ from attest.guest.identity import Identity
 from attest.host.descriptors import reserve_descriptors
 from attest.host.hugepages import check_hugepages
 from attest.image.described import is_description, load_described
+from attest.image.model import Image
 from attest.image.recipe import load_recipe
-from attest.image.store import Image, ImageStore
+from attest.image.store import ImageStore
 from attest.kept import Kept, keep, stop
 from attest.machine.contracts import InstanceContext, MachineHost
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits

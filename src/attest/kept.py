@@ -23,7 +23,8 @@ from msgspec.structs import replace
 
 from attest.errors import HostError, UsageError
 from attest.image.described import is_description, load_described
-from attest.image.store import Image, ImageStore
+from attest.image.model import Image
+from attest.image.store import ImageStore
 from attest.layers import Foreign, Layers
 from attest.manifest import Disk, Manifest
 from attest.parallel import wait_all

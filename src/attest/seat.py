@@ -20,7 +20,7 @@ from attest.guest.agent_channel import AgentChannel
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity, Interface
 from attest.host.nix_build import remedy
-from attest.image.store import Image
+from attest.image.model import Image
 from attest.manifest import Node
 from attest.net.bridge import SPARE, Attachment, make_taps, set_cable
 from attest.net.cell import Cell

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attest.image.store import Image
+from attest.image.model import Image
 from attest.net.cell import Cell
 from tests.contract.server import Bench
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from attest.errors import HostError
-from attest.image.store import Image
+from attest.image.model import Image
 from attest.net.cell import Cell
 from attest.vmm import cloud_hypervisor_config
 from attest.vmm.api import ApiError

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import HostError
-from attest.image.store import Image
+from attest.image.model import Image
 from attest.net.cell import Cell
 from attest.vmm import firecracker
 from attest.vmm.api import ApiError

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from attest.guest.binary import agent_binary
 from attest.image.initrd import CpioWriter
+from attest.image.model import Image
 from attest.image.recipe import load_recipe
-from attest.image.store import Image, ImageStore
+from attest.image.store import ImageStore
 
 __all__ = ["built", "describe_debian"]
 

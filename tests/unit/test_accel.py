@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import HostError
-from attest.image.store import Image
+from attest.image.model import Image
 from attest.vmm import accel
 from attest.vmm.accel import choose, probe_kvm
 from attest.vmm.qemu import find_qemu

@@ -14,8 +14,8 @@ import pytest
 
 from attest.errors import RecipeError, UsageError
 from attest.image.described import is_description, load_described
+from attest.image.model import Image
 from attest.image.recipe import load_recipe
-from attest.image.store import Image
 from attest.kept import Kept, KeptMachine
 from attest.manifest import parse_manifest
 from attest.snapshot.shape import Shape

@@ -14,9 +14,10 @@ import pytest
 from attest.cache import cache_dir
 from attest.errors import ImageBuildError, UsageError
 from attest.image.claim import claimed, sweep
+from attest.image.model import Image
 from attest.image.namespace import BuildSpace
 from attest.image.recipe import Recipe, load_recipe
-from attest.image.store import Image, ImageStore
+from attest.image.store import ImageStore
 
 HOLDER = """
 import sys

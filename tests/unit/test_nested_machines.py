@@ -9,7 +9,7 @@ import pytest
 
 from attest.errors import HostError, ManifestError
 from attest.host.checks import Level, check_nested
-from attest.image.store import Image
+from attest.image.model import Image
 from attest.manifest import parse_manifest
 from attest.net.cell import Cell
 from attest.seat import Seat

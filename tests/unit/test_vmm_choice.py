@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import HostError, ManifestError
-from attest.image.store import Image
+from attest.image.model import Image
 from attest.manifest import Node
 from attest.seat import find_vmm
 from attest.vmm.backends import BACKENDS, choose, lacks

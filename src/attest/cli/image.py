@@ -11,7 +11,7 @@ import click
 from attest.cli.group import Group
 
 if TYPE_CHECKING:
-    from attest.image.store import Image
+    from attest.image.model import Image
 
 
 @click.group(cls=Group)

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Final
 from attest.cache import cache_dir
 from attest.errors import HostError
 from attest.host.nix_build import remedy
+from attest.image.model import Image
 from attest.image.namespace import BuildSpace
-from attest.image.store import Image, ImageStore
+from attest.image.store import ImageStore
 from attest.net.bridge import Attachment, make_bridges
 from attest.net.cell import Cell
 from attest.support.user_namespace import require_tools

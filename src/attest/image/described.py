@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from attest.documents import check_keys, convert, kind_of, unreadable
 from attest.errors import RecipeError
-from attest.image.store import Image
+from attest.image.model import Image
 
 __all__ = ["is_description", "load_described"]
 

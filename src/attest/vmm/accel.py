@@ -28,7 +28,7 @@ from attest.errors import HostError
 from attest.guest.binary import agent_binary
 from attest.host.nix_build import remedy
 from attest.image.initrd import CpioWriter
-from attest.image.store import Image
+from attest.image.model import Image
 from attest.net.cell import Cell
 from attest.scratch import Scratch
 from attest.support.text import plain_text

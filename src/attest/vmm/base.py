@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from attest.image.store import Image
+    from attest.image.model import Image
 
 __all__ = [
     "Binary",

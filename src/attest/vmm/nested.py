@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError, ManifestError
-from attest.image.store import Image
+from attest.image.model import Image
 
 __all__ = [
     "RAN_A_GUEST",

@@ -1,0 +1,68 @@
+"""An image: what a machine boots. Where it comes from is for the image store and others to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Image"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An immutable guest.
+
+    Attributes:
+        digest: SHA-256 (hexadecimal) of all it consists of.
+        name: Its recipe's or description's name.
+        arch: The guest's architecture, as ``uname -m`` has it.
+        path: Its directory.
+        kernel: The kernel as a boot loader takes it (``bzImage`` on x86).
+        vmlinux: The kernel uncompressed (ELF on x86); None where only QEMU is to boot it.
+        initrd: The initrd: agent, modules, and for ``tiny`` all the rest.
+        root: The root file system (mostly erofs), or None when the initrd is all there is.
+        cmdline: Kernel parameters that this image wants.
+        init: What process 1 becomes: ``"systemd"`` or ``"agent"``.
+        layer: The digest of the layer it shares; empty outside the store.
+        kernel_version: As ``uname -r`` has it.
+        recipe: The recipe's or description's file.
+        built: Seconds since the epoch; 0 outside the store.
+        kvm: The modules for hardware virtualisation that it can load.
+        own_initrd: The initrd is none of attest's: it finds and mounts the root by itself.
+    """
+
+    digest: str
+    name: str
+    arch: str
+    path: Path
+    kernel: Path
+    vmlinux: Path | None
+    initrd: Path
+    root: Path | None
+    cmdline: tuple[str, ...]
+    init: str
+    layer: str = ""
+    kernel_version: str = ""
+    recipe: str = ""
+    built: float = 0.0
+    kvm: tuple[str, ...] = ()
+    own_initrd: bool = False
+
+    def parameters(self, root: str) -> list[str]:
+        """The kernel parameters that it wants, and those that its initrd reads.
+
+        Args:
+            root: The root's disk, by its serial number or the path of its device.
+        """
+        mounted = self.root is not None and not self.own_initrd
+        return [*([f"attest.root={root}"] if mounted else []), *self.cmdline]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, those included that it shares with others."""
+        return sum(file.stat().st_size for file in self.path.iterdir())
+
+    @property
+    def last_used(self) -> float:
+        """When it was last built or looked up to be booted, in seconds since the epoch."""
+        return (self.path / "image.json").stat().st_mtime
