@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attest.errors import AttestError, MachineError
+from attest.errors import AttestError, MachineError, reason_of
 from attest.parallel import begin, wait_all
 from attest.seat import Seat
 from attest.vmm.base import Saved, Vmm
@@ -60,7 +60,7 @@ class Snapshot:
         try:
             return self._saved.result()
         except Exception as error:
-            message = f"the snapshot {self.name!r} could not be made: {error}"
+            message = f"the snapshot {self.name!r} could not be made: {reason_of(error)}"
             raise MachineError(self.machine, message) from error
 
     def clone(self, n: int = 1) -> list[Machine]:
@@ -126,7 +126,7 @@ def take(
         raise
     except Exception as error:  # of whichever VMM, or of the disk
         names = ", ".join(seat.name for seat, _ in machines)
-        raise MachineError(names, f"could not be saved: {error}") from error
+        raise MachineError(names, f"could not be saved: {reason_of(error)}") from error
 
 
 def _met_a_guest(saved: Future[Saved]) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from attest.errors import ChannelError, MachineError
+from attest.errors import ChannelError, MachineError, reason_of
 from attest.guest.identity import Identity
 from attest.guest.process import Completed, Sink
 from attest.guest.protocol import VERSION, PowerAction, WaitKind, Welcome
@@ -275,7 +275,7 @@ class ShellChannel:
             try:
                 return unpack(lambda: archive.read(_PIECE), target)
             except (TransferError, OSError) as error:
-                raise MachineError(self._machine, f"cannot {what}: {error}") from error
+                raise MachineError(self._machine, f"cannot {what}: {reason_of(error)}") from error
 
     @contextmanager
     def _archive(self, source: str, what: str) -> Iterator[IO[bytes]]:
