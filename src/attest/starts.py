@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import Protocol
 
-from attest.errors import HostError
+from attest.errors import HostError, reason_of
 from attest.events import EventLog, Kind
 from attest.life import MachineContext
 from attest.seat import Seat
@@ -44,6 +44,8 @@ class ColdStarts(Starts):
 
     def saved(self, seat: Seat, context: MachineContext) -> Saved | None:
         """None: there is no snapshot."""
+        if not seat.disks.written:
+            seat.look_at_shape()
         return None
 
     def spoilt(self, seat: Seat, reason: str) -> bool:
@@ -92,7 +94,7 @@ class GivenStarts(Starts):
         """
         if seat.disks.written:
             return None
-        shape = seat.shape()
+        shape = seat.look_at_shape()
         with self._lock:
             if shape not in self._found:
                 self._found[shape] = self._find(shape, seat)
@@ -119,7 +121,7 @@ class GivenStarts(Starts):
             entry = self._snapshots.find(shape)
             saved = self._mappable(entry.saved, seat)
         except (UnfitError, HostError) as error:
-            self._warn(seat, f"it boots: {error}")
+            self._warn(seat, f"it boots: {reason_of(error)}")
             return None
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.made))
         text = f"it starts from the snapshot in {self._snapshots.directory}, made {made}"
