@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from attest.errors import AttestError, MachineError
+from attest.errors import AttestError, MachineError, reason_of
 from attest.machine.machine import Snapshot
 from attest.parallel import begin, wait_all
 from attest.seat import Seat
@@ -71,7 +71,7 @@ def take(
         raise
     except Exception as error:  # of whichever VMM, or of the disk
         names = ", ".join(seat.name for seat, _ in machines)
-        raise MachineError(names, f"could not be saved: {error}") from error
+        raise MachineError(names, f"could not be saved: {reason_of(error)}") from error
 
 
 def _met_a_guest(saved: Future[Saved]) -> bool:

@@ -6,11 +6,13 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from attest.checkpoint import Checkpoint, take
+from attest.documents import check_choice, did_you_mean
 from attest.errors import AttestError, MachineError, ManifestError, RecipeError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
@@ -26,7 +28,16 @@ from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.lifecycle import Lifecycle
 from attest.machine.machine import Machine, Snapshot
 from attest.machine.meeting import Meeting
-from attest.manifest import Manifest, Node, check_names, load_manifest, on_hugepages, parse_manifest
+from attest.manifest import (
+    Accelerator,
+    Manifest,
+    Node,
+    VmmName,
+    check_names,
+    load_manifest,
+    on_hugepages,
+    parse_manifest,
+)
 from attest.net.bridge import SPARE, hold_bridges, join_bridges, make_bridges
 from attest.net.cell import Cell
 from attest.parallel import begin, wait_all
@@ -37,6 +48,7 @@ from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.given import GivenSnapshots
 from attest.starts import ColdStarts, GivenStarts, SnapshotStarts, SourceOf, Starts
 from attest.vmm import accel
+from attest.vmm.backends import check_vmm_names
 from attest.vmm.base import Saved
 from attest.vmm.qemu import find_qemu
 from attest.warm import WarmStarts, make_snapshot
@@ -59,6 +71,7 @@ class Cluster:
             ``"cloud-hypervisor"``, or ``"auto"`` for the first of those that is here and can run
             them.
         programs: Paths of VMMs' programs by the VMM's name, before the manifest's and the host's.
+            That of ``"qemu"`` also tries KVM and, with the ``qemu-img`` beside it, makes disks.
         hugepages: Take the memory of all machines from the host's reserved huge pages.
         kept: What was kept of an earlier cluster with this manifest; see `go_back`.
         state_dir: Where the start scripts' directories go, which are then kept from one cluster to
@@ -69,6 +82,7 @@ class Cluster:
         limits: How long each step of a machine's start may take.
 
     Raises:
+        UsageError: There is no such accelerator or VMM.
         ManifestError: The manifest cannot be used.
         HostError: This host cannot run it.
         ImageBuildError: An image could not be built.
@@ -78,10 +92,10 @@ class Cluster:
         self,
         manifest: Manifest | Path | str | dict[str, Any],
         *,
-        accelerator: str = "auto",
+        accelerator: Accelerator = "auto",
         cold: bool = False,
         snapshots: Path | None = None,
-        vmm: str = "qemu",
+        vmm: VmmName = "qemu",
         programs: Mapping[str, str] | None = None,
         hugepages: bool = False,
         kept: Kept | None = None,
@@ -100,6 +114,8 @@ class Cluster:
         self.manifest = manifest
         self._vmm = vmm
         self._programs = {**manifest.programs(), **(programs or {})}
+        check_vmm_names(vmm, self._programs)
+        check_choice(accelerator, get_args(Accelerator), "accelerator")
         self._doubts: set[str] = set()
         self.events = events or EventLog()
         self._limits = limits
@@ -114,7 +130,8 @@ class Cluster:
             undo.callback(self._scratch.close)
             # Before the images: a host that cannot run the test is to say so in the first second.
             nodes = manifest.image_nodes()
-            qemu = begin(find_qemu, "find QEMU") if nodes else None
+            program = self._programs.get("qemu", "")
+            qemu = begin(partial(find_qemu, program), "find QEMU") if nodes else None
             reserve_descriptors(len(manifest.nodes))
             check_hugepages(sum(node.memory for node in nodes.values() if node.hugepages))
             self._cell = Cell(self._scratch.path)
@@ -140,7 +157,8 @@ class Cluster:
             self.vlans = self._scripted.vlans
             images = kept.images() if kept else _images(manifest, self.events)
             if images:
-                self._accelerator = accel.choose(accelerator, next(iter(images.values())))
+                image = next(iter(images.values()))
+                self._accelerator = accel.choose(accelerator, image, find_qemu(program))
             self._starts = self._origin(cold, snapshots)
             undo.callback(self._starts.close)
             for name, node in manifest.nodes.items():
@@ -174,7 +192,10 @@ class Cluster:
             return self.machines[name]
         except KeyError:
             known = ", ".join(self.machines)
-            raise UsageError(f"no machine is called {name!r}; there are: {known}") from None
+            raise UsageError(
+                f"no machine is called {name!r}; there are: {known}",
+                hint=did_you_mean(name, self.machines),
+            ) from None
 
     def create_machine(
         self,
@@ -301,7 +322,7 @@ class Cluster:
             MachineError: A machine did not come up.
             CommandFailed: A warm step failed.
         """
-        seats = {seat.shape(): seat for seat in self._seats.values()}
+        seats = {seat.look_at_shape(): seat for seat in self._seats.values()}
         place = directory.absolute()
         return wait_all(
             seats.values(), lambda seat: make_snapshot(seat, self._contexts[seat.name], place)

@@ -15,6 +15,7 @@ from typing import Literal
 from attest.errors import ManifestError
 from attest.manifest import Disk
 from attest.vmm import disk
+from attest.vmm.qemu import QemuBinary
 
 __all__ = ["Disks"]
 
@@ -27,6 +28,7 @@ class Disks:
         declared: What the manifest says of them.
         relative_to: What paths of images are relative to.
         format: That of the files.
+        qemu: The QEMU in use, whose ``qemu-img`` makes them.
 
     Raises:
         ManifestError: An image does not exist.
@@ -38,7 +40,9 @@ class Disks:
         declared: Sequence[Disk],
         relative_to: Path,
         format: Literal["qcow2", "raw"],
+        qemu: QemuBinary,
     ) -> None:
+        self._qemu = qemu
         self._format = format
         self._directory = directory
         self._declared = [
@@ -72,7 +76,7 @@ class Disks:
         files = tuple(directory / f"disk{index}" for index in range(len(self._declared)))
         for file, each in zip(files, self._declared, strict=True):
             backing = Path(each.image) if each.image else None
-            disk.create(file, each.size, backing, self._format)
+            disk.create(file, each.size, backing, self._format, qemu=self._qemu)
         return files
 
     def begin(self) -> tuple[Path, ...]:
@@ -134,7 +138,7 @@ class Disks:
             if self._format == "raw":
                 disk.copy(file, backing)
             else:
-                disk.create(file, backing=backing)
+                disk.create(file, backing=backing, qemu=self._qemu)
 
 
 def _image(relative_to: Path, name: str) -> Path:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
 from attest.errors import UsageError
 
-__all__ = ["check_keys", "convert", "kind_of", "unreadable"]
+__all__ = ["check_choice", "check_keys", "convert", "did_you_mean", "kind_of", "unreadable"]
 
 _KINDS: Final = {
     "int": "a whole number",
@@ -50,9 +50,33 @@ def check_keys(
     for key in raw:
         if key in known:
             continue
-        close = difflib.get_close_matches(str(key), known, n=1)
-        meant = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
+        meant = did_you_mean(str(key), known) or f"known: {', '.join(known)}"
         raise error(f"{source}: {_join(where, str(key))}: unknown key; {meant}")
+
+
+def check_choice(value: object, known: Iterable[str], what: str) -> None:
+    """Check a name that selects something, where no document is read that has it.
+
+    Args:
+        value: The name.
+        known: Those that there are.
+        what: What it is, for the error.
+
+    Raises:
+        UsageError: It is none of them; names those, and the closest.
+    """
+    known = list(known)
+    if value not in known:
+        expected = " or ".join(map(json.dumps, known))
+        raise UsageError(
+            f"{what}: expected {expected}, found {value!r}", hint=did_you_mean(str(value), known)
+        )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question about the closest of known names; empty where none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean `{close[0]}`?" if close else ""
 
 
 def convert(

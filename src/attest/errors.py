@@ -33,6 +33,7 @@ __all__ = [
     "WaitFailed",
     "ConditionFailed",
     "Terminated",
+    "reason_of",
 ]
 
 
@@ -225,3 +226,16 @@ class Terminated(SystemExit):
 
     def __str__(self) -> str:
         return "terminated"
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong, as a part of another message: never empty.
+
+    It is the error's own sentence, of a machine's without the machine's name; of one without any
+    text, such as a `TimeoutError`, the name of its type.
+    """
+    if isinstance(error, MachineError):
+        return error.reason
+    if isinstance(error, AttestError):
+        return error.message
+    return str(error) or type(error).__name__

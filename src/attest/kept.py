@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec.structs import replace
 
-from attest.errors import HostError, UsageError
+from attest.errors import HostError, UsageError, reason_of
 from attest.image.described import is_description, load_described
 from attest.image.model import Image
 from attest.image.store import ImageStore
 from attest.layers import Foreign, Layers
-from attest.manifest import Disk, Manifest
+from attest.manifest import Accelerator, Disk, Manifest
 from attest.parallel import wait_all
 from attest.runs import past_runs, runs_directory
 from attest.seat import Seat
@@ -93,9 +93,10 @@ class Kept:
     machines: dict[str, KeptMachine]
 
     @property
-    def accelerator(self) -> str:
+    def accelerator(self) -> Accelerator:
         """What they ran with."""
-        return next(iter(self.machines.values())).shape.accelerator
+        with_kvm = any(each.shape.accelerator == "kvm" for each in self.machines.values())
+        return "kvm" if with_kvm else "tcg"
 
     def numbers(self) -> dict[str, int]:
         """Each machine's number."""
@@ -221,7 +222,7 @@ def stop(
                 try:
                     do(machine.vmm)
                 except Exception as error:  # it ends at this moment
-                    absent[machine.name] = machine.absence or str(error)
+                    absent[machine.name] = machine.absence or reason_of(error)
 
     with held:
         attempt(lambda vmm: vmm.drain())  # as in `attest.checkpoint.take`
@@ -256,7 +257,7 @@ def keep(
         )
         for _, machine in machines:
             machine.close()
-        layers = Layers(work, scratch)
+        layers = Layers(work, scratch, next((seat.qemu for seat, _ in machines), None))
         files = {seat.name: seat.disks.files for seat, _ in present}
         names = layers.bring([file for each in files.values() for file in each])
         nodes = {

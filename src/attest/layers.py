@@ -17,6 +17,7 @@ from attest.cache import cache_dir
 from attest.errors import HostError
 from attest.vmm import disk
 from attest.vmm.disk import Layer
+from attest.vmm.qemu import QemuBinary
 
 __all__ = ["Foreign", "Layers"]
 
@@ -47,12 +48,14 @@ class Layers:
     Args:
         into: The directory.
         own: All files below it are to be given up: nobody uses them any more.
+        qemu: The QEMU in use; default: the host's.
 
     Attributes:
         foreign: The files there that somebody else has too, by name.
     """
 
-    def __init__(self, into: Path, own: Path) -> None:
+    def __init__(self, into: Path, own: Path, qemu: QemuBinary | None = None) -> None:
+        self._qemu = qemu
         self._into = into
         self._own = own
         self._brought: dict[Path, Layer] = {}
@@ -68,7 +71,7 @@ class Layers:
             HostError: A file cannot be read, or there is no room for it.
         """
         # All before the first file is given another backing, which those see that share it.
-        chains = [disk.chain(top) for top in tops]
+        chains = [disk.chain(top, qemu=self._qemu) for top in tops]
         for chain in chains:
             below: Layer | None = None
             for layer in reversed(chain):
@@ -83,7 +86,7 @@ class Layers:
         if not (self._may_link(layer.path, below) and _link(layer.path, target)):
             _copy(layer.path, target)
         if below is not None:
-            disk.rebase(target, below)
+            disk.rebase(target, below, qemu=self._qemu)
         if target.stat().st_nlink > 1 and not layer.path.is_relative_to(self._own):
             self.foreign[target.name] = Foreign.of(layer.path, target)
         return placed

@@ -20,9 +20,11 @@ from attest.documents import check_keys, convert, kind_of, unreadable
 from attest.errors import ManifestError
 
 __all__ = [
+    "Accelerator",
     "Disk",
     "Manifest",
     "Node",
+    "VmmName",
     "check_names",
     "global_name",
     "json_schema",
@@ -45,7 +47,12 @@ MAX_NODES = 250
 _SCRIPTED_KEYS = ("start_command", "vlans", "ready_unit", "start_timeout")
 """Keys of a node that make sense with a start script."""
 
-Vmm = Literal["auto", "qemu", "firecracker", "cloud-hypervisor"]
+VmmName = Literal["auto", "qemu", "firecracker", "cloud-hypervisor"]
+"""A VMM, or ``auto`` for the one that starts machines the fastest, of those that are here and can.
+"""
+
+Accelerator = Literal["auto", "kvm", "tcg"]
+"""KVM, software emulation, or KVM where it has been seen to work."""
 
 Vlan = Annotated[int, msgspec.Meta(ge=1, le=254, description="a network's number")]
 
@@ -158,7 +165,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ),
     ] = False
     vmm: Annotated[
-        Vmm | None, msgspec.Meta(description="the VMM that runs it; default: that of the run")
+        VmmName | None, msgspec.Meta(description="the VMM that runs it; default: that of the run")
     ] = None
     channel: Annotated[
         Literal["serial", "vsock"] | None,

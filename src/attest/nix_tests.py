@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from attest.cache import cache_dir
+from attest.cache import cache_dir, mark_used
 from attest.errors import HostError, UsageError
 
 __all__ = ["NixTest", "find_test"]
@@ -63,6 +63,7 @@ def find_test(installable: str, script: Path | None = None) -> NixTest:
     root = _local(flake)
     place = _place(str(root or flake), attribute)
     place.mkdir(parents=True, exist_ok=True)
+    mark_used(place)  # what is removed was also kept from Nix's collector
     now = _fingerprint(root, script) if root else ""
     known = place / "fingerprint"
     remembered = bool(now) and _read(known) == now and (place / "test").exists()

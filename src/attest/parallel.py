@@ -82,5 +82,5 @@ def _with_others(first: BaseException, futures: list[Future[_R]]) -> BaseExcepti
     others = [error for error in others if not isinstance(error, Cancelled)]
     first.others = others  # type: ignore[attr-defined]
     for error in others:
-        first.add_note(f"also failed: {error}")
+        first.add_note(f"also failed: {str(error) or type(error).__name__}")
     return first

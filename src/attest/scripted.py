@@ -246,9 +246,10 @@ class ScriptedMachines:
 
     def close(self) -> None:
         """Wait until all is gone that ran beside the machines, after their cell."""
-        for seat in self.seats.values():
-            seat.close()
-        self._switches.close()
+        with ExitStack() as ends:  # each, whatever becomes of the others
+            ends.callback(self._switches.close)
+            for seat in self.seats.values():
+                ends.callback(seat.close)
 
     def _add(
         self, name: str, number: int, command: str, node: Node, *, makes_cards: bool

@@ -21,14 +21,14 @@ from attest.guest.channel import Channel
 from attest.guest.identity import Identity, Interface
 from attest.host.nix_build import remedy
 from attest.image.model import Image
-from attest.manifest import Node
+from attest.manifest import Node, VmmName
 from attest.net.bridge import SPARE, Attachment, make_taps, set_cable
 from attest.net.cell import Cell
 from attest.snapshot.shape import Shape, host_cpu
 from attest.vmm.backends import BACKENDS, Backend, Lack, choose, lacks
 from attest.vmm.base import Binary, MachineSpec, Nic, Saved, Vmm, VmmExit
 from attest.vmm.nested import check_machine
-from attest.vmm.qemu import cpu_model, find_qemu
+from attest.vmm.qemu import QemuBinary, cpu_model, find_qemu
 
 __all__ = ["Seat", "find_vmm", "places"]
 
@@ -62,6 +62,7 @@ class Seat:
         machine_id: Its own.
         backend: The VMM that runs it.
         binary: The VMM's program.
+        qemu: The QEMU of its cluster, which may be that.
 
     Raises:
         ManifestError: Its VMM cannot do what the node asks for.
@@ -73,7 +74,7 @@ class Seat:
     node: Node
     image: Image
     accelerator: str
-    vmm: str
+    vmm: VmmName
     programs: Mapping[str, str]
     cell: Cell
     directory: Path
@@ -82,19 +83,23 @@ class Seat:
     machine_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     backend: Backend = field(init=False)
     binary: Binary = field(init=False)
+    qemu: QemuBinary = field(init=False)
 
     def __post_init__(self) -> None:
         self.backend, self.binary = find_vmm(
             self.name, self.node, self.vmm, self.programs, self.accelerator, self.image
         )
+        self.qemu = find_qemu(self.programs.get("qemu", ""))
         if self.node.nested:
             check_machine(
-                self.name, self.image, self.node.vcpus, self.accelerator, find_qemu().version
+                self.name, self.image, self.node.vcpus, self.accelerator, self.qemu.version
             )
         self.directory.mkdir(parents=True)
         self.disks = Disks(
-            self.directory, self.node.disks, self.relative_to, self.backend.disk_format
-        )
+            self.directory, self.node.disks, self.relative_to, self.backend.disk_format,
+            self.qemu,
+        )  # fmt: skip
+        self._shape: Shape | None = None
         self._numbers = itertools.count()
         self._spare_lock = threading.Lock()
         self._spare_taps: list[str] = []
@@ -121,18 +126,27 @@ class Seat:
         return self.node.warm_until or self.node.ready_unit
 
     def shape(self) -> Shape:
-        """What decides the content of its snapshot."""
+        """What decides the content of the snapshot that it has started from, or would."""
+        return self._shape or self.look_at_shape()
+
+    def look_at_shape(self) -> Shape:
+        """The same as it is now, and as `shape` has it from then on.
+
+        Whoever starts the machine with disks as declared looks: a disk's image may have been
+        changed since the last start.
+        """
         node = self.node
-        return Shape(
+        self._shape = Shape(
             image=self.image.digest, image_name=self.image.name, vmm=self.binary.identity,
             accelerator=self.accelerator, cpu=host_cpu(), machine=node.machine,
             memory=node.memory, vcpus=node.vcpus, nics=len(self.attachments),
             disks=tuple(self.disks.contents()), hugepages=node.hugepages,
             warm_until=self.warm_until, warm_steps=tuple(node.warm_steps),
-            cpu_model=cpu_model(self.accelerator, nested=node.nested),
+            cpu_model=cpu_model(self.qemu, self.accelerator, nested=node.nested),
             channel=node.channel or "", balloon=node.balloon, graphics=node.graphics,
             macs=tuple(each.mac for each in self.attachments) if node.own_identity else (),
         )  # fmt: skip
+        return self._shape
 
     def identity(self) -> Identity:
         """Who the machine is to be, from now on."""
@@ -246,7 +260,7 @@ def places(node: Node, number: int) -> list[Attachment]:
 def find_vmm(
     name: str,
     node: Node,
-    vmm: str,
+    vmm: VmmName,
     programs: Mapping[str, str],
     accelerator: str,
     image: Image | None = None,

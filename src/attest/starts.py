@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from attest.errors import HostError
+from attest.errors import HostError, reason_of
 from attest.events import EventLog, Kind
 from attest.machine.contracts import InstanceContext
 from attest.seat import Seat
@@ -91,6 +91,8 @@ class ColdStarts:
 
     def find(self, seat: Seat, context: InstanceContext) -> Saved | None:
         """None: there is no snapshot."""
+        if not seat.disks.written:
+            seat.look_at_shape()
         return None
 
     def report_spoilt(self, seat: Seat, reason: str) -> None:
@@ -142,7 +144,7 @@ class GivenStarts:
         """
         if seat.disks.written:
             return None
-        shape = seat.shape()
+        shape = seat.look_at_shape()
         with self._lock:
             if shape not in self._found:
                 self._found[shape] = self._find(shape, seat)
@@ -168,7 +170,7 @@ class GivenStarts:
             entry = self._snapshots.find(shape)
             saved = self._mappable(entry.saved, seat)
         except (UnfitError, HostError) as error:
-            self._warn(seat, f"it boots: {error}")
+            self._warn(seat, f"it boots: {reason_of(error)}")
             return None
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.made))
         text = f"it starts from the snapshot in {self._snapshots.directory}, made {made}"

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from attest.errors import CommandFailed, HostError, MachineError
+from attest.errors import CommandFailed, HostError, MachineError, reason_of
 from attest.events import Event, EventLog, Kind
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
@@ -74,7 +74,7 @@ class WarmStarts:
         return entry.saved if entry else None
 
     def _entry(self, seat: Seat, context: InstanceContext) -> Entry | None:
-        shape = seat.shape()
+        shape = seat.look_at_shape()
         while True:
             with self._lock:
                 found = self._found.get(shape)
@@ -138,7 +138,7 @@ class WarmStarts:
             with cancellable(stop.set):
                 return self._cache.obtain(shape, make, stop=stop, waiting=waiting, broken=broken)
         except (NoRoomError, NotSavedError, OSError) as error:
-            self._warn(seat, f"no snapshot could be made, so it boots: {error}")
+            self._warn(seat, f"no snapshot could be made, so it boots: {reason_of(error)}")
             return None
 
     def _warn(self, seat: Seat, text: str) -> None:
@@ -185,7 +185,8 @@ def make_snapshot(seat: Seat, context: InstanceContext, directory: Path) -> Path
     except BaseException as error:
         shutil.rmtree(path)
         if isinstance(error, NotSavedError | OSError):
-            raise HostError(f"{seat.name}: no snapshot could be made: {error}") from error
+            why = reason_of(error)
+            raise HostError(f"{seat.name}: no snapshot could be made: {why}") from error
         raise
     return path
 
@@ -241,7 +242,7 @@ def _save(vmm: Vmm, into: Path) -> None:
         vmm.save(into)
     except Exception as error:  # of whichever VMM it is
         full = shutil.disk_usage(into).free < _ROOM
-        raise NotSavedError("the disk is full" if full else str(error)) from error
+        raise NotSavedError("the disk is full" if full else reason_of(error)) from error
 
 
 def _ran_out_of_disk(instance: Instance) -> bool:

@@ -16,6 +16,7 @@ import pytest
 from attest.errors import HostError
 from attest.image.model import Image
 from attest.net.cell import Cell
+from attest.parallel import begin
 from attest.vmm import cloud_hypervisor_config
 from attest.vmm.api import ApiError
 from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError
@@ -246,6 +247,15 @@ def test_draining(start: Starter, bench: Bench) -> None:
     assert sent(bench)[len(BOOT) :] == calls(*["vm.counters"] * 4)  # the third is the last news
     start(nics=()).vmm.drain()  # there is nothing to ask
     assert sent(bench)[-2:] == BOOT
+
+
+def test_draining_while_packets_come_all_the_time(
+    start: Starter, bench: Bench, image: Image
+) -> None:
+    run = start(image=replace(image, cmdline=("standin.traffic",)))
+    begin(run.vmm.drain, "drain").result(30)
+    # 1000 packets, of which the stand-in reads 100 at a time, are all that can have waited.
+    assert sent(bench)[len(BOOT) :] == calls(*["vm.counters"] * 11)
 
 
 def test_the_end(start: Starter) -> None:

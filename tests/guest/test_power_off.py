@@ -12,7 +12,7 @@ from attest.guest.channel import PowerAction
 from attest.guest.console import Console
 from attest.image.described import load_described
 from attest.vmm.base import MachineSpec
-from attest.vmm.qemu import Qemu
+from attest.vmm.qemu import Qemu, find_qemu
 from tests.guest.elsewhere import built, describe_debian
 
 
@@ -34,7 +34,7 @@ def test_the_guest_reboots_instead(tmp_path: Path, image: str, end: Any) -> None
         name="machine", image=guest, memory=256, vcpus=1, machine="microvm", accelerator="tcg",
         directory=tmp_path, allow_reboot=True,  # its end would take the last events with it
     )  # fmt: skip
-    vmm = Qemu(spec, enter=list, on_exit=lambda _: None, on_event=lambda *_: None)
+    vmm = Qemu(spec, find_qemu(), enter=list, on_exit=lambda _: None, on_event=lambda *_: None)
     console = Console(
         "machine", vmm.console, tmp_path / "console", on_line=lambda _: None,
         on_alarm=lambda *_: None,

@@ -53,7 +53,9 @@ class Bench:
             directory=self.path / name, **{"memory": MEMORY, **what},
         )  # fmt: skip
         spec.directory.mkdir()
-        vmm = Qemu(spec, enter=self._cell.enter, on_exit=print, on_event=lambda *_: None)
+        vmm = Qemu(
+            spec, find_qemu(), enter=self._cell.enter, on_exit=print, on_event=lambda *_: None
+        )
         console = Console(
             name, vmm.console, spec.directory / "console", on_line=print, on_alarm=print
         )

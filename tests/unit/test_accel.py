@@ -7,13 +7,14 @@ device was met.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from attest.errors import HostError
+from attest.errors import HostError, UsageError
 from attest.image.model import Image
 from attest.vmm import accel
 from attest.vmm.accel import choose, probe_kvm
@@ -153,6 +154,38 @@ def test_emulation_is_taken_where_kvm_does_not_work(trap: Trap) -> None:
     with pytest.raises(HostError, match="KVM does not work here") as caught:
         choose("kvm", IMAGE)
     assert caught.value.hint == "use --accel tcg"
+
+
+def test_an_accelerator_that_there_is_not(trap: Trap) -> None:
+    log = trap("kill -ABRT $$")
+    with pytest.raises(UsageError, match=r"accelerator: expected .*, found 'kmv'") as caught:
+        choose("kmv", IMAGE)  # type: ignore[arg-type]
+    assert caught.value.hint == "did you mean `kvm`?"
+    assert not log.exists()
+
+
+def test_a_qemu_is_asked_that_is_not_the_hosts(trap: Trap, tmp_path: Path) -> None:
+    trap("kill -ABRT $$")
+    other = tmp_path / "other"
+    other.write_text((tmp_path / "qemu").read_text())
+    other.chmod(0o755)
+    assert choose("auto", IMAGE) == choose("auto", IMAGE, find_qemu(str(other))) == "tcg"
+    assert (tmp_path / "other.log").read_text() == "started\n"
+
+
+def test_answers_of_earlier_boots_are_removed(trap: Trap, tmp_path: Path) -> None:
+    trap("kill -ABRT $$")
+    records = tmp_path / "cache/attest/kvm-probe"
+    records.mkdir(parents=True)
+    (records / "old").touch()
+    (records / "new").touch()
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    os.utime(records / "old", (boot - 60, boot - 60))
+    probe_kvm(image=IMAGE)
+    left = {path.name for path in records.iterdir()}
+    assert "new" in left
+    assert "old" not in left
+    assert len(left) == 2
 
 
 def test_emulation_asks_no_probe(trap: Trap) -> None:

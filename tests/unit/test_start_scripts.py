@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from attest.errors import ManifestError
+from attest.events import EventLog
 from attest.manifest import NO_LIMIT, Node, on_hugepages, parse_manifest
-from attest.scripted import name_of
+from attest.net.cell import Cell
+from attest.scripted import Report, ScriptedMachines, ScriptedSeat, name_of
 from attest.vmm.start_script import ScriptSpec, unplugged_names
 
 _INFO = r"""virtio-net-pci.0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56
@@ -126,3 +129,27 @@ def test_cards_for_a_script_that_makes_none(spec: ScriptSpec) -> None:
 
 def test_block_unplugs_all_cards_but_those_on_the_user_network() -> None:
     assert unplugged_names(_INFO) == ["virtio-net-pci.1", "card0"]
+
+
+def test_all_is_let_go_of_whatever_becomes_of_the_others(tmp_path: Path) -> None:
+    machines = ScriptedMachines(
+        cast("Cell", None), tmp_path, parse_manifest({"nodes": {"web": {}}}), None,
+        Report(EventLog(), tmp_path, lambda _: None),
+    )  # fmt: skip
+    closed: list[str] = []
+
+    def fail() -> None:
+        raise ProcessLookupError
+
+    for name in ("one", "two"):
+        seat = ScriptedSeat(
+            name=name, number=1, command="true", vlans=(), makes_cards=True, sockets={},
+            cell=cast("Cell", None), state_dir=tmp_path, shared_dir=tmp_path, scratch=tmp_path,
+        )  # fmt: skip
+        seat._joined.callback(fail)
+        seat._joined.callback(closed.append, name)
+        machines.seats[name] = seat
+    machines._switches._undo.callback(closed.append, "switches")
+    with pytest.raises(ProcessLookupError):
+        machines.close()
+    assert sorted(closed) == ["one", "switches", "two"]

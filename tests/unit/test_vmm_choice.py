@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
-from attest.errors import HostError, ManifestError
+from attest.cluster import Cluster
+from attest.errors import HostError, MachineError, ManifestError, UsageError
 from attest.image.model import Image
-from attest.manifest import Node
+from attest.manifest import Node, VmmName
 from attest.seat import find_vmm
 from attest.vmm.backends import BACKENDS, choose, lacks
+from attest.vmm.base import MachineSpec
 from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
 from attest.vmm.firecracker_binary import find_firecracker
 from attest.vmm.qemu import find_qemu
@@ -22,6 +27,12 @@ _SAYS = {
     "firecracker": ["Firecracker v1.16.1", "v10.0.0"],
     "cloud-hypervisor": ["cloud-hypervisor v53.0"],
 }
+
+_RECORDING = """#!/bin/sh
+if [ "$1" = --version ]; then echo "QEMU emulator version 10.0.2"; exit; fi
+echo "$@" > {log}
+exit 9
+"""
 
 Install = Callable[..., Path]
 
@@ -49,7 +60,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         each.cache_clear()
 
 
-def chosen(wanted: str, *wants: str, **programs: str) -> str:
+def chosen(wanted: Any, *wants: str, **programs: str) -> str:
     """The program that was chosen for a machine with these wants."""
     paths = {name.replace("_", "-"): path for name, path in programs.items()}
     return str(choose(wanted, dict.fromkeys(wants, True), paths)[1])
@@ -132,6 +143,108 @@ def test_a_vmm_that_cannot_boot_the_only_kernel(install: Install, vmm: str) -> N
         find_vmm("web", Node(), vmm, {}, "kvm", without)
     assert caught.value.hint == '`vmm = "qemu"` can'
     assert find_vmm("web", Node(), "auto", {}, "kvm", without)[0].name == "qemu"
+
+
+@pytest.mark.parametrize("vmm", ["qemu", "auto"])
+def test_a_qemu_that_is_given_by_its_path(install: Install, tmp_path: Path, vmm: str) -> None:
+    path = install("qemu", "QEMU emulator version 9.2.1", path=tmp_path / "mine")
+    assert chosen(vmm, qemu=str(path)) == f"QEMU 9.2.1 ({path})"
+
+
+def test_a_vmm_that_there_is_not(install: Install) -> None:
+    with pytest.raises(UsageError) as caught:
+        chosen("firecraker")
+    expected = '"auto" or "qemu" or "firecracker" or "cloud-hypervisor"'
+    assert caught.value.message == f"vmm: expected {expected}, found 'firecraker'"
+    assert caught.value.hint == "did you mean `firecracker`?"
+
+
+def test_a_program_of_a_vmm_that_there_is_not(install: Install) -> None:
+    with pytest.raises(UsageError, match=r"programs: expected .*, found 'qemo'") as caught:
+        chosen("qemu", qemo="/bin/true")
+    assert caught.value.hint == "did you mean `qemu`?"
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"vmm": "firecraker"}, "did you mean `firecracker`?"),
+        ({"accelerator": "kmv"}, "did you mean `kvm`?"),
+        ({"accelerator": "hvf"}, ""),
+        ({"programs": {"cloud_hypervisor": "/bin/true"}}, "did you mean `cloud-hypervisor`?"),
+    ],
+)
+def test_a_cluster_of_what_there_is_not(tmp_path: Path, options: dict[str, Any], hint: str) -> None:
+    """Whether or not it has a machine to which that matters."""
+    script = tmp_path / "run-web-vm"
+    script.touch(mode=0o755)
+    manifest = {"nodes": {"web": {"start_command": str(script)}}}
+    with pytest.raises(UsageError, match=r"expected .*, found ") as caught:
+        Cluster(manifest, **options)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"machine": "micro"}, "did you mean `microvm`?"),
+        ({"accelerator": "auto"}, ""),
+        ({"channel": "vsok"}, "did you mean `vsock`?"),
+    ],
+)
+def test_a_machine_of_what_there_is_not(tmp_path: Path, changes: dict[str, Any], hint: str) -> None:
+    image = Image(
+        digest="", name="web", arch="", path=Path(), kernel=Path(), vmlinux=None, initrd=Path(),
+        root=None, cmdline=(), init="agent",
+    )  # fmt: skip
+    spec = MachineSpec(
+        name="web", image=image, memory=64, vcpus=1, machine="microvm", accelerator="tcg",
+        directory=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=f"web: {next(iter(changes))}: expected") as caught:
+        replace(spec, **changes)
+    assert caught.value.hint == hint
+
+
+def test_the_names_in_types_are_those_that_there_are() -> None:
+    assert get_args(VmmName) == ("auto", *BACKENDS)
+
+
+def test_a_cluster_needs_no_qemu_but_the_one_that_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machines start with it, their snapshots are its own, and its `qemu-img` makes disks."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "qemu").write_text(_RECORDING.format(log=tools / "qemu.log"))
+    (tools / "qemu-img").write_text(f'#!/bin/sh\necho "$@" >> {tools}/qemu-img.log\n')
+    for program in tools.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("ATTEST_QEMU", "/nonexistent/qemu")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    find_qemu.cache_clear()
+    for name in ("kernel", "initrd"):
+        (tmp_path / name).touch()
+    description = {
+        "arch": platform.machine(), "kernel": "kernel", "initrd": "initrd", "init": "systemd",
+        "own_initrd": True,
+    }  # fmt: skip
+    (tmp_path / "web.json").write_text(json.dumps(description))
+    manifest = {
+        "directory": str(tmp_path),
+        "nodes": {"web": {"image": "web.json", "disks": [{"size": 1}], "vlans": []}},
+    }
+    programs = {"qemu": str(tools / "qemu")}
+    with Cluster(manifest, accelerator="tcg", cold=True, programs=programs) as cluster:
+        with pytest.raises(MachineError, match="exit code 9"):
+            cluster["web"].succeed("true")
+        shape = cluster._seats["web"].shape()
+        with pytest.raises(UsageError) as caught:
+            cluster["wep"]
+    assert str(tools / "qemu") in shape.vmm
+    assert "-machine microvm" in (tools / "qemu.log").read_text()
+    assert (tools / "qemu-img.log").read_text().startswith("create ")
+    assert caught.value.hint == "did you mean `web`?"
 
 
 def test_what_is_so_on_every_host_is_told_first() -> None:

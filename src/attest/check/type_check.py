@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from attest.cache import cache_dir
+from attest.cache import cache_dir, mark_used
 from attest.check.finding import Finding
 from attest.check.subject import Subject
 from attest.errors import HostError
@@ -98,10 +98,12 @@ def _write(path: Path, content: bytes) -> None:
 def _cache() -> str:
     """What mypy remembers of attest's modules; nothing, where that cannot be written."""
     directory = cache_dir() / "mypy"
+    own = directory / f"{sys.version_info.major}.{sys.version_info.minor}"  # so mypy calls it
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        own.mkdir(parents=True, exist_ok=True)
     except OSError:
         return os.devnull
+    mark_used(own)
     return str(directory)
 
 

@@ -14,6 +14,7 @@ from attest.cli.options import accel_option, programs, vmm_options
 from attest.errors import UsageError
 
 if TYPE_CHECKING:
+    from attest.manifest import Accelerator, VmmName
     from attest.snapshot.cache import Entry, Removed
 
 _DAY = 24 * 3600.0
@@ -121,8 +122,8 @@ def verify() -> None:
 def make(
     manifest: Path,
     into: Path,
-    accel: str,
-    vmm: str,
+    accel: Accelerator,
+    vmm: VmmName,
     firecracker: str | None,
     cloud_hypervisor: str | None,
 ) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
-from attest.vmm.backends import BACKENDS
+from attest.manifest import Accelerator, VmmName
 
 __all__ = ["accel_option", "programs", "vmm_options"]
 
@@ -15,7 +15,7 @@ Callback = TypeVar("Callback", bound=Callable[..., Any])
 
 accel_option = click.option(
     "--accel",
-    type=click.Choice(["auto", "kvm", "tcg"]),
+    type=click.Choice(get_args(Accelerator)),
     default="auto",
     show_default=True,
     help="KVM, software emulation, or KVM where it has been seen to work.",
@@ -24,7 +24,7 @@ accel_option = click.option(
 _VMM_OPTIONS = (
     click.option(
         "--vmm",
-        type=click.Choice(["auto", *BACKENDS]),
+        type=click.Choice(get_args(VmmName)),
         default="qemu",
         show_default=True,
         help="What runs the nodes that name no VMM; auto: the fastest that is here and can.",

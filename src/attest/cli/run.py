@@ -10,7 +10,7 @@ import click
 from attest.cli.options import accel_option, programs, vmm_options
 from attest.cli.testing import Options, run_test
 from attest.errors import UsageError
-from attest.manifest import load_manifest
+from attest.manifest import Accelerator, VmmName, load_manifest
 
 
 @click.command()
@@ -46,8 +46,8 @@ from attest.manifest import load_manifest
 @click.option("-v", "--verbose", is_flag=True, help="Show consoles and the output of commands.")
 def run(
     manifest: Path,
-    accel: str,
-    vmm: str,
+    accel: Accelerator,
+    vmm: VmmName,
     firecracker: str | None,
     cloud_hypervisor: str | None,
     out: Path | None,

@@ -10,7 +10,7 @@ from attest.cli.options import accel_option, programs, vmm_options
 from attest.cluster import Cluster
 from attest.errors import UsageError
 from attest.events import EventLog
-from attest.manifest import parse_manifest
+from attest.manifest import Accelerator, VmmName, parse_manifest
 from attest.report.doing import Doing
 from attest.report.live import view
 from attest.terminal import interact
@@ -26,8 +26,8 @@ def shell(
     image: str,
     memory: int,
     vcpus: int,
-    accel: str,
-    vmm: str,
+    accel: Accelerator,
+    vmm: VmmName,
     firecracker: str | None,
     cloud_hypervisor: str | None,
 ) -> None:

@@ -17,7 +17,7 @@ from attest.cluster import Cluster
 from attest.errors import AttestError, CommandFailed, Terminated, UsageError, WaitFailed
 from attest.events import Event, EventLog, Kind
 from attest.machine.machine import Machine
-from attest.manifest import Manifest
+from attest.manifest import Accelerator, Manifest, VmmName
 from attest.report.doing import Doing
 from attest.report.journal import journal
 from attest.report.junit import junit
@@ -55,8 +55,8 @@ class Options:
         state_dir: Where start scripts' directories are kept from run to run.
     """
 
-    accelerator: str = "auto"
-    vmm: str = "qemu"
+    accelerator: Accelerator = "auto"
+    vmm: VmmName = "qemu"
     programs: Mapping[str, str] = field(default_factory=dict)
     out: Path | None = None
     cold: bool = False

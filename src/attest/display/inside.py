@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from attest.display.picture import draw_text, from_pixels, open_picture
 from attest.display.xwd import XwdError, decode
+from attest.errors import reason_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,7 +71,7 @@ def understand(output: bytes) -> Seen:
     try:
         return _understand(head, data)
     except Exception as error:  # Pillow's are many
-        raise ValueError(str(error) or repr(error)) from None
+        raise ValueError(reason_of(error)) from None
 
 
 def _understand(head: bytes, data: bytes) -> Seen:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from attest.errors import ChannelError, MachineError, WaitFailed
+from attest.errors import ChannelError, MachineError, WaitFailed, reason_of
 from attest.guest.agent_identity import encode_identity
 from attest.guest.channel import Completed, PowerAction, Sink, WaitKind, Welcome
 from attest.guest.forward import Connection, PortForward
@@ -317,7 +317,7 @@ class AgentChannel:
             except (TransferError, OSError) as error:
                 if stream.ended:
                     self._require_done(stream.result(), what)
-                raise MachineError(self._machine, f"cannot {what}: {error}") from error
+                raise MachineError(self._machine, f"cannot {what}: {reason_of(error)}") from error
             result = self._require_done(stream.result(), what)
         return left_out + _counted(result.value)
 

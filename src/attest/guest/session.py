@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from attest.errors import ChannelError
+from attest.errors import ChannelError, reason_of
 from attest.guest.channel import Welcome
 from attest.guest.protocol import (
     HEADER,
@@ -230,7 +230,7 @@ class Session:
         except ProtocolError as error:
             reason = f"the agent broke the protocol: {error}"
         except OSError as error:
-            reason = f"the connection to the agent failed: {error.strerror}"
+            reason = f"the connection to the agent failed: {error.strerror or reason_of(error)}"
         if self._fail(reason) and self._on_closed is not None:
             self._on_closed(self.error())
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from attest.errors import ChannelError, MachineError
+from attest.errors import ChannelError, MachineError, reason_of
 from attest.guest.channel import Completed, PowerAction, Sink, WaitKind, Welcome
 from attest.guest.identity import Identity
 from attest.guest.shell_session import NO_OUTPUT, Request, ShellSession, in_lines
@@ -274,7 +274,7 @@ class ShellChannel:
             try:
                 return unpack(lambda: archive.read(_PIECE), target)
             except (TransferError, OSError) as error:
-                raise MachineError(self._machine, f"cannot {what}: {error}") from error
+                raise MachineError(self._machine, f"cannot {what}: {reason_of(error)}") from error
 
     @contextmanager
     def _archive(self, source: str, what: str) -> Iterator[IO[bytes]]:

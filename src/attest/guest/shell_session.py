@@ -118,7 +118,7 @@ class Request:
             ChannelError: The session has ended.
         """
         if not self._done.wait(timeout):
-            raise TimeoutError
+            raise TimeoutError(f"it has not ended in {timeout:g} s")
         if self._error is not None and not self.unwanted:
             raise self._error()
 

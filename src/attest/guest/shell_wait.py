@@ -205,7 +205,7 @@ class ShellWait:
                 raise self._overdue()
             self._cancelled.wait(pause)
             if until is not None and time.monotonic() >= until:
-                raise TimeoutError
+                raise TimeoutError(f"no {self._what} in {timeout:g} s, and the wait goes on")
 
     def _run_probe(self, until: float | None) -> Completed:
         """Run the probe; one that was begun before goes on."""

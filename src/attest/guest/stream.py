@@ -267,4 +267,4 @@ class Stream:
     def _wait(self, until: float | None) -> None:
         left = None if until is None else until - time.monotonic()
         if (left is not None and left <= 0) or not self._changed.wait(left):
-            raise TimeoutError
+            raise TimeoutError("the guest sent nothing in time")

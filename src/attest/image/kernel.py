@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from attest.errors import HostError, ImageBuildError, RecipeError
+from attest.errors import HostError, ImageBuildError, RecipeError, reason_of
 
 __all__ = ["KernelModules", "decompress", "uncompressed_kernel"]
 
@@ -66,7 +66,7 @@ def decompress(data: bytes) -> bytes:
             try:
                 return method(data)
             except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-                raise ImageBuildError(f"damaged compressed data: {error}") from None
+                raise ImageBuildError(f"damaged compressed data: {reason_of(error)}") from None
     return data
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from attest.errors import AttestError, MachineError, WaitFailed
+from attest.errors import AttestError, MachineError, WaitFailed, reason_of
 from attest.guest.console import Console
 from attest.machine.instance_states import Phase, Stage, State
 from attest.vmm.base import VmmExit
 
-__all__ = ["absence", "blame_snapshot", "error_at", "exit_error", "not_up", "reason_of"]
+__all__ = ["absence", "blame_snapshot", "error_at", "exit_error", "not_up"]
 
 _PANIC_LINES: Final = 100
 """Console lines in which a panic is looked for: its report can be that long."""
@@ -102,10 +102,3 @@ def blame_snapshot(error: AttestError, seconds: float) -> None:
         f"it died {seconds:.1f} s after it had been restored from a snapshot, which its kernel may "
         "not survive"
     )
-
-
-def reason_of(error: Exception) -> str:
-    """What an error says, without the name of the machine."""
-    if isinstance(error, MachineError):
-        return error.reason
-    return error.message if isinstance(error, AttestError) else str(error) or repr(error)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from attest.errors import AttestError, ChannelError, MachineError
+from attest.errors import AttestError, ChannelError, MachineError, reason_of
 from attest.events import Kind
 from attest.guest.channel import Channel, PowerAction, WaitKind
 from attest.guest.console import Alarm, Console
@@ -533,7 +533,7 @@ class Instance:
             channel.start_wait(WaitKind.UNIT, unit, timeout=self._time_left()).result()
 
     def _report_spoilt(self, error: AttestError, seconds: float | None) -> None:
-        reason = diagnosis.reason_of(error)
+        reason = reason_of(error)
         if seconds is not None:
             reason = f"it died {seconds:.1f} s after its first answer: {reason}"
         self._source.report_spoilt(reason)
@@ -543,9 +543,7 @@ class Instance:
             self._end_vmm()
         if self._back is not None:
             error = self._state.outcome.error if self._state.outcome else None
-            self._back.meeting.call_off(
-                self._name, diagnosis.reason_of(error) if error else self._left
-            )
+            self._back.meeting.call_off(self._name, reason_of(error) if error else self._left)
         with self._channel_lock:
             channel, self._channel = self._channel, None
         if channel is not None:
@@ -664,11 +662,11 @@ class Instance:
     def _not_started(self, error: Exception) -> AttestError:
         if isinstance(error, AttestError):
             return error
-        reason = diagnosis.reason_of(error)
+        reason = reason_of(error)
         return MachineError(self._name, f"its VMM could not be started: {reason}")
 
     def _not_back(self, error: Exception) -> MachineError:
-        reason = diagnosis.reason_of(error)
+        reason = reason_of(error)
         if isinstance(error, MeetingFailed):
             return MachineError(self._name, f"did not come back, as not all did: {reason}")
         failure = MachineError(self._name, f"did not come back from its snapshot: {reason}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from attest.errors import MachineError, UsageError
+from attest.errors import MachineError, UsageError, reason_of
 from attest.events import EventLog, Kind
 from attest.machine.console import ConsoleAccess
 from attest.machine.contracts import MachineHost
@@ -64,7 +64,7 @@ class Snapshot:
         try:
             return self._saved.result()
         except Exception as error:
-            message = f"the snapshot {self.name!r} could not be made: {error}"
+            message = f"the snapshot {self.name!r} could not be made: {reason_of(error)}"
             raise MachineError(self.machine, message) from error
 
     def clone(self, n: int = 1) -> list[Machine]:

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from attest.errors import reason_of
 from attest.snapshot.shape import Shape
 
 __all__ = ["RECORD", "Record", "damage", "is_synced", "read_record", "sync", "write_record"]
@@ -154,7 +155,7 @@ def _differs(path: Path, file: File, *, whole: bool) -> str:
         if whole and _digest(path) != file.sha256:
             return "its content is not what was written"
     except OSError as error:
-        return error.strerror or repr(error)
+        return error.strerror or reason_of(error)
     return ""
 
 

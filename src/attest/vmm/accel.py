@@ -19,21 +19,23 @@ from dataclasses import replace
 from hashlib import sha256
 from io import FileIO
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
 import msgspec
 
-from attest.cache import cache_dir
+from attest.cache import MONTH, cache_dir, mark_used
+from attest.documents import check_choice
 from attest.errors import HostError
 from attest.guest.binary import agent_binary
 from attest.host.nix_build import remedy
 from attest.image.initrd import CpioWriter
 from attest.image.model import Image
+from attest.manifest import Accelerator
 from attest.net.cell import Cell
 from attest.scratch import Scratch
 from attest.support.text import plain_text
 from attest.vmm.base import MachineSpec
-from attest.vmm.qemu import Qemu, find_qemu
+from attest.vmm.qemu import Qemu, QemuBinary, find_qemu
 
 __all__ = ["KvmProbe", "choose", "probe_kvm"]
 
@@ -63,19 +65,24 @@ class KvmProbe(msgspec.Struct, frozen=True):
     reason: str
 
 
-def choose(wanted: str, image: Image) -> str:
-    """The accelerator for a run: ``"kvm"`` or ``"tcg"``.
+def choose(
+    wanted: Accelerator, image: Image, qemu: QemuBinary | None = None
+) -> Literal["kvm", "tcg"]:
+    """The accelerator for a run.
 
     Args:
-        wanted: ``"auto"``, ``"kvm"`` or ``"tcg"``.
+        wanted: That one, or ``"auto"``.
         image: What a probe boots.
+        qemu: What a probe boots it with; default: the host's QEMU.
 
     Raises:
+        UsageError: There is no such accelerator.
         HostError: KVM was asked for and does not work.
     """
+    check_choice(wanted, get_args(Accelerator), "accelerator")
     if wanted == "tcg":
         return "tcg"
-    probe = probe_kvm(image=image)
+    probe = probe_kvm(image=image, qemu=qemu)
     if probe.usable:
         return "kvm"
     if wanted == "kvm":
@@ -85,24 +92,30 @@ def choose(wanted: str, image: Image) -> str:
     return "tcg"
 
 
-def probe_kvm(*, image: Image | None = None) -> KvmProbe:
+def probe_kvm(*, image: Image | None = None, qemu: QemuBinary | None = None) -> KvmProbe:
     """Find out whether KVM runs guests here.
 
     Args:
         image: What to boot; without one, only what can be seen without booting is told.
+        qemu: What to boot it with; default: the host's QEMU.
     """
     if refusal := _refusal():
         return KvmProbe(False, refusal)
     if image is None:
         return KvmProbe(False, f"{_DEVICE} opens; no image to boot with it was given")
-    record = cache_dir() / "kvm-probe" / _key(image)
+    qemu = qemu or find_qemu()
+    record = cache_dir() / "kvm-probe" / _key(image, qemu)
     with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(record.read_bytes(), type=KvmProbe)
-    probe = _boot(image)
+        probe = msgspec.json.decode(record.read_bytes(), type=KvmProbe)
+        mark_used(record)
+        return probe
+    probe = _boot(image, qemu)
     record.parent.mkdir(parents=True, exist_ok=True)
     beside = record.with_name(f"{record.name}.{os.getpid()}")
     beside.write_bytes(msgspec.json.encode(probe))
     beside.rename(record)
+    # What was found before the host has booted is not asked for any more.
+    mark_used(record, max_age=min(MONTH, time.clock_gettime(time.CLOCK_BOOTTIME)))
     return probe
 
 
@@ -119,12 +132,12 @@ def _refusal() -> str:
     return ""
 
 
-def _key(image: Image) -> str:
+def _key(image: Image, qemu: QemuBinary) -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-    return sha256(f"{boot}{find_qemu()}{image.digest}".encode()).hexdigest()[:32]
+    return sha256(f"{boot}{qemu}{image.digest}".encode()).hexdigest()[:32]
 
 
-def _boot(image: Image) -> KvmProbe:
+def _boot(image: Image, qemu: QemuBinary) -> KvmProbe:
     with ExitStack() as undo:
         scratch = Scratch()
         undo.callback(scratch.close)
@@ -135,10 +148,10 @@ def _boot(image: Image) -> KvmProbe:
             name="kvm-probe", image=_alone(image, scratch.path), memory=256, vcpus=1,
             machine="microvm", accelerator="kvm", directory=scratch.path,
         )  # fmt: skip
-        vmm = Qemu(spec, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
+        vmm = Qemu(spec, qemu, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
         for end in (vmm.console.close, vmm.kill):
             undo.callback(end)
-        seen = _read_until_proof(vmm.console.output, max(_QUIET, _QUIET_STARTS * _start()))
+        seen = _read_until_proof(vmm.console.output, max(_QUIET, _QUIET_STARTS * _start(qemu)))
         if _PROOF in seen:
             return KvmProbe(True, "a guest booted with it")
         if exit := vmm.wait(0.2):
@@ -158,10 +171,10 @@ def _alone(image: Image, directory: Path) -> Image:
     return replace(image, root=None)
 
 
-def _start() -> float:
+def _start(qemu: QemuBinary) -> float:
     """Seconds that a QEMU takes to start and end."""
     begun = time.monotonic()
-    subprocess.run([find_qemu().path, "--version"], stdout=subprocess.DEVNULL, check=False)
+    subprocess.run([qemu.path, "--version"], stdout=subprocess.DEVNULL, check=False)
     return time.monotonic() - begun
 
 

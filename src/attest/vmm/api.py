@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from attest.errors import reason_of
 from attest.vmm.base import VmmExit
 from attest.vmm.unix import connect, readable
 
@@ -143,7 +144,7 @@ class Api:
                 raise ApiError(method, path, None, f"no answer in {timeout:g} s") from None
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
-                text = f"the connection failed: {str(error) or type(error).__name__}"
+                text = f"the connection failed: {reason_of(error)}"
                 raise ApiError(method, path, None, text) from error
             except BaseException:
                 self._drop()  # half of an answer may be left in it

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Protocol
 
+from attest.documents import check_choice
 from attest.errors import HostError
+from attest.manifest import VmmName
 from attest.vmm import capabilities
 from attest.vmm.base import Binary, MachineSpec, Vmm, VmmExit
 from attest.vmm.capabilities import Capabilities
 
-__all__ = ["AUTO", "BACKENDS", "Backend", "Lack", "Start", "choose", "lacks"]
+__all__ = ["AUTO", "BACKENDS", "Backend", "Lack", "Start", "check_vmm_names", "choose", "lacks"]
 
 AUTO: Final = "auto"
 """Stands for the first of `_PREFERRED` that can run a machine."""
@@ -68,10 +70,10 @@ class Lack:
 # What one VMM needs is imported when a machine runs on it: that takes a while.
 
 
-def _find_qemu(_program: str) -> Binary:
+def _find_qemu(program: str) -> Binary:
     from attest.vmm.qemu import find_qemu
 
-    return find_qemu()
+    return find_qemu(program)
 
 
 def _start_qemu(*machine: Any, **callbacks: Any) -> Vmm:
@@ -136,7 +138,7 @@ def lacks(backend: Backend, wants: Mapping[str, bool]) -> Iterator[Lack]:
 
 
 def choose(
-    wanted: str, wants: Mapping[str, bool], programs: Mapping[str, str]
+    wanted: VmmName, wants: Mapping[str, bool], programs: Mapping[str, str]
 ) -> tuple[Backend, Binary]:
     """The VMM that runs a machine, and its program.
 
@@ -146,8 +148,10 @@ def choose(
         programs: Paths of programs by the VMM's name; empty or missing: the host's.
 
     Raises:
+        UsageError: There is no VMM of such a name.
         HostError: It is not on this host.
     """
+    check_vmm_names(wanted, programs)
     if wanted != AUTO:
         backend = BACKENDS[wanted]
         return backend, backend.find(programs.get(wanted, ""))
@@ -157,4 +161,19 @@ def choose(
                 return backend, backend.find(programs.get(backend.name, ""))
             except HostError:
                 continue
-    return QEMU, QEMU.find("")
+    return QEMU, QEMU.find(programs.get(QEMU.name, ""))
+
+
+def check_vmm_names(vmm: str, programs: Mapping[str, str]) -> None:
+    """Check that there are such VMMs.
+
+    Args:
+        vmm: The name of one, or ``"auto"``.
+        programs: Paths of programs by the VMM's name.
+
+    Raises:
+        UsageError: There is none of such a name.
+    """
+    check_choice(vmm, [AUTO, *BACKENDS], "vmm")
+    for name in programs:
+        check_choice(name, BACKENDS, "programs")

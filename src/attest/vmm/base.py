@@ -14,6 +14,8 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from attest.documents import check_choice
+
 if TYPE_CHECKING:
     from attest.image.model import Image
 
@@ -113,6 +115,7 @@ class MachineSpec:
         jail: The VMM is locked up.
 
     Raises:
+        UsageError: There is no such machine type, accelerator or channel.
         ValueError: These do not go together.
     """
 
@@ -138,6 +141,10 @@ class MachineSpec:
     jail: bool = False
 
     def __post_init__(self) -> None:
+        check_choice(self.machine, ("microvm", "q35"), f"{self.name}: machine")
+        check_choice(self.accelerator, ("kvm", "tcg"), f"{self.name}: accelerator")
+        if self.channel is not None:
+            check_choice(self.channel, ("serial", "vsock"), f"{self.name}: channel")
         mapped = self.saved.memory if self.saved else None
         if mapped and self.memory_file:
             raise ValueError(f"{self.name}: what maps a saved memory has no memory file of its own")
@@ -309,3 +316,9 @@ class Vmm(Protocol):
 
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
+
+    def abandon(self) -> None:
+        """End it where its start has failed, and close its console, which nobody reads yet.
+
+        Unlike `kill`, it does not wait for who is told of the end, who may wait for the start.
+        """

@@ -25,21 +25,14 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from attest.errors import HostError
+from attest.errors import HostError, reason_of
 from attest.listeners import tell
 from attest.vmm.api import Api, ApiError, explained
-from attest.vmm.base import (
-    ConsolePipes,
-    Greet,
-    MachineSpec,
-    Saved,
-    SaveError,
-    VmmExit,
-    identity,
-)
+from attest.vmm.base import ConsolePipes, Greet, MachineSpec, Saved, SaveError, VmmExit, identity
 from attest.vmm.binary import ask, locate
 from attest.vmm.cloud_hypervisor_config import VSOCK, vm_config
 from attest.vmm.dial import dial
+from attest.vmm.ends import Ends
 from attest.vmm.event_monitor import GuestEvent, read_events
 from attest.vmm.process import VmmProcess, WatchedProcess
 from attest.vmm.unix import listen
@@ -62,6 +55,11 @@ _API, _SNAPSHOT = "api", "snapshot"
 
 _MEMORY_LIMIT: Final = 600.0
 """Seconds in which a memory must be allocated, written, or loaded."""
+
+
+_TAP_QUEUE: Final = 1000
+"""Packets that wait in a tap at most; Linux drops what comes beyond its `txqueuelen`, which is that
+for a tap unless somebody changes it."""
 
 
 @dataclass(frozen=True)
@@ -159,42 +157,47 @@ class CloudHypervisor(VmmProcess):
         self._on_event = on_event
         self._paused = False
         self._directory = Path(tempfile.mkdtemp(prefix="cloud-hypervisor-", dir=spec.directory))
-        self._config = vm_config(spec, self._directory)
         self._api = Api(self._directory / _API, base="/api/v1")
-        self._process = self._start(binary, enter)
+        try:
+            self._config = vm_config(spec, self._directory)
+            self._process = self._start(binary, enter)
+        except BaseException:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
         try:
             if spec.saved is None:
                 self._boot()
             else:
                 self._load(spec.saved)
         except BaseException:
-            self._process.abandon()
-            self.console.close()
+            self.abandon()
             raise
 
     def _start(
         self, binary: CloudHypervisorBinary, enter: Callable[[Sequence[str]], list[str]]
     ) -> WatchedProcess:
-        listener = listen(self._directory / _API)
-        events, tell = os.pipe()
-        self.console, output, keyboard = _console()
-        self._monitor = threading.Thread(
-            target=self._read_events, args=[FileIO(events)], name=f"events {self.name}", daemon=True
-        )
-        self._monitor.start()
-        try:
+        with Ends() as ends:
+            listener = ends.theirs(listen(self._directory / _API).detach())
+            output, stdout = ends.from_process()
+            typist, stdin = _keyboard(ends)
+            self.console = ConsolePipes(output, typist)
+            events, tell = os.pipe()
+            ends.theirs(tell)
+            self._monitor = threading.Thread(  # closes its end, when all others are closed
+                target=self._read_events,
+                args=[FileIO(events)],
+                name=f"events {self.name}",
+                daemon=True,
+            )
+            self._monitor.start()
             return WatchedProcess(
-                enter(_command_line(binary, self._directory, listener.fileno(), tell)),
-                pass_fds=(listener.fileno(), tell),
+                enter(_command_line(binary, self._directory, listener, tell)),
+                pass_fds=(listener, tell),
                 stderr=self._spec.directory / "cloud-hypervisor.log",
-                stdin=keyboard,
-                stdout=output,
+                stdin=stdin,
+                stdout=stdout,
                 on_exit=self._ended,
             )
-        finally:
-            listener.close()
-            for end in (tell, output, keyboard):
-                os.close(end)
 
     def _boot(self) -> None:
         self._put("/vm.create", self._config)
@@ -228,10 +231,10 @@ class CloudHypervisor(VmmProcess):
             directory.mkdir()
             yield directory
         except ApiError as error:
-            raise SaveError(str(error)) from error
+            raise SaveError(reason_of(error)) from error
         except (OSError, ValueError) as error:
             # The end of the process takes its directory away.
-            text = f"Cloud Hypervisor ended with {self.exit}" if self.exit else str(error)
+            text = f"Cloud Hypervisor ended with {self.exit}" if self.exit else reason_of(error)
             raise SaveError(text) from error
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -257,10 +260,12 @@ class CloudHypervisor(VmmProcess):
             self._process.kill(wait=False)
 
     def _ended(self, exit: VmmExit) -> None:
-        self._monitor.join()
-        self._api.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._on_exit(exit)
+        try:
+            self._monitor.join()
+            self._api.close()
+            shutil.rmtree(self._directory, ignore_errors=True)
+        finally:
+            self._on_exit(exit)
 
     # What a machine asks of its VMM
 
@@ -272,11 +277,19 @@ class CloudHypervisor(VmmProcess):
     def drain(self) -> None:
         """Return when its network cards have read what had come for them before.
 
-        Each card has a thread of its own, which asks for nothing and tells nothing but what it has
-        read: so when that does not grow any more.
+        Each card has a thread of its own, which tells nothing but how many packets it has read, the
+        oldest first. It has read those of before when it reads no more, or, where more come all the
+        time, when it has read as many as a tap can hold.
         """
-        before: list[int] | None = None
-        while before != (now := self._received()):
+        first = before = self._received()
+        waiting = set(range(len(first)))
+        while waiting:
+            now = self._received()
+            waiting = {
+                card
+                for card in waiting
+                if now[card] != before[card] and now[card] - first[card] < _TAP_QUEUE
+            }
             before = now
 
     def _received(self) -> list[int]:
@@ -349,12 +362,9 @@ def _make_memory(file: Path, size: int) -> None:
         memory.truncate(size << 20)
 
 
-def _console() -> tuple[ConsolePipes, int, int]:
-    """The driver's ends of the console, and Cloud Hypervisor's standard output and input.
-
-    The keyboard is a terminal, as Cloud Hypervisor reads from nothing else.
-    """
-    output_read, output_write = os.pipe()
+def _keyboard(ends: Ends) -> tuple[FileIO, int]:
+    """A terminal, as Cloud Hypervisor reads from nothing else: the typist's end, and its own."""
     typist, keyboard = os.openpty()
-    tty.setraw(keyboard)
-    return ConsolePipes(FileIO(output_read), FileIO(typist, "w")), output_write, keyboard
+    ours = ends.ours(FileIO(typist, "w"))
+    tty.setraw(ends.theirs(keyboard))
+    return ours, keyboard

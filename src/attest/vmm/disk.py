@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from attest.errors import HostError
-from attest.vmm.qemu import find_qemu
+from attest.vmm.qemu import QemuBinary, find_qemu
 
 __all__ = ["Layer", "chain", "copy", "create", "find_qemu_img", "image_format", "rebase"]
 
@@ -31,13 +31,16 @@ class Layer(NamedTuple):
 
 
 @cache
-def find_qemu_img() -> Path:
+def find_qemu_img(qemu: QemuBinary | None = None) -> Path:
     """The `qemu-img` beside the QEMU in use, else the one on PATH.
+
+    Args:
+        qemu: The QEMU in use; default: the host's.
 
     Raises:
         HostError: There is none.
     """
-    beside = find_qemu().path.with_name(_PROGRAM)
+    beside = (qemu or find_qemu()).path.with_name(_PROGRAM)
     path = shutil.which(beside) or shutil.which(_PROGRAM)
     if path is None:
         raise HostError(
@@ -52,6 +55,8 @@ def create(
     size_mib: int | None = None,
     backing: Path | None = None,
     format: Literal["qcow2", "raw"] = "qcow2",
+    *,
+    qemu: QemuBinary | None = None,
 ) -> None:
     """Make a disk: empty, or with the content of another image.
 
@@ -61,21 +66,22 @@ def create(
         backing: The image whose content it begins with, of any format that QEMU reads. It must
             stay as it is for as long as a qcow2 disk is used.
         format: Its own.
+        qemu: The QEMU in use, see `find_qemu_img`; the same with all that follow.
 
     Raises:
         HostError: It cannot be made, or there is no `qemu-img`.
     """
     if format == "raw" and backing is not None:
-        source = ["-f", image_format(backing), str(backing.absolute())]
-        _run(["convert", "-q", *source, "-O", format, str(path.absolute())])
+        source = ["-f", image_format(backing, qemu=qemu), str(backing.absolute())]
+        _run(["convert", "-q", *source, "-O", format, str(path.absolute())], qemu)
         return
     command = ["create", "-q", "-f", format]
     if backing is not None:
-        command += ["-b", str(backing.absolute()), "-F", image_format(backing)]
+        command += ["-b", str(backing.absolute()), "-F", image_format(backing, qemu=qemu)]
     command.append(str(path.absolute()))
     if size_mib is not None:
         command.append(f"{size_mib}M")
-    _run(command)
+    _run(command, qemu)
 
 
 def copy(path: Path, source: Path) -> None:
@@ -93,42 +99,44 @@ def copy(path: Path, source: Path) -> None:
         raise HostError(result.stderr.strip().removeprefix("cp: "))
 
 
-def image_format(path: Path) -> str:
+def image_format(path: Path, *, qemu: QemuBinary | None = None) -> str:
     """The format of an image, as QEMU names it: ``"qcow2"``, ``"raw"`` and so on.
 
     Raises:
         HostError: It cannot be read, or there is no `qemu-img`.
     """
-    format: str = json.loads(_run(["info", "--output=json", str(path.absolute())]))["format"]
+    told = _run(["info", "--output=json", str(path.absolute())], qemu)
+    format: str = json.loads(told)["format"]
     return format
 
 
-def chain(path: Path) -> list[Layer]:
+def chain(path: Path, *, qemu: QemuBinary | None = None) -> list[Layer]:
     """The files of a disk: itself, what it is an overlay of, and so on to the last.
 
     Raises:
         HostError: One cannot be read, or there is no `qemu-img`.
     """
-    layers = json.loads(_run(["info", "--backing-chain", "--output=json", str(path.absolute())]))
-    return [Layer(Path(layer["filename"]), layer["format"]) for layer in layers]
+    told = _run(["info", "--backing-chain", "--output=json", str(path.absolute())], qemu)
+    return [Layer(Path(layer["filename"]), layer["format"]) for layer in json.loads(told)]
 
 
-def rebase(path: Path, backing: Layer) -> None:
+def rebase(path: Path, backing: Layer, *, qemu: QemuBinary | None = None) -> None:
     """Say where an overlay's backing file is now.
 
     Args:
         path: The overlay, which nobody uses.
         backing: The same content as before; a relative path is relative to the overlay.
+        qemu: The QEMU in use.
 
     Raises:
         HostError: The overlay cannot be written, or there is no `qemu-img`.
     """
-    _run(["rebase", "-q", "-u", "-b", str(backing.path), "-F", backing.format, str(path)])
+    _run(["rebase", "-q", "-u", "-b", str(backing.path), "-F", backing.format, str(path)], qemu)
 
 
-def _run(arguments: Sequence[str]) -> str:
+def _run(arguments: Sequence[str], qemu: QemuBinary | None) -> str:
     result = subprocess.run(
-        [find_qemu_img(), *arguments], capture_output=True, text=True, check=False
+        [find_qemu_img(qemu), *arguments], capture_output=True, text=True, check=False
     )
     if result.returncode != 0:
         raise HostError(result.stderr.strip().removeprefix(f"{_PROGRAM}: "))

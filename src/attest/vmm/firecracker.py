@@ -13,15 +13,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from io import FileIO
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Final, Literal
 
+from attest.errors import reason_of
 from attest.vmm.api import Api, ApiError, explained
 from attest.vmm.base import (
     ConsolePipes,
@@ -32,6 +31,7 @@ from attest.vmm.base import (
     VmmExit,
 )
 from attest.vmm.dial import dial
+from attest.vmm.ends import Ends
 from attest.vmm.firecracker_binary import FirecrackerBinary
 from attest.vmm.jailer import Jail
 from attest.vmm.process import VmmProcess, WatchedProcess
@@ -110,25 +110,11 @@ class Firecracker(VmmProcess):
         self._handler: UffdHandler | None = None
         self._workdir = _workdir(spec, binary.path)
         self._api = Api(self._workdir.path / _API)
-        self.console, output, keyboard = _console()
-        log = spec.directory / "firecracker.log"
-        log.touch()
-        self._workdir.show(_LOG, log, writable=True)
         try:
-            self._process = WatchedProcess(
-                enter(self._workdir.command(binary.path, _ARGUMENTS)),
-                pass_fds=(),
-                # Firecracker writes its log from the start of the file, and a last error, which
-                # goes to standard error, behind it.
-                stderr=log,
-                stdin=keyboard,
-                stdout=output,
-                on_exit=self._ended,
-                complete=self._complete,
-            )
-        finally:
-            os.close(output)
-            os.close(keyboard)
+            self._process = self._start(enter)
+        except BaseException:
+            self._workdir.remove()
+            raise
         try:
             self._api.await_server(self._process.wait, _API_LIMIT)
             self._put("/metrics", {"metrics_path": _METRICS})
@@ -139,9 +125,32 @@ class Firecracker(VmmProcess):
                     self._handler = self._start_handler(spec.saved, enter)
                 self._load()
         except BaseException:
-            self._process.abandon()
-            self.console.close()
+            self.abandon()
+            if self._handler is not None:  # it may have come after the end, which ends it too
+                self._handler.end()
             raise
+
+    def _start(self, enter: Callable[[Sequence[str]], list[str]]) -> WatchedProcess:
+        log = self._spec.directory / "firecracker.log"
+        log.touch()
+        self._workdir.show(_LOG, log, writable=True)
+        with Ends() as ends:
+            output, stdout = ends.from_process()
+            keyboard, stdin = ends.to_process()
+            self.console = ConsolePipes(output, keyboard)
+            with contextlib.suppress(OSError):  # the user has many pipes
+                fcntl.fcntl(stdout, fcntl.F_SETPIPE_SZ, _CONSOLE)
+            return WatchedProcess(
+                enter(self._workdir.command(self._binary.path, _ARGUMENTS)),
+                pass_fds=(),
+                # Firecracker writes its log from the start of the file, and a last error, which
+                # goes to standard error, behind it.
+                stderr=log,
+                stdin=stdin,
+                stdout=stdout,
+                on_exit=self._ended,
+                complete=self._complete,
+            )
 
     def _start_handler(
         self, saved: Saved, enter: Callable[[Sequence[str]], list[str]]
@@ -157,9 +166,13 @@ class Firecracker(VmmProcess):
                 log=self._spec.directory / "uffd.log",
                 on_failure=lambda: self._process.kill(wait=False),
             )
-            path.chmod(0o666)  # Firecracker may be another user, who alone enters the directory
         except OSError as error:  # the end of the process takes its directory away
-            raise SaveError(f"its memory cannot be brought: {error}") from error
+            raise SaveError(f"its memory cannot be brought: {reason_of(error)}") from error
+        try:
+            path.chmod(0o666)  # Firecracker may be another user, who alone enters the directory
+        except OSError as error:
+            handler.end()
+            raise SaveError(f"its memory cannot be brought: {reason_of(error)}") from error
         return handler
 
     def _boot(self) -> None:
@@ -223,14 +236,16 @@ class Firecracker(VmmProcess):
             with self._explained():
                 self._api.put(path, body, timeout=_MEMORY_LIMIT)
         except ApiError as error:
-            raise SaveError(str(error)) from error
+            raise SaveError(reason_of(error)) from error
 
     def _explained(self) -> AbstractContextManager[None]:
         return explained("Firecracker", self.wait)
 
     def _ended(self, exit: VmmExit) -> None:
-        self._api.close()
-        self._on_exit(exit)
+        try:
+            self._api.close()
+        finally:
+            self._on_exit(exit)
 
     def _complete(self, exit: VmmExit) -> VmmExit:
         metrics = _read_metrics(self._workdir.path / _METRICS)
@@ -356,13 +371,3 @@ def _kernel_arguments(spec: MachineSpec) -> str:
     named = bool(spec.disks) and not image.own_initrd  # by attest's initrd
     disks = [f"attest.disks={','.join(devices[: len(spec.disks)])}"] if named else []
     return " ".join([_KERNEL, *disks, *image.parameters(root="/dev/vda")])
-
-
-def _console() -> tuple[ConsolePipes, int, int]:
-    """The driver's ends of the console, and Firecracker's standard output and input."""
-    output_read, output_write = os.pipe()
-    keyboard_read, keyboard_write = os.pipe()
-    with contextlib.suppress(OSError):  # the user has many pipes
-        fcntl.fcntl(output_write, fcntl.F_SETPIPE_SZ, _CONSOLE)
-    console = ConsolePipes(FileIO(output_read), FileIO(keyboard_write, "w"))
-    return console, output_write, keyboard_read

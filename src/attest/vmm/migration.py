@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from attest.errors import reason_of
 from attest.vmm.base import SaveError
 from attest.vmm.qmp import Qmp, QMPError
 
@@ -82,7 +83,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except QMPError as error:
-        raise SaveError(str(error)) from error
+        raise SaveError(reason_of(error)) from error
 
 
 def _set_up(qmp: Qmp, version: tuple[int, ...], *, memory: bool) -> None:

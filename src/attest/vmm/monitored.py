@@ -119,27 +119,39 @@ class Monitored(VmmProcess):
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
         super().kill()
-        self._qmp.close()
+        self._hang_up()
+
+    def abandon(self) -> None:
+        """End it where its start has failed, see `VmmProcess.abandon`."""
+        super().abandon()
+        self._hang_up()
 
     def _await_events(self) -> None:
-        """Connect at once, as the RESET event must not be missed."""
-        from attest.vmm.qmp import QMPError
-
-        with contextlib.suppress(QMPError):  # it has ended already, as `on_exit` tells
-            self._connect()
+        """Connect at once, as the RESET event must not be missed; QEMU may take long to greet."""
+        self._connect()
 
     def _connect(self) -> Qmp:
         from attest.vmm.qmp import Qmp  # asyncio costs 40 ms, which few tests need to spend
 
         with self._qmp_lock:
             if self._session is None:
-                self._session = Qmp(self.name, self._qmp, self._on_event)
+                self._session = Qmp(self.name, self._qmp, self._on_event, self._fate)
             return self._session
 
+    def _fate(self) -> str:
+        return f"it ended with {self.exit}" if self.exit else "it still runs"
+
+    def _hang_up(self) -> None:
+        with self._qmp_lock:
+            if self._session is not None:
+                self._session.close()
+            self._qmp.close()
+
     def _ended(self, exit: VmmExit) -> None:
-        if self._session is not None:
-            self._session.close()
-        self._on_exit(exit)
+        try:
+            self._hang_up()
+        finally:
+            self._on_exit(exit)
 
 
 def _key(name: str) -> dict[str, Any]:

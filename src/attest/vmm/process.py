@@ -8,11 +8,13 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from attest.processes import descendants
-from attest.vmm.base import VmmExit
+from attest.vmm.base import ConsolePipes, VmmExit
 
 __all__ = ["VmmProcess", "WatchedProcess"]
 
@@ -53,30 +55,38 @@ class WatchedProcess:
         self._killed = False
         self._ended = threading.Event()
         self.exit: VmmExit | None = None
-        # Kept open for reading: a cell that closes removes the file before the last words are read.
-        self._stderr = stderr.open("w+b")
-        with stderr.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=stdin, stdout=log if stdout is None else stdout, stderr=log,
-                pass_fds=pass_fds, start_new_session=True, env=env, cwd=cwd,
-            )  # fmt: skip
-        self.pid = self._process.pid
-        self._watcher = threading.Thread(
-            target=self._watch, name=f"watch {command[0]}", daemon=True
-        )
-        self._watcher.start()
+        with ExitStack() as undo:
+            # Kept open for reading: a cell that closes removes the file before the last words are
+            # read.
+            self._stderr = undo.enter_context(stderr.open("w+b"))
+            with stderr.open("ab") as log:
+                self._process = subprocess.Popen(
+                    command, stdin=stdin, stdout=log if stdout is None else stdout, stderr=log,
+                    pass_fds=pass_fds, start_new_session=True, env=env, cwd=cwd,
+                )  # fmt: skip
+            self.pid = self._process.pid
+            undo.callback(self._process.wait)
+            undo.callback(self._kill_all)
+            self._watcher = threading.Thread(
+                target=self._watch, name=f"watch {command[0]}", daemon=True
+            )
+            self._watcher.start()
+            undo.pop_all()
 
     def _watch(self) -> None:
         status = self._process.wait()
-        with self._stderr as stderr:
-            last_words = stderr.read()[-_LAST_WORDS:].decode(errors="replace")
-        exit = VmmExit(status, self._killed or status == 0, last_words)
+        exit = VmmExit(status, self._killed or status == 0, "")
         try:
+            exit = replace(exit, stderr=self._last_words())
             exit = self._complete(exit)
-        finally:  # whatever it raises, an end that has come is told
+        finally:  # whatever is not known of the end: that it has come is told
             self.exit = exit
             self._ended.set()
             self._on_exit(exit)
+
+    def _last_words(self) -> str:
+        with self._stderr as stderr:
+            return stderr.read()[-_LAST_WORDS:].decode(errors="replace")
 
     def wait(self, timeout: float | None = None) -> VmmExit | None:
         """Wait for the end, at most ``timeout`` seconds; None when it still runs."""
@@ -91,16 +101,7 @@ class WatchedProcess:
         """
         self._killed = True
         if self._process.returncode is None:  # else its number may be another's
-            inside = descendants(self.pid)
-            for pid in inside:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if not inside:  # its group is killed as one, also with a child that it just makes
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.pid, signal.SIGKILL)
-            # When somebody stops its child, `nsenter` stops itself too, and would stay so.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGCONT)
+            self._kill_all()
         if wait and threading.current_thread() is not self._watcher:
             self._watcher.join()
 
@@ -112,10 +113,23 @@ class WatchedProcess:
         self.kill(wait=False)
         self._ended.wait()
 
+    def _kill_all(self) -> None:
+        inside = descendants(self.pid)
+        for pid in inside:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not inside:  # its group is killed as one, also with a child that it just makes
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        # When somebody stops its child, `nsenter` stops itself too, and would stay so.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
+
 
 class VmmProcess:
     """What VMMs have in common: each is a process, see `attest.vmm.base.Vmm`."""
 
+    console: ConsolePipes
     _process: WatchedProcess
 
     @property
@@ -135,6 +149,15 @@ class VmmProcess:
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
         self._process.kill()
+
+    def abandon(self) -> None:
+        """End it where its start has failed, before anybody reads its console.
+
+        Its console is closed, too. As with `WatchedProcess.abandon`, nobody is waited for who is
+        told of the end.
+        """
+        self._process.abandon()
+        self.console.close()
 
     def fork_disks(self, fresh: Sequence[Path]) -> None:
         """It cannot, if it has raw disks: those have no overlays, and are copied.

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from attest.errors import HostError
+from attest.errors import HostError, reason_of
 from attest.vmm import emulation
 from attest.vmm import nested as nested_machines
 from attest.vmm.base import (
@@ -33,6 +33,7 @@ from attest.vmm.base import (
     identity,
 )
 from attest.vmm.dial import dial
+from attest.vmm.ends import Ends
 from attest.vmm.monitored import Monitored
 from attest.vmm.process import WatchedProcess
 from attest.vmm.tsc import tsc_khz
@@ -98,25 +99,31 @@ class QemuBinary:
 
 
 @functools.cache
-def find_qemu() -> QemuBinary:
-    """The QEMU for this host's architecture: ``$ATTEST_QEMU``, else the one on PATH.
+def find_qemu(program: str = "") -> QemuBinary:
+    """A QEMU for this host's architecture.
+
+    Args:
+        program: Its path or name; default: ``$ATTEST_QEMU``, else the one on PATH.
 
     Raises:
         HostError: There is none, it does not run, or it is older than 7.2.
     """
     name = f"qemu-system-{platform.machine()}"
-    wanted = os.environ.get("ATTEST_QEMU") or name
+    wanted = program or os.environ.get("ATTEST_QEMU") or name
     path = shutil.which(wanted)
     if path is None:
         raise HostError(f"`{wanted}` was not found", hint="apt-get install qemu-system-x86")
-    binary = QemuBinary(Path(path), _version(path))
+    binary = QemuBinary(Path(path).absolute(), _version(path))
     if binary.version < OLDEST:
         raise HostError(f"{binary} is too old: 7.2 is the oldest that works")
     return binary
 
 
 def _version(path: str) -> tuple[int, int, int]:
-    result = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:  # such as that of a file for another architecture
+        raise HostError(f"{path} --version failed: {error.strerror}") from None
     match = re.search(r"version (\d+)\.(\d+)\.(\d+)", result.stdout)
     if match is None:
         raise HostError(f"{path} --version failed: {(result.stderr or result.stdout).strip()}")
@@ -124,18 +131,18 @@ def _version(path: str) -> tuple[int, int, int]:
     return major, minor, micro
 
 
-def command_line(spec: MachineSpec, ends: _Inherited) -> list[str]:
+def command_line(binary: QemuBinary, spec: MachineSpec, ends: _Inherited) -> list[str]:
     """QEMU's command line for a machine that inherits these descriptors."""
     bus = "device" if spec.machine == "microvm" else "pci"
     image = spec.image
     arguments = [
         # Named threads are how `attest.vmm.dial` knows the guest's processors.
-        str(find_qemu().path), "-name", f"{spec.name},debug-threads=on",
+        str(binary.path), "-name", f"{spec.name},debug-threads=on",
         "-no-user-config", "-nodefaults", "-display", "none",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        *_machine(spec), *_memory(spec), "-smp", str(spec.vcpus), *_boot(spec),
+        *_machine(binary, spec), *_memory(binary, spec), "-smp", str(spec.vcpus), *_boot(spec),
         "-chardev", f"socket,id=qmp,fd={ends.qmp}", "-mon", "chardev=qmp,mode=control",
-        *_console(ends),
+        *_console(binary, ends),
         *_agent(ends, bus),
         "-device", f"virtio-rng-{bus}",
     ]  # fmt: skip
@@ -168,40 +175,40 @@ def _agent(ends: _Inherited, bus: str) -> list[str]:
     ]  # fmt: skip
 
 
-def cpu_model(accelerator: str, *, nested: bool) -> str:
+def cpu_model(binary: QemuBinary, accelerator: str, *, nested: bool) -> str:
     """The processor of a machine, as ``-cpu`` takes it."""
     model = nested_machines.cpu_model(accelerator, nested=nested)
     if accelerator == "tcg":
-        model += emulation.processor_features(find_qemu().version)
+        model += emulation.processor_features(binary.version)
     return model
 
 
-def _machine(spec: MachineSpec) -> list[str]:
+def _machine(binary: QemuBinary, spec: MachineSpec) -> list[str]:
     # With KVM a microvm has no clock chip by itself, and Linux would look for one for long.
     machine = {"microvm": "microvm,rtc=on", "q35": "q35,sata=off,usb=off,vmport=off"}[spec.machine]
     if spec.machine == "q35" and not spec.graphics:
         machine += ",smm=off"  # with it, QEMU draws text black on black
-    cpu = cpu_model(spec.accelerator, nested=spec.nested)
+    cpu = cpu_model(binary, spec.accelerator, nested=spec.nested)
     return ["-machine", machine, "-accel", spec.accelerator, "-cpu", cpu]
 
 
-def _memory(spec: MachineSpec) -> list[str]:
+def _memory(binary: QemuBinary, spec: MachineSpec) -> list[str]:
     """Its memory, under one name whatever it is: a saved machine is loaded into it by that name."""
-    backend = f"{_memory_backend(spec)},id=mem,size={spec.memory}M"
+    backend = f"{_memory_backend(binary, spec)},id=mem,size={spec.memory}M"
     # A huge page that is missing at the start is an error, and later the end of QEMU.
     if spec.prefault or spec.hugepages:
         backend += ",prealloc=on"
     return ["-m", str(spec.memory), "-object", backend, "-machine", "memory-backend=mem"]
 
 
-def _memory_backend(spec: MachineSpec) -> str:
+def _memory_backend(binary: QemuBinary, spec: MachineSpec) -> str:
     if spec.hugepages:
         if spec.saved and spec.saved.memory:
             raise ValueError(f"{spec.name}: huge pages cannot map the file {spec.saved.memory}")
         return "memory-backend-memfd,hugetlb=on,hugetlbsize=2M"
     if spec.saved and spec.saved.memory:
         # A private mapping: what the clone writes is its own, and the file stays as it was.
-        read_only = ",readonly=on,rom=off" if find_qemu().version >= _READ_ONLY else ""
+        read_only = ",readonly=on,rom=off" if binary.opens_read_only else ""
         return f"memory-backend-file,mem-path={_quoted(spec.saved.memory)},share=off{read_only}"
     if spec.memory_file:
         return f"memory-backend-file,mem-path={_quoted(spec.memory_file)},share=on"
@@ -268,35 +275,20 @@ class _Inherited(NamedTuple):
         return [self.qmp, self.output, self.keyboard, *agent]
 
 
-class _Ends:
-    """Both ends of everything that connects the driver with a QEMU."""
-
-    def __init__(self, channel: Literal["serial", "vsock"]) -> None:
-        self.qmp, qmp = socket.socketpair()
-        self.agent: socket.socket | None = None
-        agent = None
-        if channel == "serial":
-            self.agent, theirs = socket.socketpair()
-            agent = theirs.detach()
-        if find_qemu().version >= _PIPES:
-            output_read, output_write = os.pipe()
-            keyboard_read, keyboard_write = os.pipe()
-        else:
-            ours, theirs = socket.socketpair()
-            output_read, output_write = ours.detach(), theirs.detach()
-            keyboard_read, keyboard_write = os.dup(output_write), os.dup(output_read)
-        self.console = ConsolePipes(FileIO(output_read), FileIO(keyboard_write, "w"))
-        cid = _FIRST_CID + secrets.randbelow(_CIDS)
-        self.inherited = _Inherited(qmp.detach(), output_write, keyboard_read, agent, cid)
-
-    def hand_over(self) -> None:
-        """Close QEMU's ends here, now that it has them."""
-        for end in self.inherited.descriptors:
-            os.close(end)
+def _console_ends(ends: Ends, binary: QemuBinary) -> tuple[ConsolePipes, int, int]:
+    """The driver's ends of the console, and those for QEMU's output and its keyboard."""
+    if binary.version >= _PIPES:
+        output, to_output = ends.from_process()
+        keyboard, from_keyboard = ends.to_process()
+        return ConsolePipes(output, keyboard), to_output, from_keyboard
+    ours, theirs = socket.socketpair()
+    output, to_output = ends.ours(FileIO(ours.detach())), ends.theirs(theirs.detach())
+    keyboard = ends.ours(FileIO(os.dup(output.fileno()), "w"))
+    return ConsolePipes(output, keyboard), to_output, ends.theirs(os.dup(to_output))
 
 
-def _console(ends: _Inherited) -> list[str]:
-    if find_qemu().version < _PIPES:
+def _console(binary: QemuBinary, ends: _Inherited) -> list[str]:
+    if binary.version < _PIPES:
         chardev = ["-chardev", f"socket,id=console,fd={ends.output}"]
     else:
         chardev = [
@@ -309,14 +301,15 @@ def _console(ends: _Inherited) -> list[str]:
 class Qemu(Monitored):
     """One QEMU process, running from construction.
 
-    Whoever reads ``console`` and ``agent`` closes them.
+    Whoever reads ``console`` closes it.
 
     Raises:
         HostError: It is to use vsock, which this host does not let it.
+        SaveError: It could not load what was saved.
 
     Args:
         spec: What to run.
-        binary: Not used: there is one QEMU, see `find_qemu`.
+        binary: The program.
         enter: Turns a command line into one that runs in the cluster's cell.
         on_exit: Called once when the process has ended.
         on_event: Called with each QMP event's name and data.
@@ -325,7 +318,7 @@ class Qemu(Monitored):
     def __init__(
         self,
         spec: MachineSpec,
-        binary: QemuBinary | None = None,
+        binary: QemuBinary,
         *,
         enter: Callable[[Sequence[str]], list[str]],
         on_exit: Callable[[VmmExit], None],
@@ -334,48 +327,48 @@ class Qemu(Monitored):
         self.name = spec.name
         self.channel = spec.channel or "serial"
         self._spec = spec
+        self._binary = binary
+        self._agent: socket.socket | None = None
+        self._cid = _FIRST_CID + secrets.randbelow(_CIDS)
         if self.channel == "vsock":
             check_vhost_vsock()
-        ends = _Ends(self.channel)
-        super().__init__(spec.name, ends.qmp, on_exit, on_event, keyboard=spec.machine == "q35")
-        self._agent, self.console = ends.agent, ends.console
-        self._cid = ends.inherited.cid
-        self._process = WatchedProcess(
-            enter(command_line(spec, ends.inherited)),
-            pass_fds=ends.inherited.descriptors,
-            stderr=spec.directory / "qemu.log",
-            cwd=spec.directory,
-            on_exit=self._ended,
-        )
-        ends.hand_over()
-        if spec.saved is not None:
-            self._load(spec.saved)
-        elif spec.allow_reboot:
-            self._await_events()
+        with Ends() as ends:
+            ours, qmp = ends.socket()
+            super().__init__(spec.name, ours, on_exit, on_event, keyboard=spec.machine == "q35")
+            agent = None
+            if self.channel == "serial":
+                self._agent, agent = ends.socket()
+            self.console, output, keyboard = _console_ends(ends, binary)
+            inherited = _Inherited(qmp, output, keyboard, agent, self._cid)
+            self._process = WatchedProcess(
+                enter(command_line(binary, spec, inherited)),
+                pass_fds=inherited.descriptors,
+                stderr=spec.directory / "qemu.log",
+                cwd=spec.directory,
+                on_exit=self._ended,
+            )
+        try:
+            if spec.saved is not None:
+                self._load(spec.saved)
+            elif spec.allow_reboot:
+                self._await_events()
+        except BaseException:
+            self.abandon()
+            raise
 
     def _load(self, saved: Saved) -> None:
         from attest.vmm import migration
         from attest.vmm.qmp import QMPError
 
-        version, memory = find_qemu().version, saved.memory is None
+        version, memory = self._binary.version, saved.memory is None
         try:
             migration.load(self._connect(), version, saved.state, memory=memory)
             if not self._spec.paused:
                 self.resume()
         except (SaveError, QMPError) as error:
             exit = self.wait(_REAPED)
-            self._give_up()
-            text = f"{error}: QEMU ended with {exit}" if exit else str(error)
-            raise SaveError(text) from error
-        except BaseException:
-            self._give_up()
-            raise
-
-    def _give_up(self) -> None:
-        self._process.abandon()
-        for end in (self._qmp, self.console, self._agent):
-            if end is not None:
-                end.close()
+            text = reason_of(error)
+            raise SaveError(f"{text}: QEMU ended with {exit}" if exit else text) from error
 
     def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
         """Greet the agent, see `attest.vmm.base.Vmm.dial`; over serial nothing is tried twice."""
@@ -409,8 +402,7 @@ class Qemu(Monitored):
         from attest.vmm import migration
 
         saved = Saved(memory, directory / "state")
-        version = find_qemu().version
-        migration.save(self._connect(), version, saved.state, memory=memory is None)
+        migration.save(self._connect(), self._binary.version, saved.state, memory=memory is None)
         return saved
 
     def fork_disks(self, fresh: Sequence[Path]) -> None:
@@ -439,5 +431,13 @@ class Qemu(Monitored):
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
         super().kill()
+        self._close_agent()
+
+    def abandon(self) -> None:
+        """End it where its start has failed, see `VmmProcess.abandon`."""
+        super().abandon()
+        self._close_agent()
+
+    def _close_agent(self) -> None:
         if self._agent is not None:
             self._agent.close()

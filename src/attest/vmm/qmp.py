@@ -14,14 +14,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar, cast
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
 from attest.listeners import tell
 
-__all__ = ["ExecuteError", "QMPError", "Qmp"]
+__all__ = ["ExecuteError", "NoReplyError", "QMPError", "Qmp"]
 
 _T = TypeVar("_T")
 
@@ -32,8 +32,17 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 _KEPT_EVENTS: Final = 1000
 """Events that are kept for whoever asks for them later."""
 
-_REPLY_LIMIT: Final = 60.0
-"""Seconds that a reply may take; QEMU answers in milliseconds, on a busy host in seconds."""
+_REPLY_LIMIT: Final = 300.0
+"""Seconds that a reply may take, and the greeting before it.
+
+It is only for a QEMU that hangs: the end of one is noticed at once. It answers in milliseconds, but
+greets when it has allocated its memory, and more than 60 s have been seen on a host that ran many
+more machines than it has processors. What becomes of a machine that does not come up, the limit of
+its start decides.
+"""
+
+_CLOSE_LIMIT: Final = 10.0
+"""Seconds in which a session is ended in order."""
 
 
 _starting = threading.Lock()
@@ -51,20 +60,35 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _wait(work: Coroutine[Any, Any, _T]) -> _T:
-    return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, _REPLY_LIMIT), _loop()).result()
+def _wait(work: Coroutine[Any, Any, _T], limit: float) -> _T:
+    """The result of work in the loop, which is cancelled when nobody waits for it any more.
+
+    Raises:
+        TimeoutError: There was none in ``limit`` seconds.
+    """
+    future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, limit), _loop())
+    try:
+        return future.result()
+    except BaseException:  # a test can be ended while it waits
+        future.cancel()
+        raise
+
+
+class NoReplyError(QMPError):
+    """QEMU did not answer in time; the text says what, in how many seconds, and whether it runs."""
 
 
 class Qmp:
     """A QMP session on a connected socket.
 
+    It begins at once and waits for nothing: events come, and commands are answered, as soon as QEMU
+    has greeted.
+
     Args:
         name: For log messages.
         sock: The driver's end of the socket; the session owns it from now on.
         on_event: Called with each event's name and data, in the QMP thread: be quick.
-
-    Raises:
-        QMPError: No greeting came, or it was not QMP.
+        fate: What is known of QEMU, such as ``"it still runs"``, for errors.
     """
 
     class Events:
@@ -94,19 +118,38 @@ class Qmp:
             return data
 
     def __init__(
-        self, name: str, sock: socket.socket, on_event: Callable[[str, dict[str, Any]], None]
+        self,
+        name: str,
+        sock: socket.socket,
+        on_event: Callable[[str, dict[str, Any]], None],
+        fate: Callable[[], str],
     ) -> None:
         self._client = QMPClient(name)
         self._on_event = on_event
+        self._fate = fate
         self._waiting: list[Qmp.Events] = []
         self._history: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
         self._came = threading.Condition()
         self._ended = False
-        self._listener = _wait(self._open(sock))
+        self._listener: asyncio.Task[None] | None = None
+        self._opening = _wait(self._begin(sock), _REPLY_LIMIT)
 
-    async def _open(self, sock: socket.socket) -> asyncio.Task[None]:
-        await self._client.connect(sock)
-        return asyncio.create_task(self._listen())
+    async def _begin(self, sock: socket.socket) -> asyncio.Task[None]:
+        opening = asyncio.create_task(self._open(sock))
+        # Commands report its failure; where there is none, asyncio would print it.
+        opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return opening
+
+    async def _open(self, sock: socket.socket) -> None:
+        try:
+            await self._client.connect(sock)
+        except BaseException as error:
+            sock.close()
+            self._end()
+            if isinstance(error, asyncio.CancelledError):
+                raise QMPError("the session was closed before QEMU had greeted") from None
+            raise
+        self._listener = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
         try:
@@ -117,11 +160,15 @@ class Qmp:
                         self._came.notify_all()
                     self._take(str(event["event"]), cast("dict[str, Any]", event.get("data", {})))
         finally:
-            with self._came:
-                self._ended = True
-                self._came.notify_all()
-            for events in self._waiting:
-                events.put(None)
+            self._end()
+
+    def _end(self) -> None:
+        """No event comes any more."""
+        with self._came:
+            self._ended = True
+            self._came.notify_all()
+        for events in self._waiting:
+            events.put(None)
 
     def _take(self, name: str, data: dict[str, Any]) -> None:
         for events in self._waiting:
@@ -165,10 +212,11 @@ class Qmp:
 
         Raises:
             ExecuteError: QEMU refused it.
-            QMPError: The session has ended.
+            NoReplyError: QEMU did not answer in time.
+            QMPError: The session has ended, or QEMU did not greet.
         """
         names = {key.replace("_", "-"): value for key, value in arguments.items()}
-        return _wait(self._client.execute(command, names))
+        return self._ask(command, lambda: self._client.execute(command, names))
 
     def send_descriptor(self, file: int, name: str) -> None:
         """Give QEMU an open file under a name, for ``fd:NAME``."""
@@ -177,15 +225,30 @@ class Qmp:
             self._client.send_fd_scm(file)
             await self._client.execute("getfd", {"fdname": name})
 
-        _wait(send())
+        self._ask("getfd", send)
+
+    def _ask(self, command: str, ask: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        async def answer() -> _T:
+            await asyncio.shield(self._opening)
+            return await ask()
+
+        try:
+            return _wait(answer(), _REPLY_LIMIT)
+        except TimeoutError:
+            text = f"QEMU did not answer `{command}` in {_REPLY_LIMIT:g} s; {self._fate()}"
+            raise NoReplyError(text) from None
 
     def close(self) -> None:
         """End the session; nothing happens when it has ended."""
-        _wait(self._close())
+        with suppress(TimeoutError):  # of a QEMU that reads nothing more; its socket ends with it
+            _wait(self._close(), _CLOSE_LIMIT)
 
     async def _close(self) -> None:
-        self._listener.cancel()
-        try:
+        if self._client.runstate is not Runstate.DISCONNECTING:  # else it is about to end
+            self._opening.cancel()
+        await asyncio.wait([self._opening])
+        if self._listener is not None:
+            self._listener.cancel()
+        self._end()
+        with suppress(Exception):  # mostly, QEMU went first; and it is the end in any case
             await self._client.disconnect()
-        except (QMPError, EOFError, OSError):
-            return  # QEMU went first

@@ -13,12 +13,12 @@ import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from attest.errors import MachineError
 from attest.vmm.base import ConsolePipes, Greet, Saved, VmmExit
+from attest.vmm.ends import Ends
 from attest.vmm.monitored import Monitored
 from attest.vmm.process import WatchedProcess
 
@@ -104,26 +104,24 @@ class StartScript(Monitored):
         on_exit: Callable[[VmmExit], None],
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> None:
-        ours, qmp = socket.socketpair()
-        super().__init__(spec.name, ours, on_exit, on_event)
-        self._shell, shell = socket.socketpair()
-        output, stdout = os.pipe()
-        stdin, keyboard = os.pipe()
-        self.console = ConsolePipes(FileIO(output), FileIO(keyboard, "w"))
-        inherited = [qmp.detach(), shell.detach()]
         run = f'{spec.command.strip()} "$@"'
-        self._process = WatchedProcess(
-            enter(["sh", "-c", run, "sh", *spec.arguments(*inherited)]),
-            pass_fds=[*inherited, *(frames.fileno() for frames in spec.cards.values())],
-            stderr=spec.log,
-            on_exit=self._ended,
-            stdin=stdin,
-            stdout=stdout,
-            env=spec.environment(),
-            cwd=spec.state_dir,
-        )
-        for end in (*inherited, stdin, stdout):
-            os.close(end)
+        with Ends() as ends:
+            ours, qmp = ends.socket()
+            super().__init__(spec.name, ours, on_exit, on_event)
+            self._shell, shell = ends.socket()
+            output, stdout = ends.from_process()
+            keyboard, stdin = ends.to_process()
+            self.console = ConsolePipes(output, keyboard)
+            self._process = WatchedProcess(
+                enter(["sh", "-c", run, "sh", *spec.arguments(qmp, shell)]),
+                pass_fds=[qmp, shell, *(frames.fileno() for frames in spec.cards.values())],
+                stderr=spec.log,
+                on_exit=self._ended,
+                stdin=stdin,
+                stdout=stdout,
+                env=spec.environment(),
+                cwd=spec.state_dir,
+            )
 
     def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
         """Greet the shell, see `attest.vmm.base.Vmm.dial`; nothing is tried twice."""
@@ -163,6 +161,11 @@ class StartScript(Monitored):
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
         super().kill()
+        self._shell.close()
+
+    def abandon(self) -> None:
+        """End it where its start has failed, see `VmmProcess.abandon`."""
+        super().abandon()
         self._shell.close()
 
     def _ended(self, exit: VmmExit) -> None:
