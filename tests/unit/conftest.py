@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from attest.errors import HostError
 from attest.guest.agent_channel import AgentChannel
 from attest.guest.binary import agent_binary
 from tests.unit.agents import Agent, Peer
+
+settings.register_profile("busy", deadline=None)  # how long a busy host takes is no failure
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

@@ -146,6 +146,10 @@ class FakeVmm:
         if threading.current_thread() is not self._watcher:
             self._watcher.join()
 
+    def abandon(self) -> None:
+        self.end(-9, expected=True)
+        self.console.close()
+
     def drain(self) -> None: ...
     def pause(self) -> None: ...
     def save(self, directory: Path) -> Saved:

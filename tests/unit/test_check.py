@@ -72,7 +72,7 @@ def test_a_check_can_be_left_out() -> None:
         ),
         pytest.param(
             "machine.shutdown(3)",
-            'test.py:1:1: error: Too many arguments for "shutdown" of "Lifecycle"  [call-arg]',
+            'test.py:1:1: error: Too many arguments for "shutdown" of "Power"  [call-arg]',
             id="too many arguments",
         ),
         pytest.param(

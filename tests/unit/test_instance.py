@@ -156,7 +156,6 @@ def test_a_console_that_cannot_be_logged_takes_its_vmm_along(make: Callable[...,
     with pytest.raises(MachineError, match="could not be started"):
         world.start().ready()
     assert world.guest.vmms[0].exit is not None
-    world.guest.vmms[0].console.close()
 
 
 def test_a_boot_that_dies_says_how(make: Callable[..., World]) -> None:
@@ -168,6 +167,7 @@ def test_a_boot_that_dies_says_how(make: Callable[..., World]) -> None:
     with pytest.raises(MachineError, match=r"the VMM ended \(exit code 1\)"):
         ready.result(60)
     assert instance.death is not None
+    instance.kill()
     assert [error.message for error in world.fatal] == [instance.death.message]
 
 
@@ -398,6 +398,7 @@ def test_an_end_that_was_wanted_and_did_not_come_hides_no_later_death(
     instance.retract_end()
     world.guest.vmms[0].end(1)
     assert instance.death is not None
+    instance.kill()
     assert world.fatal == [instance.death]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -217,7 +217,6 @@ events = st.one_of(
 kinds = st.sampled_from([StartKind.BOOT, StartKind.RETURN])
 
 
-@settings(deadline=None)  # a busy host is no failure
 @given(kinds, st.lists(events, max_size=40))
 def test_once_off_it_stays_off_and_starts_nothing(kind: StartKind, happened: list[Event]) -> None:
     state = State(kind=kind)
@@ -229,7 +228,6 @@ def test_once_off_it_stays_off_and_starts_nothing(kind: StartKind, happened: lis
             assert effects == ()
 
 
-@settings(deadline=None)  # a busy host is no failure
 @given(kinds, st.lists(events, max_size=40))
 def test_attempts_only_grow_and_only_one_start_is_under_way(
     kind: StartKind, happened: list[Event]
@@ -298,7 +296,6 @@ class World:
                 self.end_all()
 
 
-@settings(deadline=None)  # a busy host is no failure
 @given(kinds, st.booleans(), st.booleans(), st.data())
 def test_every_vmm_that_was_started_ends_and_every_waiter_is_released(
     kind: StartKind, clone: bool, may_boot: bool, data: st.DataObject

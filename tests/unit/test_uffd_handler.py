@@ -282,7 +282,7 @@ INTERSPERSED = st.builds(
 NOISE = st.binary(min_size=1, max_size=300).map(lambda bytes: bytes.decode("latin-1"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(message=BAD_REGIONS | TRUNCATED | INTERSPERSED | NOISE)
 def test_any_layout_that_is_none_ends_the_guest(peer: Peer, small: Path, message: str) -> None:
     failure(peer, small.parent, small, uffd_peer.says, message=message)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from descriptors import open_descriptors, room_for
 
 from attest.image.model import Image
 from attest.vmm import process, qmp
@@ -24,6 +23,7 @@ from attest.vmm.firecracker_binary import FirecrackerBinary
 from attest.vmm.process import WatchedProcess
 from attest.vmm.qemu import Qemu, QemuBinary
 from attest.vmm.start_script import ScriptSpec, StartScript
+from tests.unit.descriptors import open_descriptors, room_for
 
 _MISSING = Path("/nonexistent/program")
 _FIRECRACKER = FirecrackerBinary(_MISSING, (1, 16, 1), "10.0.0")

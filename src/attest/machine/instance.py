@@ -438,8 +438,7 @@ class Instance:
                 on_trouble=self._console_trouble,
             )
         except BaseException:
-            vmm.kill()
-            vmm.console.close()
+            vmm.abandon()
             self._vmm = None
             raise
 

@@ -153,12 +153,12 @@ class Qmp:
 
     async def _listen(self) -> None:
         try:
-            with self._client.listener() as listener:
-                async for event in listener:
-                    with self._came:
-                        self._history.append(dict(event))
-                        self._came.notify_all()
-                    self._take(str(event["event"]), cast("dict[str, Any]", event.get("data", {})))
+            # This listener has been there since before the connection: it misses no early event.
+            async for event in self._client.events:
+                with self._came:
+                    self._history.append(dict(event))
+                    self._came.notify_all()
+                self._take(str(event["event"]), cast("dict[str, Any]", event.get("data", {})))
         finally:
             self._end()
 
