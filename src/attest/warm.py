@@ -178,17 +178,18 @@ def make_snapshot(seat: Seat, context: InstanceContext, directory: Path) -> Path
         raise HostError(f"{seat.name}: no snapshot can be made: {unfit}")
     shape = seat.shape()
     path = directory / shape.key()
-    path.mkdir()
+    unfinished = path.with_suffix(".unfinished")  # what remains of it when this is killed
+    unfinished.mkdir()
     try:
-        _make(seat, context, path)
-        write_record(path, shape, moves=True)
+        _make(seat, context, unfinished)
+        write_record(unfinished, shape, moves=True)
     except BaseException as error:
-        shutil.rmtree(path)
+        shutil.rmtree(unfinished)
         if isinstance(error, NotSavedError | OSError):
             why = reason_of(error)
             raise HostError(f"{seat.name}: no snapshot could be made: {why}") from error
         raise
-    return path
+    return unfinished.rename(path)
 
 
 def _make(seat: Seat, context: InstanceContext, into: Path) -> None:

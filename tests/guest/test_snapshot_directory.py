@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,20 @@ def test_a_snapshot_that_does_not_restore_is_told_once_and_stays(made: Path) -> 
     assert warning.startswith(f"the snapshot in {made} does not restore, so it boots: ")
     assert (path / "state").read_bytes() == b"no state"
     assert (path / "memory").stat().st_size == 96 << 20
+
+
+def test_a_maker_that_is_killed_leaves_no_snapshot_that_could_be_used(tmp_path: Path) -> None:
+    manifest, snapshots = tmp_path / "test.json", tmp_path / "snapshots"
+    manifest.write_text(json.dumps({"nodes": NODES}))
+    command = [sys.executable, "-m", "attest", "cache", "make", manifest, "--into", snapshots]
+    with subprocess.Popen([*command, "--accel", "tcg"]) as maker:
+        deadline = time.monotonic() + 60
+        while not list(snapshots.glob("*/memory")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        maker.kill()
+    (left,) = snapshots.iterdir()
+    assert not re.fullmatch("[0-9a-f]{64}", left.name)
 
 
 def test_cold_and_snapshots_contradict_each_other(tmp_path: Path) -> None:

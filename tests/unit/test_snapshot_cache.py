@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -79,6 +80,23 @@ for _ in range(100):
     for name in ("state", "memory"):
         assert (entry.path / name).read_text() == name
     cache.close()
+"""
+
+
+KILLED_IN_DISCARD = """
+import os, signal, sys, threading
+from pathlib import Path
+import msgspec
+from attest.snapshot.cache import SnapshotCache
+from attest.snapshot.shape import Shape
+
+shape = msgspec.json.decode(sys.argv[2], type=Shape)
+cache = SnapshotCache(Path(sys.argv[1]))
+entry = cache.obtain(
+    shape, sys.exit, stop=threading.Event(), waiting=lambda: None, broken=sys.exit
+)
+cache._remove = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+cache.discard(entry)
 """
 
 
@@ -412,10 +430,35 @@ def test_an_entry_that_does_not_restore_is_gone_for_all_that_come(
     # The other run has it still, and can start more machines from it.
     assert entry.saved.state.read_bytes() == b"state of the devices"
     assert cache.entries() == []
-    other.close()
     again = ask(cache)
-    assert again.made
-    assert again.broken != []
+    assert (again.made, again.broken) == (True, [])  # it was told when it was discarded
+    assert keys(cache) == {SHAPE.key()}
+
+
+def test_a_discarded_entry_is_neither_damaged_nor_left_by_a_killed_run(
+    cache: SnapshotCache, other: SnapshotCache
+) -> None:
+    entry = ask(cache).entry
+    ask(other)
+    cache.discard(entry)
+    assert list(cache.verify()) == []
+    assert cache.gc(max_age=1000) == []  # the other run uses it
+    assert keys(cache) == {SHAPE.key()}
+    other.close()
+    (removed,) = cache.gc(max_age=1000)
+    assert (removed.key, removed.why) == (SHAPE.key(), Why.WITHDRAWN)
+    assert keys(cache) == set()
+
+
+def test_what_a_run_had_discarded_when_it_was_killed_is_made_anew(cache: SnapshotCache) -> None:
+    with user(cache) as reader:
+        assert said(reader) == "making"
+        go_on(reader)
+        assert said(reader) == "state"
+        with user(cache, program=KILLED_IN_DISCARD) as killed:
+            assert killed.wait() == -signal.SIGKILL
+        again = ask(cache)
+        assert (again.made, again.broken) == (True, [])
 
 
 def test_an_entry_that_nobody_else_uses_is_removed_when_it_does_not_restore(

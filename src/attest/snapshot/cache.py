@@ -83,6 +83,7 @@ class Why(StrEnum):
 
     OLD = "not used for long"
     LIMIT = "the cache was beyond its limit"
+    WITHDRAWN = "it did not restore, or was damaged"
     UNREADABLE = "its record cannot be read"
     LEFT = "left by a run that was killed"
 
@@ -170,6 +171,9 @@ class SnapshotCache:
             descriptor = lock(path, fcntl.LOCK_SH)
             if descriptor is None:
                 continue  # it is being removed
+            if record.is_withdrawn(path):
+                _release(descriptor)
+                continue
             if wrong := record.damage(path, every_byte=True):
                 self._give_up(path, descriptor)
             else:
@@ -205,11 +209,12 @@ class SnapshotCache:
         return removed + self._trim()
 
     def sweep(self) -> list[Removed]:
-        """Remove what is no entry: left by killed runs, or without a record that can be read."""
+        """Remove what is no entry: withdrawn, left by killed runs, or without a record to read."""
         removed = self._sweep()
         for path in self._paths():
+            why = Why.WITHDRAWN if record.is_withdrawn(path) else Why.UNREADABLE
             if read_entry(path) is None and self._remove(path):
-                removed.append(Removed(path.name, "", Why.UNREADABLE))
+                removed.append(Removed(path.name, "", why))
         return removed
 
     def limit(self) -> int:
@@ -253,7 +258,8 @@ class SnapshotCache:
         broken: Callable[[str], None],
     ) -> Entry:
         if path.exists():
-            broken(record.damage(path))
+            if not record.is_withdrawn(path):  # else that was told, and others use it still
+                broken(record.damage(path))
             sweep(self._set_aside(path))
         self._sweep()
         self._trim()
@@ -290,8 +296,7 @@ class SnapshotCache:
     def _give_up(self, path: Path, descriptor: int) -> None:
         """Let no run begin to use an entry that this one holds, and remove it if no other does."""
         try:
-            with suppress(FileNotFoundError):
-                os.unlink(record.RECORD, dir_fd=descriptor)
+            record.withdraw(descriptor)
         finally:
             _release(descriptor)
         if not (path / record.RECORD).exists():  # else it is a new one already

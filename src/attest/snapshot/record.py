@@ -21,10 +21,24 @@ import msgspec
 from attest.errors import reason_of
 from attest.snapshot.shape import Shape
 
-__all__ = ["RECORD", "Record", "damage", "is_synced", "read_record", "sync", "write_record"]
+__all__ = [
+    "RECORD",
+    "Record",
+    "damage",
+    "is_synced",
+    "is_withdrawn",
+    "read_record",
+    "sync",
+    "withdraw",
+    "write_record",
+]
 
 RECORD: Final = "entry.json"
 """Without it a directory is no entry; its time of modification is that of the entry's last use."""
+
+_WITHDRAWN: Final = "withdrawn.json"
+"""What the record is called when the directory is no entry any more, on purpose: whoever uses its
+files may still do so, and nobody takes it for damaged."""
 
 _SYNCED: Final = "synced"
 """An empty file that says that all others have reached the disk."""
@@ -107,6 +121,21 @@ def damage(directory: Path, *, every_byte: bool = False) -> str:
         if wrong := _differs(directory / name, file, whole=whole):
             return f"{name}: {wrong}"
     return ""
+
+
+def withdraw(directory: int) -> None:
+    """Let a directory be no entry any more, at one moment; nothing happens where it is none.
+
+    Args:
+        directory: A descriptor of it.
+    """
+    with suppress(FileNotFoundError):
+        os.rename(RECORD, _WITHDRAWN, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def is_withdrawn(directory: Path) -> bool:
+    """Whether it was an entry that did not restore, or was damaged, and somebody has said so."""
+    return (directory / _WITHDRAWN).exists()
 
 
 def is_synced(directory: Path) -> bool:
