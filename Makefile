@@ -31,6 +31,7 @@ lint:
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 
 format:
 	@$(PYTHON) tools/setup.py lint
@@ -51,4 +52,4 @@ lock:
 	$(LOCK) pyproject.toml requirements/kvm.in -c requirements/dev.txt -o requirements/kvm.txt
 
 clean:
-	rm -rf .venv build dist agent/build uffd/build src/attest/guest/bin src/attest/vmm/bin
+	rm -rf .venv build dist agent/build uffd/build src/attest/guest/agent/bin src/attest/vmm/firecracker/bin

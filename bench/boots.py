@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.events import Event, EventLog, Kind
 from attest.machine.instance_states import Stage
-from attest.vmm.qemu import find_qemu
+from attest.vmm.qemu.vmm import find_qemu
 from bench.figures import Figure, series
 
 _RUNS = 3

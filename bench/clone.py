@@ -7,9 +7,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-from attest.cache import cache_dir
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.events import EventLog
+from attest.support.paths import cache_dir
 from bench.boots import MEMORY, bare_qemu
 from bench.figures import Figure, series
 

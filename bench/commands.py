@@ -21,10 +21,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from attest.cluster import Cluster
-from attest.guest.agent_channel import AgentChannel
-from attest.guest.protocol import FrameParser
-from attest.guest.session import Session
+from attest.cluster.cluster import Cluster
+from attest.guest.agent.channel import AgentChannel
+from attest.guest.agent.protocol import FrameParser
+from attest.guest.agent.session import Session
 from attest.machine.machine import Machine
 from bench.figures import HEADER, Figure, row, series
 

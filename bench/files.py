@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.machine.machine import Machine
 from bench.figures import Figure, series
 

@@ -8,9 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from attest.cache import cache_dir
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
+from attest.support.paths import cache_dir
 from bench.figures import Figure, series
 
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.machine.machine import Machine
 from attest.net.vde import join
 from bench.figures import Figure, series

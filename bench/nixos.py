@@ -17,10 +17,10 @@ from pathlib import Path
 
 import start_scripts
 
-from attest.cache import cache_dir
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.manifest import Manifest, load_manifest
+from attest.support.paths import cache_dir
 from bench import driver_python
 from bench.figures import environment
 from bench.runs import Home, Run, timed

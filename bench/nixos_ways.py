@@ -5,9 +5,9 @@ It looks once a second at what is waited for, and does one thing after the other
 
 from __future__ import annotations
 
-from attest import pauses
 from attest.cli import nixos_driver
 from attest.script import driver
+from attest.support import polling as pauses
 
 
 def main() -> None:

@@ -26,11 +26,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from attest.cache import cache_dir
 from attest.image.model import Image
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
-from attest.vmm.qemu import find_qemu
+from attest.support.paths import cache_dir
+from attest.vmm.qemu.vmm import find_qemu
 from bench import record
 from bench.runs import Home, home, timed
 

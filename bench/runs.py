@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attest.cache import cache_dir
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.machine.instance_states import Stage
 from attest.manifest import load_manifest
+from attest.support.paths import cache_dir
 from bench import steps
 from bench.figures import environment
 

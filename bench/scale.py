@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.events import EventLog
 from attest.machine.machine import Machine
-from attest.parallel import wait_all
-from attest.processes import children
+from attest.support.concurrency import wait_all
+from attest.support.procfs import children
 from bench import record
 from bench.boots import MEMORY
 

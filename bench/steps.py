@@ -49,11 +49,11 @@ def _timed(owner: Any, function: str, name: str) -> None:
 
 def _watch() -> None:
     """Wrap the functions that make up a start; what is indented is part of what is not."""
-    from attest import cluster
-    from attest.guest.agent_channel import AgentChannel
+    from attest.cluster import cluster
+    from attest.guest.agent.channel import AgentChannel
     from attest.script.run import ScriptRun
     from attest.snapshot.cache import SnapshotCache
-    from attest.vmm import qemu
+    from attest.vmm.qemu import vmm as qemu
 
     _timed(cluster.Cluster, "__init__", "cluster")
     _timed(cluster, "Cell", "  cell")

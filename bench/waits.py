@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from attest.cluster import Cluster
-from attest.guest.agent_channel import AgentChannel
+from attest.cluster.cluster import Cluster
+from attest.guest.agent.channel import AgentChannel
 from attest.machine.machine import Machine
 from bench.figures import Figure, series
 

@@ -80,7 +80,7 @@ python3Packages.buildPythonApplication (finalAttrs: {
   pythonImportsCheck = [
     "attest"
     "attest.cli"
-    "attest.cluster"
+    "attest.cluster.cluster"
   ];
 
   nativeCheckInputs = [ versionCheckHook ];

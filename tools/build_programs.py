@@ -42,8 +42,8 @@ class Program:
 
 
 PROGRAMS: Final = (
-    Program("attest-agent", "agent", "src/attest/guest/bin", carried="bash/fork.c"),
-    Program("attest-uffd", "uffd", "src/attest/vmm/bin"),
+    Program("attest-agent", "agent", "src/attest/guest/agent/bin", carried="bash/fork.c"),
+    Program("attest-uffd", "uffd", "src/attest/vmm/firecracker/bin"),
 )
 
 _FLAGS: Final = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]

@@ -25,18 +25,18 @@ from typing import Final
 
 import lab_payload
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import AttestError, ChannelError, MachineError
 from attest.events import Event, EventLog, Kind
 from attest.guest.channel import Sink
+from attest.host.kvm_probe import probe_kvm
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.machine.machine import Machine
 from attest.report.journal import journal
-from attest.scratch import Scratch
-from attest.vmm.accel import probe_kvm
-from attest.vmm.nested import STEADY_QEMU
-from attest.vmm.qemu import find_qemu
+from attest.support.scratch import Scratch
+from attest.vmm.qemu.nested import STEADY_QEMU
+from attest.vmm.qemu.vmm import find_qemu
 
 __all__ = ["Frozen", "Lab", "LabError", "lab_machine"]
 

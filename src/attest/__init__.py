@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attest.checkpoint import Checkpoint
-    from attest.cluster import Cluster
+    from attest.cluster.checkpoint import Checkpoint
+    from attest.cluster.cluster import Cluster
     from attest.machine.machine import Machine, Snapshot, clone
     from attest.manifest import Manifest, load_manifest
-    from attest.parallel import wait_all
+    from attest.support.concurrency import wait_all
 
 __all__ = [
     "Checkpoint",
@@ -28,11 +28,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Cluster": "attest.cluster",
-    "Checkpoint": "attest.checkpoint",
+    "Cluster": "attest.cluster.cluster",
+    "Checkpoint": "attest.cluster.checkpoint",
     "Snapshot": "attest.machine.machine",
     "clone": "attest.machine.machine",
-    "wait_all": "attest.parallel",
+    "wait_all": "attest.support.concurrency",
     "Machine": "attest.machine.machine",
     "Manifest": "attest.manifest",
     "load_manifest": "attest.manifest",

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from attest.documents import check_keys, convert, kind_of, unreadable
 from attest.errors import ManifestError
+from attest.support.validation import check_keys, convert, kind_of, unreadable
 
 __all__ = [
     "Accelerator",

@@ -44,7 +44,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attest.guest.binary import agent_binary
+from attest.guest.agent.binary import agent_binary
 from tests.contract.openapi import Description
 
 FIRST_HOST_PORT = 1 << 30

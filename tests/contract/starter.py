@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attest.errors import ChannelError
-from attest.guest.agent_channel import AgentChannel
+from attest.guest.agent.channel import AgentChannel
 from attest.guest.console import Console
 from attest.net.cell import Cell
 from attest.vmm.base import Binary, MachineSpec, VmmExit
-from attest.vmm.cloud_hypervisor import CloudHypervisor
-from attest.vmm.firecracker import Firecracker
+from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor
+from attest.vmm.firecracker.vmm import Firecracker
 from tests.contract.server import Bench
 
 ApiVmm = Firecracker | CloudHypervisor

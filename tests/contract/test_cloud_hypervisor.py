@@ -16,12 +16,12 @@ import pytest
 from attest.errors import HostError
 from attest.image.model import Image
 from attest.net.cell import Cell
-from attest.parallel import begin
-from attest.vmm import cloud_hypervisor_config
-from attest.vmm.api import ApiError
+from attest.support.concurrency import begin
 from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError
-from attest.vmm.cloud_hypervisor import CloudHypervisor, find_cloud_hypervisor
-from attest.vmm.whole_state import read_devices
+from attest.vmm.cloud_hypervisor import config as cloud_hypervisor_config
+from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor, find_cloud_hypervisor
+from attest.vmm.cloud_hypervisor.whole_state import read_devices
+from attest.vmm.http_api import ApiError
 from tests.contract.server import Bench
 from tests.contract.starter import Starter, answers, body, greeted, hears, sent
 

@@ -14,11 +14,11 @@ import pytest
 from attest.errors import HostError
 from attest.image.model import Image
 from attest.net.cell import Cell
-from attest.vmm import firecracker
-from attest.vmm.api import ApiError
 from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError
-from attest.vmm.firecracker import Firecracker
-from attest.vmm.firecracker_binary import find_firecracker
+from attest.vmm.firecracker import vmm as firecracker
+from attest.vmm.firecracker.binary import find_firecracker
+from attest.vmm.firecracker.vmm import Firecracker
+from attest.vmm.http_api import ApiError
 from tests.contract.server import Bench
 from tests.contract.starter import Starter, answers, body, greeted, hears, sent
 
@@ -127,7 +127,7 @@ def test_disks(
     }  # fmt: skip
     assert [shown(start, name) for name in ("disk0", "disk1")] == list(files)
     arguments = body(bench, "PUT /boot-source")["boot_args"]
-    assert f" attest.disks={devices} " in arguments
+    assert f" attest.disk.machine_disks={devices} " in arguments
 
 
 def test_a_balloon(start: Starter, bench: Bench) -> None:

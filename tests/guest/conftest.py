@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.machine.machine import Machine
 
 _ACCELERATOR = "tcg"

@@ -11,7 +11,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from attest.guest.binary import agent_binary
+from attest.guest.agent.binary import agent_binary
 from attest.image.initrd import CpioWriter
 from attest.image.model import Image
 from attest.image.recipe import load_recipe

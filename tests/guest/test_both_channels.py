@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import start_scripts
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import CommandFailed, MachineError, WaitFailed
 from attest.machine.machine import Machine
-from attest.parallel import wait_all
+from attest.support.concurrency import wait_all
 
 _LATER = "(sleep 0.3; {}) >/dev/null 2>&1 &"
 

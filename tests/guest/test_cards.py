@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import MachineError
 from attest.machine.machine import Machine
 

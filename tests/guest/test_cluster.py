@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import MachineError, ManifestError, UsageError
 from attest.machine.machine import Machine
-from attest.parallel import wait_all
-from attest.processes import children
+from attest.support.concurrency import wait_all
+from attest.support.procfs import children
 
 
 def test_each_machine_is_itself(debian: Cluster) -> None:

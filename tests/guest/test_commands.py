@@ -6,7 +6,7 @@ import pytest
 
 from attest.errors import CommandFailed, WaitFailed
 from attest.machine.machine import Machine
-from attest.parallel import wait_all
+from attest.support.concurrency import wait_all
 
 
 def test_succeed_returns_all_outputs_joined(machine: Machine) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from attest.cache import cache_dir
-from attest.cluster import Cluster
+from attest.cluster.archive import place, read
+from attest.cluster.cluster import Cluster
+from attest.host import kvm_probe as accel
 from attest.image.described import load_described
-from attest.kept import place, read
-from attest.vmm import accel
-from attest.vmm.qemu import find_qemu
+from attest.support.paths import cache_dir
+from attest.vmm.qemu.vmm import find_qemu
 from tests.guest.elsewhere import built, describe_debian
 
 _TALK = """

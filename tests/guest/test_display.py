@@ -10,7 +10,7 @@ from string import ascii_uppercase
 import pytest
 from PIL import Image
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import MachineError, UsageError, WaitFailed
 from attest.machine.machine import Machine
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.machine.machine import Machine
 
 RECIPE = """

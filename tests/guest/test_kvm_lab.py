@@ -13,7 +13,7 @@ import pytest
 from kvm_lab import Lab, LabError
 
 from attest.machine.machine import Machine
-from attest.processes import children
+from attest.support.procfs import children
 
 TOOL = Path(__file__).parents[2] / "tools/kvm_lab.py"
 

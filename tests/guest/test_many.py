@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.events import Event, Kind
 from attest.machine.instance_states import Stage
 from attest.machine.machine import Machine
-from attest.parallel import wait_all
-from attest.processes import children
+from attest.support.concurrency import wait_all
+from attest.support.procfs import children
 
 _TINY = {"image": "tiny", "memory": 96}
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import ManifestError
 from attest.machine.machine import Machine
-from attest.vmm import migration
 from attest.vmm.base import SaveError
-from attest.vmm.nested import RAN_A_GUEST
-from attest.vmm.qmp import Qmp
+from attest.vmm.qemu import migration
+from attest.vmm.qemu.nested import RAN_A_GUEST
+from attest.vmm.qemu.qmp import Qmp
 
 pytestmark = pytest.mark.timeout(600)  # the first run builds images
 

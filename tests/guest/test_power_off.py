@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from attest.guest.agent_channel import AgentChannel
+from attest.guest.agent.channel import AgentChannel
 from attest.guest.channel import PowerAction
 from attest.guest.console import Console
 from attest.image.described import load_described
 from attest.vmm.base import MachineSpec
-from attest.vmm.qemu import Qemu, find_qemu
+from attest.vmm.qemu.vmm import Qemu, find_qemu
 from tests.guest.elsewhere import built, describe_debian
 
 

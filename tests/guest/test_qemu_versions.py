@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attest.cache import cache_dir
+from attest.support.paths import cache_dir
 
 TINY = Path(__file__).parents[2] / "examples/tiny/test.toml"
 

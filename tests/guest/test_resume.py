@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from attest.cache import cache_dir
-from attest.cluster import Cluster
-from attest.kept import place, read
+from attest.cluster.archive import place, read
+from attest.cluster.cluster import Cluster
+from attest.support.paths import cache_dir
 from tests.guest.terminal import Terminal
 
 _TINY = 'image = "tiny"\nmemory = 96\n'

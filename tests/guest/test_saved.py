@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from attest.guest.agent_channel import AgentChannel
+from attest.disk import qemu_img as disk
+from attest.guest.agent.channel import AgentChannel
 from attest.guest.console import Console
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.net.cell import Cell
-from attest.processes import descendants
-from attest.scratch import Scratch
-from attest.vmm import disk, migration
+from attest.support.procfs import descendants
+from attest.support.scratch import Scratch
 from attest.vmm.base import MachineSpec, Saved, SaveError, saved_in
-from attest.vmm.qemu import Qemu, find_qemu
+from attest.vmm.qemu import migration
+from attest.vmm.qemu.vmm import Qemu, find_qemu
 
 MEMORY = 96
 POOL = Path("/proc/sys/vm/nr_hugepages")

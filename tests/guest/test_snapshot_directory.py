@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from attest.cache import cache_dir
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.events import Event, EventLog, Kind
 from attest.snapshot import record
+from attest.support.paths import cache_dir
 
 NODES = {"a": {"image": "tiny", "memory": 96}, "b": {"image": "tiny", "memory": 96}}
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 import attest
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import ChannelError, CommandFailed, ManifestError, UsageError
 from attest.guest.channel import WaitKind
 from attest.machine.machine import Machine
-from attest.parallel import wait_all
+from attest.support.concurrency import wait_all
 
 _TINY = {"image": "tiny", "memory": 96}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.guest.identity import Identity
 from attest.machine.machine import Machine
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import start_scripts
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import CommandFailed, UsageError
 from attest.net.switches import find_vde_switch
 

@@ -6,7 +6,7 @@ import pytest
 
 from attest.errors import WaitFailed
 from attest.machine.machine import Machine
-from attest.parallel import wait_all
+from attest.support.concurrency import wait_all
 
 _LATER = "(sleep 0.3; {}) >/dev/null 2>&1 &"
 

@@ -18,17 +18,17 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from attest import warm
-from attest.cache import cache_dir
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import AttestError
 from attest.events import Event, EventLog, Kind
-from attest.guest.binary import agent_binary
+from attest.guest.agent.binary import agent_binary
 from attest.machine.instance_states import Limits
+from attest.provision import warm
+from attest.provision.warm import NotSavedError
 from attest.snapshot.cache import Entry, SnapshotCache
 from attest.snapshot.shape import Shape
+from attest.support.paths import cache_dir
 from attest.vmm.base import SaveError, Vmm
-from attest.warm import NotSavedError
 
 OTHER_QEMUS = sorted(cache_dir().glob(f"qemu/*/bin/qemu-system-{platform.machine()}"))
 
@@ -412,7 +412,7 @@ def test_a_disk_that_is_too_small_is_told(home: Home) -> None:
     "moment",
     [
         "attest.machine.instance Instance _console_line",  # the guest boots
-        "attest.warm _warm_up",  # a step follows that needs more of its memory
+        "attest.provision.warm _warm_up",  # a step follows that needs more of its memory
     ],
 )
 def test_a_disk_that_fills_up_is_told(home: Home, moment: str) -> None:
@@ -441,7 +441,7 @@ def test_a_disk_that_is_full_when_the_state_is_written_is_told(
 
 def test_a_driver_killed_while_it_makes_a_snapshot_leaves_nothing_to_the_next(home: Home) -> None:
     for moment in (
-        "attest.warm _boot_and_save",
+        "attest.provision.warm _boot_and_save",
         "attest.machine.instance Instance _console_line",
         "attest.snapshot.cache _sync_behind",  # it is in place, and claimed still
     ):

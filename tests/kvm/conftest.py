@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
+from attest.host.kvm_probe import probe_kvm
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.machine import Machine
-from attest.vmm.accel import probe_kvm
 
 _GIVEN = {"firecracker": "ATTEST_FIRECRACKER", "cloud-hypervisor": "ATTEST_CLOUD_HYPERVISOR"}
 THERE = ["qemu", *(name for name, variable in _GIVEN.items() if os.environ.get(variable))]

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from attest.cache import cache_dir
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import AttestError
 from attest.events import Event, EventLog, Kind
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.snapshot.cache import Entry, SnapshotCache
+from attest.support.paths import cache_dir
 from tests.kvm.conftest import Vmm
 
 REMOVED = "its snapshot does not restore and was removed, so it boots: "

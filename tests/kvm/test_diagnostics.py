@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import ChannelError, MachineError
-from attest.guest.agent_channel import AgentChannel
-from attest.guest.protocol import VERSION
+from attest.guest.agent.channel import AgentChannel
+from attest.guest.agent.protocol import VERSION
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.machine import Machine
-from attest.parallel import begin
-from attest.processes import children
+from attest.support.concurrency import begin
+from attest.support.procfs import children
 from attest.vmm.base import DialError
 from tests.kvm.conftest import THERE, Vmm
 
@@ -245,7 +245,7 @@ def test_what_a_guest_answers_on_its_way_to_an_agent(vmm: str, odd: Path) -> Non
 
 
 def test_an_agent_with_another_protocol(vmm: Vmm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attest.guest.session.VERSION", VERSION + 1)
+    monkeypatch.setattr("attest.guest.agent.session.VERSION", VERSION + 1)
     with vmm.cluster("one", cold=True) as cluster:
         error = failure(cluster["one"])
     assert error.message.startswith(

@@ -9,7 +9,7 @@ import pytest
 
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
-from attest.vmm.backends import BACKENDS
+from attest.vmm.registry import BACKENDS
 from tests.kvm.conftest import Vmm
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.machine.machine import Machine
-from attest.parallel import wait_all
-from attest.processes import children
-from attest.vmm.backends import BACKENDS
+from attest.support.concurrency import wait_all
+from attest.support.procfs import children
+from attest.vmm.registry import BACKENDS
 from tests.kvm.conftest import THERE, Vmm
 
 POOL = Path("/proc/sys/vm/nr_hugepages")

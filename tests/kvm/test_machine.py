@@ -11,8 +11,8 @@ import pytest
 
 from attest.errors import MachineError
 from attest.machine.machine import Machine
-from attest.parallel import wait_all
-from attest.processes import children
+from attest.support.concurrency import wait_all
+from attest.support.procfs import children
 from tests.kvm.conftest import Vmm
 
 

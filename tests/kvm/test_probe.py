@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from attest.host.kvm_probe import choose, probe_kvm
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
-from attest.vmm.accel import choose, probe_kvm
 
 
 @pytest.mark.short

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.machine.machine import Machine
-from attest.parallel import wait_all
+from attest.support.concurrency import wait_all
 from tests.kvm.conftest import Vmm
 
 _WHO = """

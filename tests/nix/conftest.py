@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from attest.cache import cache_dir
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
+from attest.support.paths import cache_dir
 from tests.nix.isolated_nix import Nix
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attest.cache import cache_dir
+from attest.support.paths import cache_dir
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent

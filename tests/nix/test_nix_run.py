@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attest.cache import cache_dir
+from attest.support.paths import cache_dir
 from tests.nix.isolated_nix import Nix
 
 FLAKE = """

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import settings
 
 from attest.errors import HostError
-from attest.guest.agent_channel import AgentChannel
-from attest.guest.binary import agent_binary
+from attest.guest.agent.binary import agent_binary
+from attest.guest.agent.channel import AgentChannel
 from tests.unit.agents import Agent, Peer
 
 settings.register_profile("busy", deadline=None)  # how long a busy host takes is no failure

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import MachineError
-from attest.guest.agent_channel import AgentChannel
+from attest.guest.agent.channel import AgentChannel
 from attest.guest.identity import Identity
 from tests.unit.agent_client import (
     DONE,
@@ -563,7 +563,7 @@ def test_an_ssh_keygen_that_fails(
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
     if "sleep" in program:
-        monkeypatch.setattr("attest.guest.ssh_keys._LIMIT", 0.5)
+        monkeypatch.setattr("attest.guest.agent.ssh_keys._LIMIT", 0.5)
     with pytest.raises(MachineError, match=f"(?s)alice: .*{why}"):
         become_a_copy(channel, root, "bob")
     assert (root / "etc/ssh/ssh_host_rsa_key").read_text() == RSA

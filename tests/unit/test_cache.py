@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from attest.cache import MONTH, mark_used
 from attest.check import type_check
-from attest.nix_tests import find_test
+from attest.cli.flake_tests import find_test
+from attest.support.paths import MONTH, mark_used
 
 _NIX = """#!/bin/sh
 while [ "$1" != --out-link ]; do shift; done

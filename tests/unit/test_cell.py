@@ -16,8 +16,8 @@ import pytest
 from attest.errors import HostError
 from attest.net.bridge import Attachment, make_bridges
 from attest.net.cell import Cell
-from attest.processes import children
-from attest.scratch import Scratch
+from attest.support.procfs import children
+from attest.support.scratch import Scratch
 from attest.vmm.base import VmmExit
 from attest.vmm.process import WatchedProcess
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import ChannelError, MachineError, UsageError, WaitFailed
-from attest.guest.agent_channel import AgentChannel
+from attest.guest.agent.channel import AgentChannel
 from attest.guest.channel import Completed, WaitKind
 
 MIB = 1 << 20
@@ -182,7 +182,7 @@ def test_an_interrupted_run_cancels_its_command(agent_path: Path, sleep: str) ->
     # In a process of its own, as the interrupt is for its main thread.
     script = (
         "import socket, sys\n"
-        "from attest.guest.agent_channel import AgentChannel\n"
+        "from attest.guest.agent.channel import AgentChannel\n"
         "sock = socket.socket(socket.AF_UNIX); sock.connect(sys.argv[1])\n"
         "channel = AgentChannel('alice', sock); channel.connect(30)\n"
         "try:\n"

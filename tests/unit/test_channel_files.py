@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import MachineError
-from attest.guest.agent_channel import AgentChannel
+from attest.guest.agent.channel import AgentChannel
 
 SIZE = int(os.environ.get("ATTEST_COPY_MIB", "1024")) << 20
 

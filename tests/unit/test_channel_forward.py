@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import HostError, MachineError
-from attest.guest.agent_channel import AgentChannel
+from attest.guest.agent.channel import AgentChannel
 from attest.guest.channel import WaitKind
 
 MIB = 1 << 20

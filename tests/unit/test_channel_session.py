@@ -8,10 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from attest.errors import ChannelError
-from attest.guest import stream
-from attest.guest.agent_channel import AgentChannel
-from attest.guest.channel import PowerAction, WaitKind
-from attest.guest.protocol import (
+from attest.guest.agent import stream
+from attest.guest.agent.channel import AgentChannel
+from attest.guest.agent.protocol import (
     HEADER,
     MAX_DATA,
     PADDING,
@@ -22,6 +21,7 @@ from attest.guest.protocol import (
     Status,
     encode_frame,
 )
+from attest.guest.channel import PowerAction, WaitKind
 from tests.unit.agents import Agent, Peer
 
 Pair = Callable[[], tuple[socket.socket, Peer]]

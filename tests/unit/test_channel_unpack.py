@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attest.guest.transfer import TransferError, pack, unpack
+from attest.guest.tar_stream import TransferError, pack, unpack
 
 
 def reader(data: bytes, size: int = 1000) -> Callable[[], bytes]:

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from attest.conditions import PollingCondition, watched
 from attest.errors import ConditionFailed, WaitFailed
 from attest.events import Event, EventLog, Kind
-from attest.parallel import begin, wait_all
+from attest.machine.conditions import PollingCondition, watched
 from attest.script.retry import retry
+from attest.support.concurrency import begin, wait_all
 
 
 def _condition(check: object, **options: float | str) -> PollingCondition:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from attest.disk import qemu_img as disk
 from attest.errors import HostError
-from attest.vmm import disk
-from attest.vmm.qemu import QemuBinary
+from attest.vmm.qemu.vmm import QemuBinary
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from attest.vmm.backends import BACKENDS
 from attest.vmm.capabilities import Capabilities
+from attest.vmm.registry import BACKENDS
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import threading
 import time
 from io import FileIO
 
-from attest.vmm.event_monitor import GuestEvent, read_events
+from attest.vmm.cloud_hypervisor.event_monitor import GuestEvent, read_events
 
 
 def told(source: str, event: str, **more: object) -> bytes:

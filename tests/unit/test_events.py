@@ -15,7 +15,7 @@ import pytest
 
 from attest.errors import HostError
 from attest.events import Event, EventLog, Kind
-from attest.report.doing import Doing
+from attest.report.activity import Doing
 from attest.report.journal import journal
 from attest.report.lines import describe, headline
 from attest.report.live import view

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from attest.cli.cache import cache as command
 from attest.errors import UsageError
 from attest.snapshot import record
-from attest.snapshot.given import GivenSnapshots, UnfitError
+from attest.snapshot.prebuilt import GivenSnapshots, UnfitError
 from attest.snapshot.shape import Shape
 
 SHAPE = Shape(

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
+from attest.cluster.archive import Kept, KeptMachine
 from attest.errors import RecipeError, UsageError
 from attest.image.described import is_description, load_described
 from attest.image.model import Image
 from attest.image.recipe import load_recipe
-from attest.kept import Kept, KeptMachine
 from attest.manifest import parse_manifest
 from attest.snapshot.shape import Shape
-from attest.vmm import firecracker, qemu
 from attest.vmm.base import MachineSpec
-from attest.vmm.cloud_hypervisor_config import vm_config
+from attest.vmm.cloud_hypervisor.config import vm_config
+from attest.vmm.firecracker import vmm as firecracker
+from attest.vmm.qemu import vmm as qemu
 
 ARCH = platform.machine()
 OTHER = "aarch64" if ARCH == "x86_64" else "x86_64"
@@ -100,7 +101,9 @@ def test_each_vmm_attaches_the_root_and_tells_only_attests_initrd_of_disks(
     }
     assert own_words == {
         "qemu": [] if own else ["attest.root=root"],
-        "firecracker": [] if own else ["attest.disks=/dev/vdb", "attest.root=/dev/vda"],
+        "firecracker": []
+        if own
+        else ["attest.disk.machine_disks=/dev/vdb", "attest.root=/dev/vda"],
         "cloud-hypervisor": [] if own else ["attest.root=root"],
     }
     assert [vmm for vmm, line in told.items() if "init=/nix/store/x/init" not in line] == []

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from attest.cache import cache_dir
 from attest.errors import ImageBuildError, UsageError
-from attest.image.claim import claimed, sweep
+from attest.image.build_space import BuildSpace
 from attest.image.model import Image
-from attest.image.namespace import BuildSpace
 from attest.image.recipe import Recipe, load_recipe
 from attest.image.store import ImageStore
+from attest.support.claims import claimed, sweep
+from attest.support.paths import cache_dir
 
 HOLDER = """
 import sys

@@ -20,7 +20,7 @@ from attest.machine.contracts import InstanceContext
 from attest.machine.instance import Instance, Return
 from attest.machine.instance_states import Limits, Stage
 from attest.machine.meeting import Meeting
-from attest.parallel import begin
+from attest.support.concurrency import begin
 from attest.vmm.base import Saved, SaveError
 from tests.unit.fake_vmm import FakeGuest
 
@@ -432,7 +432,7 @@ def test_who_waits_for_one_that_is_ended_is_told(
 
 
 def test_one_that_looks_for_its_source_can_be_ended(make: Callable[..., World]) -> None:
-    from attest.scope import cancellable
+    from attest.support.cancellation import cancellable
 
     world = make()
     stop = threading.Event()

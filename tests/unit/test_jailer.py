@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import HostError
-from attest.vmm.jailer import find_jailer
+from attest.vmm.firecracker.jailer import find_jailer
 
 _CHECK = """
 from attest.errors import HostError

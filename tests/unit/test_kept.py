@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from attest.cluster.archive import find, forget, is_kept, place, resume_command
 from attest.errors import UsageError
-from attest.kept import find, forget, is_kept, place, resume_command
-from attest.runs import runs_directory
+from attest.support.run_dirs import runs_directory
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from attest.layers import Layers
-from attest.vmm import disk
+from attest.disk import qemu_img as disk
+from attest.disk.backing_chain import Layers
 
 _SIZE = 4
 """MiB"""

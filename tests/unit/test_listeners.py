@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from attest.listeners import tell
+from attest.support.listeners import tell
 from attest.vmm.base import VmmExit
 from attest.vmm.process import WatchedProcess
-from attest.vmm.qmp import Qmp
+from attest.vmm.qemu.qmp import Qmp
 
 
 @pytest.fixture

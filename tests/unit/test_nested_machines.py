@@ -8,14 +8,15 @@ from typing import cast
 import pytest
 
 from attest.errors import HostError, ManifestError
+from attest.host import kvm_probe as accel
 from attest.host.checks import Level, check_nested
+from attest.host.kvm_probe import KvmProbe
 from attest.image.model import Image
 from attest.manifest import parse_manifest
 from attest.net.cell import Cell
-from attest.seat import Seat
-from attest.vmm import accel, nested
-from attest.vmm.accel import KvmProbe
-from attest.vmm.qemu import find_qemu
+from attest.node.resolved import Seat
+from attest.vmm.qemu import nested
+from attest.vmm.qemu.vmm import find_qemu
 
 OLD, NEW = (7, 2, 22), (10, 0, 2)
 

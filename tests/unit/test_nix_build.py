@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attest.cache import cache_dir
-from attest.host.nix_build import in_build, in_sandbox, remedy
+from attest.support.nix_sandbox import in_build, in_sandbox, remedy
+from attest.support.paths import cache_dir
 
 
 def test_a_shell_of_nix_is_no_build(monkeypatch: pytest.MonkeyPatch) -> None:

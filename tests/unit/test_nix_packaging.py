@@ -123,7 +123,7 @@ def test_the_phases_of_the_agent_s_package(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTEST_AGENT_DIR", str(out / "bin"))
         build_programs(tmp_path / "wheel")
-    agent = tmp_path / f"wheel/src/attest/guest/bin/attest-agent-{architecture}"
+    agent = tmp_path / f"wheel/src/attest/guest/agent/bin/attest-agent-{architecture}"
     assert agent.read_bytes() == (out / "bin/attest-agent").read_bytes()
 
 

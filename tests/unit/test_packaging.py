@@ -71,13 +71,12 @@ def test_the_wheel_carries_the_programs(
 
 @pytest.mark.timeout(600)
 def test_the_wheel_finds_the_programs(python: Path, tmp_path: Path) -> None:
-    code = (
-        f"from attest.guest.binary import agent_binary; print(agent_binary('{os.uname().machine}'))"
-    )
+    machine = os.uname().machine
+    code = f"from attest.guest.agent.binary import *; print(agent_binary('{machine}'))"
     agent = Path(run(python, "-c", code, cwd=tmp_path).strip())
     assert agent.is_relative_to(python.parents[1])
     assert run(agent, "--version", cwd=tmp_path).startswith("attest-agent ")
-    code = "from attest.vmm.uffd import uffd_binary; print(uffd_binary())"
+    code = "from attest.vmm.firecracker.uffd import uffd_binary; print(uffd_binary())"
     assert Path(run(python, "-c", code, cwd=tmp_path).strip()).is_relative_to(python.parents[1])
 
 

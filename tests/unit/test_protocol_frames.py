@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attest.errors import UsageError
-from attest.guest.channel import Welcome
-from attest.guest.protocol import (
+from attest.guest.agent.protocol import (
     HEADER,
     MAX_DATA,
     MAX_PAYLOAD,
@@ -29,6 +28,7 @@ from attest.guest.protocol import (
     encode_frame,
     encode_hello,
 )
+from attest.guest.channel import Welcome
 
 NONCE = bytes(range(100, 116))
 

@@ -3,7 +3,7 @@
 import os
 import random
 
-from attest.guest.protocol import (
+from attest.guest.agent.protocol import (
     HEADER,
     MAX_PAYLOAD,
     FrameParser,

@@ -1,8 +1,8 @@
 """Who a machine is to become, as it travels."""
 
-from attest.guest.agent_identity import encode_identity
+from attest.guest.agent.identity import encode_identity
+from attest.guest.agent.protocol import IdentityField, decode_fields
 from attest.guest.identity import Identity, Interface
-from attest.guest.protocol import IdentityField, decode_fields
 
 
 def test_only_what_is_given_is_sent() -> None:

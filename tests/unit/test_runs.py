@@ -13,8 +13,8 @@ from threading import Barrier
 import pytest
 
 from attest.errors import HostError
-from attest.parallel import wait_all
-from attest.runs import held, new_run_directory, past_runs, runs_directory
+from attest.support.concurrency import wait_all
+from attest.support.run_dirs import held, new_run_directory, past_runs, runs_directory
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def _run() -> None:
 def _driver(run: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds a run."""
     program = (
-        "import sys; from pathlib import Path; from attest.runs import held\n"
+        "import sys; from pathlib import Path; from attest.support.run_dirs import held\n"
         "with held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import HostError
-from attest.scratch import Scratch
+from attest.support.scratch import Scratch
 
 
 @pytest.fixture(autouse=True)

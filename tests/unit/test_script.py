@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from attest.errors import MachineError
-from attest.parallel import wait_all
 from attest.script.run import ScriptRun, TimeLimit
+from attest.support.concurrency import wait_all
 
 
 def _run(text: str, *, timeout: float = 0.2, **names: Any) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from attest.errors import ChannelError, MachineError, WaitFailed
-from attest.guest import shell_channel
+from attest.guest.backdoor import channel as shell_channel
+from attest.guest.backdoor.channel import ShellChannel, ShellHost
 from attest.guest.channel import PowerAction, WaitKind
 from attest.guest.identity import Identity
-from attest.guest.shell_channel import ShellChannel, ShellHost
 
 _GREETING = b"booting\r\nSpawning backdoor root shell...\n"
 

@@ -8,12 +8,12 @@ from typing import cast
 
 import pytest
 
+from attest.cluster.start_scripts import Report, ScriptedMachines, ScriptedSeat, name_of
 from attest.errors import ManifestError
 from attest.events import EventLog
 from attest.manifest import NO_LIMIT, Node, on_hugepages, parse_manifest
 from attest.net.cell import Cell
-from attest.scripted import Report, ScriptedMachines, ScriptedSeat, name_of
-from attest.vmm.start_script import ScriptSpec, unplugged_names
+from attest.vmm.qemu.start_script import ScriptSpec, unplugged_names
 
 _INFO = r"""virtio-net-pci.0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56
  \ user.0: index=0,type=user,net=10.0.2.0,restrict=off

@@ -14,13 +14,13 @@ from attest.image.model import Image
 from attest.machine.contracts import InstanceContext
 from attest.manifest import Disk, Node
 from attest.net.cell import Cell
-from attest.seat import Seat
+from attest.node.resolved import Seat
+from attest.provision.sources import GivenStarts, Starts
+from attest.provision.warm import WarmStarts
 from attest.snapshot.cache import SnapshotCache
-from attest.snapshot.given import GivenSnapshots
+from attest.snapshot.prebuilt import GivenSnapshots
 from attest.snapshot.record import write_record
-from attest.starts import GivenStarts, Starts
 from attest.vmm.base import Saved
-from attest.warm import WarmStarts
 
 _QEMU = '#!/bin/sh\necho "QEMU emulator version 10.0.2"\n'
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attest.vmm.unix import listen
+from attest.support.unix_sockets import listen
 from tests.unit import uffd_peer
 from tests.unit.uffd_peer import HUGE, SMALL, Peer
 

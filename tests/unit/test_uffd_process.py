@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from attest.net.cell import Cell
-from attest.processes import children
-from attest.scratch import Scratch
-from attest.vmm.uffd import UffdHandler
+from attest.support.procfs import children
+from attest.support.scratch import Scratch
+from attest.vmm.firecracker.uffd import UffdHandler
 from tests.unit import uffd_peer
 from tests.unit.uffd_peer import SMALL, Peer
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from attest.vmm.api import Api, ApiError
 from attest.vmm.base import VmmExit
+from attest.vmm.http_api import Api, ApiError
 
 LONG = 60.0
 

@@ -11,16 +11,16 @@ from typing import Any, get_args
 
 import pytest
 
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import HostError, MachineError, ManifestError, UsageError
 from attest.image.model import Image
 from attest.manifest import Node, VmmName
-from attest.seat import find_vmm
-from attest.vmm.backends import BACKENDS, choose, lacks
+from attest.node.resolved import find_vmm
 from attest.vmm.base import MachineSpec
-from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
-from attest.vmm.firecracker_binary import find_firecracker
-from attest.vmm.qemu import find_qemu
+from attest.vmm.cloud_hypervisor.vmm import find_cloud_hypervisor
+from attest.vmm.firecracker.binary import find_firecracker
+from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.registry import BACKENDS, choose, lacks
 
 _SAYS = {
     "qemu": ["QEMU emulator version 10.0.2"],

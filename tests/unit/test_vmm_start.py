@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from attest.image.model import Image
-from attest.vmm import process, qmp
+from attest.vmm import process
 from attest.vmm.base import MachineSpec, Saved, SaveError, VmmExit
-from attest.vmm.cloud_hypervisor import CloudHypervisor, CloudHypervisorBinary
-from attest.vmm.firecracker import Firecracker
-from attest.vmm.firecracker_binary import FirecrackerBinary
+from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor, CloudHypervisorBinary
+from attest.vmm.firecracker.binary import FirecrackerBinary
+from attest.vmm.firecracker.vmm import Firecracker
 from attest.vmm.process import WatchedProcess
-from attest.vmm.qemu import Qemu, QemuBinary
-from attest.vmm.start_script import ScriptSpec, StartScript
+from attest.vmm.qemu import qmp
+from attest.vmm.qemu.start_script import ScriptSpec, StartScript
+from attest.vmm.qemu.vmm import Qemu, QemuBinary
 from tests.unit.descriptors import open_descriptors, room_for
 
 _MISSING = Path("/nonexistent/program")
@@ -133,7 +134,7 @@ def test_a_start_does_not_wait_for_the_greeting(start: StartQemu, spec: MachineS
 def test_a_load_without_an_answer_says_so(
     start: StartQemu, saved: MachineSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attest.vmm.qemu._REAPED", 0.1)
+    monkeypatch.setattr("attest.vmm.qemu.vmm._REAPED", 0.1)
     text = "QEMU did not answer `migrate-set-capabilities` in 0.5 s; it still runs"
     with pytest.raises(SaveError) as caught:
         start("silent", saved)
@@ -269,7 +270,7 @@ def _settle() -> None:
 def test_of_a_load_that_fails(
     start: StartQemu, saved: MachineSpec, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attest.vmm.qemu._REAPED", 0.1)
+    monkeypatch.setattr("attest.vmm.qemu.vmm._REAPED", 0.1)
     processes: list[WatchedProcess] = []
 
     class Kept(WatchedProcess):
@@ -277,7 +278,7 @@ def test_of_a_load_that_fails(
             processes.append(self)
             super().__init__(*args, **options)
 
-    monkeypatch.setattr("attest.vmm.qemu.WatchedProcess", Kept)
+    monkeypatch.setattr("attest.vmm.qemu.vmm.WatchedProcess", Kept)
     qmp._loop()
     before = open_descriptors()
     with pytest.raises(SaveError):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from attest.host.abilities import WORDS
-from attest.vmm.backends import BACKENDS
+from attest.host.capability_table import WORDS
+from attest.vmm.registry import BACKENDS
 
 _DOC = Path(__file__).parents[2] / "docs/vmms.md"
 _SEEN = r"(run|contract|not run)(, .+|: .+)?"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import ChannelError
-from attest.processes import thread_time
+from attest.support.procfs import thread_time
 from attest.vmm.base import DialError, Greet
 from attest.vmm.dial import FailedError, Reason, dial
 from attest.vmm.process import WatchedProcess

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from attest.parallel import wait_all
-from attest.scope import Cancelled, cancellable
+from attest.support.cancellation import Cancelled, cancellable
+from attest.support.concurrency import wait_all
 
 
 def test_all_calls_run_at_once_and_results_keep_their_order() -> None:

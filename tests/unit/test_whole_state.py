@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attest.vmm.whole_state import read_devices, write_whole
+from attest.vmm.cloud_hypervisor.whole_state import read_devices, write_whole
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from attest.cache import cache_dir, mark_used
 from attest.check.finding import Finding
 from attest.check.subject import Subject
 from attest.errors import HostError
 from attest.machine.machine import Machine
+from attest.support.paths import cache_dir, mark_used
 
 __all__ = ["type_check"]
 

@@ -136,10 +136,10 @@ def make(
     \b
     Example: attest cache make test.toml --into snapshots
     """
-    from attest.cluster import Cluster
+    from attest.cluster.cluster import Cluster
     from attest.events import EventLog
     from attest.manifest import load_manifest
-    from attest.report.doing import Doing
+    from attest.report.activity import Doing
     from attest.report.live import view
     from attest.snapshot.cache import read_entry
 

@@ -11,9 +11,9 @@ import click
 from attest.check.check import CHECKS
 from attest.check.check import check as findings_of
 from attest.check.subject import Subject
-from attest.documents import unreadable
 from attest.errors import UsageError
 from attest.manifest import Manifest, check_names, load_manifest
+from attest.support.validation import unreadable
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from attest.errors import HostError
-from attest.host.abilities import table
+from attest.host.capability_table import table
 from attest.host.checks import CHECKS, Finding, Level
 
 _COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from attest.cache import cache_dir, mark_used
 from attest.errors import HostError, UsageError
+from attest.support.paths import cache_dir, mark_used
 
 __all__ = ["NixTest", "find_test"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from attest.cluster import Cluster
+from attest.cluster.archive import forget, is_kept, place, resume_command
+from attest.cluster.cluster import Cluster
 from attest.errors import Terminated
-from attest.kept import forget, is_kept, place, resume_command
 
 __all__ = ["Keeping"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from attest.cli.flake_tests import find_test
 from attest.cli.group import Group
 from attest.cli.run import run as run_manifest
-from attest.nix_tests import find_test
 
 
 @click.group(cls=Group)

@@ -15,9 +15,9 @@ import msgspec
 
 from attest.cli import exit_codes
 from attest.cli.testing import Options, run_test
+from attest.cluster.start_scripts import name_of
 from attest.errors import UsageError
 from attest.manifest import Manifest, load_manifest, parse_manifest
-from attest.scripted import name_of
 
 __all__ = ["main"]
 

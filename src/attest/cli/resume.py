@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from attest.cluster import Cluster
+from attest.cluster.archive import Kept, find, read
+from attest.cluster.cluster import Cluster
 from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
-from attest.kept import Kept, find, read
-from attest.report.doing import Doing
+from attest.guest.terminal import interact
+from attest.report.activity import Doing
 from attest.report.live import view
-from attest.runs import held
-from attest.terminal import interact
+from attest.support.run_dirs import held
 
 
 @click.command()

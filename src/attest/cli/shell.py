@@ -7,13 +7,13 @@ import sys
 import click
 
 from attest.cli.options import accel_option, programs, vmm_options
-from attest.cluster import Cluster
+from attest.cluster.cluster import Cluster
 from attest.errors import UsageError
 from attest.events import EventLog
+from attest.guest.terminal import interact
 from attest.manifest import Accelerator, VmmName, parse_manifest
-from attest.report.doing import Doing
+from attest.report.activity import Doing
 from attest.report.live import view
-from attest.terminal import interact
 
 
 @click.command()

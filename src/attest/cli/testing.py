@@ -12,20 +12,20 @@ from typing import Any, Final
 
 import click
 
-from attest.cli.keeping import Keeping
-from attest.cluster import Cluster
+from attest.cli.keep_on_failure import Keeping
+from attest.cluster.cluster import Cluster
 from attest.errors import AttestError, CommandFailed, Terminated, UsageError, WaitFailed
 from attest.events import Event, EventLog, Kind
 from attest.machine.machine import Machine
 from attest.manifest import Accelerator, Manifest, VmmName
-from attest.report.doing import Doing
+from attest.report.activity import Doing
 from attest.report.journal import journal
 from attest.report.junit import junit
 from attest.report.live import View, view
 from attest.report.traceback import script_lines
-from attest.runs import held, new_run_directory
 from attest.script.driver import Driver, namespace
 from attest.script.run import ScriptRun, TimeLimit
+from attest.support.run_dirs import held, new_run_directory
 from attest.support.text import plain_text
 
 __all__ = ["Options", "run_test"]

@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec.structs import replace
 
+from attest.disk.backing_chain import Foreign, Layers
 from attest.errors import HostError, UsageError, reason_of
 from attest.image.described import is_description, load_described
 from attest.image.model import Image
 from attest.image.store import ImageStore
-from attest.layers import Foreign, Layers
 from attest.manifest import Accelerator, Disk, Manifest
-from attest.parallel import wait_all
-from attest.runs import past_runs, runs_directory
-from attest.seat import Seat
+from attest.node.resolved import Seat
 from attest.snapshot.shape import Shape, host_cpu
-from attest.vmm.backends import BACKENDS
+from attest.support.concurrency import wait_all
+from attest.support.run_dirs import past_runs, runs_directory
 from attest.vmm.base import Saved, Vmm, saved_in
+from attest.vmm.registry import BACKENDS
 
 if TYPE_CHECKING:
     from attest.machine.lifecycle import Lifecycle
@@ -225,7 +225,7 @@ def stop(
                     absent[machine.name] = machine.absence or reason_of(error)
 
     with held:
-        attempt(lambda vmm: vmm.drain())  # as in `attest.checkpoint.take`
+        attempt(lambda vmm: vmm.drain())  # as in `attest.cluster.checkpoint.take`
         attempt(lambda vmm: vmm.pause())
     return absent
 

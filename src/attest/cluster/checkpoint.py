@@ -18,10 +18,10 @@ from pathlib import Path
 
 from attest.errors import AttestError, MachineError, reason_of
 from attest.machine.machine import Snapshot
-from attest.parallel import begin, wait_all
-from attest.seat import Seat
+from attest.node.resolved import Seat
+from attest.support.concurrency import begin, wait_all
 from attest.vmm.base import Saved, Vmm
-from attest.vmm.nested import RAN_A_GUEST
+from attest.vmm.qemu.nested import RAN_A_GUEST
 
 __all__ = ["Checkpoint", "take"]
 

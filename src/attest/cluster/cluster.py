@@ -11,18 +11,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
-from attest.checkpoint import Checkpoint, take
-from attest.documents import check_choice, did_you_mean
+from attest.cluster.archive import Kept, keep, stop
+from attest.cluster.checkpoint import Checkpoint, take
+from attest.cluster.start_scripts import Report, ScriptedMachines, ScriptedSeat, name_of
 from attest.errors import AttestError, MachineError, ManifestError, RecipeError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
+from attest.host import kvm_probe as accel
 from attest.host.descriptors import reserve_descriptors
 from attest.host.hugepages import check_hugepages
 from attest.image.described import is_description, load_described
 from attest.image.model import Image
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
-from attest.kept import Kept, keep, stop
 from attest.machine.contracts import InstanceContext, MachineHost
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.lifecycle import Lifecycle
@@ -40,18 +41,17 @@ from attest.manifest import (
 )
 from attest.net.bridge import SPARE, hold_bridges, join_bridges, make_bridges
 from attest.net.cell import Cell
-from attest.parallel import begin, wait_all
-from attest.scratch import Scratch
-from attest.scripted import Report, ScriptedMachines, ScriptedSeat, name_of
-from attest.seat import Seat, find_vmm, places
+from attest.node.resolved import Seat, find_vmm, places
+from attest.provision.sources import ColdStarts, GivenStarts, SnapshotStarts, SourceOf, Starts
+from attest.provision.warm import WarmStarts, make_snapshot
 from attest.snapshot.cache import SnapshotCache
-from attest.snapshot.given import GivenSnapshots
-from attest.starts import ColdStarts, GivenStarts, SnapshotStarts, SourceOf, Starts
-from attest.vmm import accel
-from attest.vmm.backends import check_vmm_names
+from attest.snapshot.prebuilt import GivenSnapshots
+from attest.support.concurrency import begin, wait_all
+from attest.support.scratch import Scratch
+from attest.support.validation import check_choice, did_you_mean
 from attest.vmm.base import Saved
-from attest.vmm.qemu import find_qemu
-from attest.warm import WarmStarts, make_snapshot
+from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.registry import check_vmm_names
 
 __all__ = ["Cluster"]
 
@@ -291,7 +291,7 @@ class Cluster:
             self.machines[name].connect()
 
     def keep(self, directory: Path) -> None:
-        """Save all machines that run, as of one moment, for `attest.kept.read`; all end.
+        """Save all machines that run, as of one moment, for `attest.cluster.archive.read`; all end.
 
         Args:
             directory: A new directory.

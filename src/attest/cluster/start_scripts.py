@@ -27,11 +27,11 @@ from attest.net.bridge import Attachment
 from attest.net.cell import Cell
 from attest.net.switches import Switches
 from attest.net.vlan import VLan
-from attest.starts import BootSource
+from attest.provision.sources import BootSource
 from attest.vmm.base import Saved, Vmm, VmmExit
 
 if TYPE_CHECKING:
-    from attest.vmm.start_script import StartScript
+    from attest.vmm.qemu.start_script import StartScript
 
 __all__ = ["Report", "ScriptedMachines", "ScriptedSeat", "name_of"]
 
@@ -98,7 +98,7 @@ class ScriptedSeat:
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> Vmm:
         """Run the script; see `attest.machine.contracts.StartVmm`."""
-        from attest.vmm.start_script import ScriptSpec, StartScript
+        from attest.vmm.qemu.start_script import ScriptSpec, StartScript
 
         self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._joined.close()
@@ -114,7 +114,7 @@ class ScriptedSeat:
 
     def make_channel(self, name: str, sock: socket.socket, padding: bool) -> Channel:
         """Its backdoor shell."""
-        from attest.guest.shell_channel import ShellChannel, ShellHost
+        from attest.guest.backdoor.channel import ShellChannel, ShellHost
 
         return ShellChannel(name, sock, ShellHost(self.shared_dir, self._forward, self._press))
 
@@ -286,7 +286,7 @@ def _refuse(machine: Machine, _name: str) -> Snapshot:
 
 
 def _unsaveable(name: str) -> MachineError:
-    from attest.vmm.start_script import UNSAVED
+    from attest.vmm.qemu.start_script import UNSAVED
 
     return MachineError(name, UNSAVED, hint="one of an image can")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from attest.cache import cache_dir
+from attest.disk import qemu_img as disk
+from attest.disk.qemu_img import Layer
 from attest.errors import HostError
-from attest.vmm import disk
-from attest.vmm.disk import Layer
-from attest.vmm.qemu import QemuBinary
+from attest.support.paths import cache_dir
+from attest.vmm.qemu.vmm import QemuBinary
 
 __all__ = ["Foreign", "Layers"]
 

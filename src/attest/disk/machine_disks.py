@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from attest.disk import qemu_img as disk
 from attest.errors import ManifestError
 from attest.manifest import Disk
-from attest.vmm import disk
-from attest.vmm.qemu import QemuBinary
+from attest.vmm.qemu.vmm import QemuBinary
 
 __all__ = ["Disks"]
 

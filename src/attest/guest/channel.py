@@ -87,7 +87,7 @@ class Completed:
 
 
 class Running(Protocol):
-    """A command under way, see `attest.guest.process.Process`."""
+    """A command under way, see `attest.guest.agent.process.Process`."""
 
     def write(self, data: bytes) -> None:
         """Write to its standard input."""
@@ -112,7 +112,7 @@ class Running(Protocol):
 
 
 class Waiting(Protocol):
-    """A wait under way, see `attest.guest.agent_channel.Wait`."""
+    """A wait under way, see `attest.guest.agent.channel.Wait`."""
 
     def cancel(self) -> None:
         """End the wait."""
@@ -122,7 +122,7 @@ class Waiting(Protocol):
 
 
 class Channel(Protocol):
-    """The connection to a guest; see `attest.guest.agent_channel.AgentChannel`.
+    """The connection to a guest; see `attest.guest.agent.channel.AgentChannel`.
 
     What one end cannot do is a `MachineError` that says so.
     """

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Final
 
-from attest.vmm.backends import BACKENDS
+from attest.vmm.registry import BACKENDS
 
 __all__ = ["WORDS", "table"]
 

@@ -18,26 +18,26 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from attest.cache import cache_dir
+from attest.disk.qemu_img import find_qemu_img
 from attest.errors import HostError
-from attest.host.nix_build import remedy
+from attest.image.build_space import BuildSpace
 from attest.image.model import Image
-from attest.image.namespace import BuildSpace
 from attest.image.store import ImageStore
 from attest.net.bridge import Attachment, make_bridges
 from attest.net.cell import Cell
+from attest.support.nix_sandbox import remedy
+from attest.support.paths import cache_dir
 from attest.support.user_namespace import require_tools
 from attest.vmm.base import Binary
-from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
-from attest.vmm.disk import find_qemu_img
-from attest.vmm.firecracker_binary import find_firecracker
-from attest.vmm.jailer import check_root, find_jailer
-from attest.vmm.nested import STEADY_QEMU, host_support
-from attest.vmm.qemu import find_qemu
+from attest.vmm.cloud_hypervisor.vmm import find_cloud_hypervisor
+from attest.vmm.firecracker.binary import find_firecracker
+from attest.vmm.firecracker.jailer import check_root, find_jailer
+from attest.vmm.qemu.nested import STEADY_QEMU, host_support
+from attest.vmm.qemu.vmm import find_qemu
 from attest.vmm.vsock import check_vhost_vsock
 
 if TYPE_CHECKING:
-    from attest.vmm.accel import KvmProbe
+    from attest.host.kvm_probe import KvmProbe
 
 __all__ = ["CHECKS", "Finding", "Level"]
 
@@ -127,7 +127,7 @@ def _any_image() -> Image | None:
 
 def _probe(image: Image | None) -> KvmProbe:
     # QEMU's wrapper imports more than the other checks need.
-    from attest.vmm.accel import probe_kvm
+    from attest.host.kvm_probe import probe_kvm
 
     return probe_kvm(image=image)
 

@@ -23,19 +23,19 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from attest.cache import MONTH, cache_dir, mark_used
-from attest.documents import check_choice
 from attest.errors import HostError
-from attest.guest.binary import agent_binary
-from attest.host.nix_build import remedy
+from attest.guest.agent.binary import agent_binary
 from attest.image.initrd import CpioWriter
 from attest.image.model import Image
 from attest.manifest import Accelerator
 from attest.net.cell import Cell
-from attest.scratch import Scratch
+from attest.support.nix_sandbox import remedy
+from attest.support.paths import MONTH, cache_dir, mark_used
+from attest.support.scratch import Scratch
 from attest.support.text import plain_text
+from attest.support.validation import check_choice
 from attest.vmm.base import MachineSpec
-from attest.vmm.qemu import Qemu, QemuBinary, find_qemu
+from attest.vmm.qemu.vmm import Qemu, QemuBinary, find_qemu
 
 __all__ = ["KvmProbe", "choose", "probe_kvm"]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from attest.image.namespace import BuildSpace
+from attest.image.build_space import BuildSpace
 from attest.image.recipe import Recipe
 
 __all__ = ["bootstrap_root", "fetch_packages", "finish_root"]

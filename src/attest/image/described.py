@@ -16,9 +16,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from attest.documents import check_keys, convert, kind_of, unreadable
 from attest.errors import RecipeError
 from attest.image.model import Image
+from attest.support.validation import check_keys, convert, kind_of, unreadable
 
 __all__ = ["is_description", "load_described"]
 

@@ -17,10 +17,10 @@ from typing import Final
 
 import msgspec
 
+from attest.image.build_space import BuildSpace
 from attest.image.debian import bootstrap_root, fetch_packages, finish_root
 from attest.image.initrd import CpioWriter
 from attest.image.kernel import KernelModules, uncompressed_kernel
-from attest.image.namespace import BuildSpace
 from attest.image.recipe import Recipe
 from attest.support.user_namespace import require_tools
 

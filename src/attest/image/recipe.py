@@ -18,8 +18,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from attest.documents import check_keys, convert, unreadable
 from attest.errors import HostError, RecipeError
+from attest.support.validation import check_keys, convert, unreadable
 
 __all__ = ["Recipe", "RecipeFile", "builtin_recipes", "is_recipe", "load_recipe"]
 

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from attest.cache import cache_dir
 from attest.errors import UsageError
-from attest.image.claim import claimed, sweep
 from attest.image.model import Image
+from attest.support.claims import claimed, sweep
+from attest.support.paths import cache_dir
 
 if TYPE_CHECKING:
     from attest.image.layer import Layer
@@ -201,8 +201,8 @@ class ImageStore:
             return None
 
     def _build_layer(self, recipe: Recipe, progress: Callable[[str], None], refresh: bool) -> Layer:
+        from attest.image.build_space import BuildSpace
         from attest.image.layer import build_layer
-        from attest.image.namespace import BuildSpace
 
         def waiting() -> None:
             progress(f"waiting for another process that builds {recipe.name}")
@@ -260,7 +260,7 @@ class ImageStore:
 
 
 def _agent(recipe: Recipe) -> bytes:
-    from attest.guest.binary import agent_binary
+    from attest.guest.agent.binary import agent_binary
 
     return agent_binary(recipe.arch).read_bytes()
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from attest.conditions import watched
 from attest.errors import CommandFailed, MachineError, WaitFailed
 from attest.events import Kind
 from attest.guest.channel import Channel, Completed, Running
+from attest.machine.conditions import watched
 from attest.machine.power import Power
-from attest.pauses import DEFAULT_TIMEOUT, tries
-from attest.scope import cancellable
+from attest.support.cancellation import cancellable
+from attest.support.polling import DEFAULT_TIMEOUT, tries
 from attest.support.text import plain_text
 
 __all__ = ["Commands"]

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from attest.errors import ConditionFailed, WaitFailed
 from attest.events import EventLog, Kind
-from attest.pauses import tries
+from attest.support.polling import tries
 
 __all__ = ["PollingCondition", "watched"]
 

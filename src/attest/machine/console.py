@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from attest.conditions import watched
 from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.commands import Commands
-from attest.pauses import deadline
+from attest.machine.conditions import watched
+from attest.support.polling import deadline
 
 __all__ = ["ConsoleAccess"]
 
@@ -56,7 +56,7 @@ class ConsoleAccess(Commands):
 
     def console_interact(self) -> None:
         """Join the user's terminal to the machine's console, until Ctrl-D."""
-        from attest.terminal import interact_on_console
+        from attest.guest.terminal import interact_on_console
 
         interact_on_console(self._lifecycle.alive().console)
 
@@ -66,7 +66,7 @@ class ConsoleAccess(Commands):
         Args:
             address: Where to open it instead, as socat writes addresses, such as ``"TCP:…"``.
         """
-        from attest.terminal import interact, interact_at
+        from attest.guest.terminal import interact, interact_at
 
         self.connect()
         if address is None:

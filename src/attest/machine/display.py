@@ -9,13 +9,13 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
-from attest.conditions import watched
 from attest.display import inside, keys
 from attest.errors import MachineError, UsageError, WaitFailed
 from attest.events import Kind
 from attest.machine.commands import Commands
+from attest.machine.conditions import watched
 from attest.machine.monitor import Monitor
-from attest.pauses import DEFAULT_TIMEOUT, tries
+from attest.support.polling import DEFAULT_TIMEOUT, tries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +94,7 @@ class Display(Commands, Monitor):
             MachineError: The machine has no keyboard.
             UsageError: There is no such key.
         """
-        from attest.vmm.qmp import ExecuteError
+        from attest.vmm.qemu.qmp import ExecuteError
 
         vmm = self._monitored("a keyboard")
         if not vmm.keyboard:
@@ -137,12 +137,12 @@ class Display(Commands, Monitor):
 
     def _screendump(self) -> bytes | None:
         """The picture that QEMU has of its display; None where there is none."""
-        from attest.vmm.monitored import Monitored
+        from attest.vmm.qemu.monitored import Monitored
 
         vmm = self._lifecycle.alive().vmm
         if not isinstance(vmm, Monitored):
             return None
-        from attest.vmm.qmp import ExecuteError
+        from attest.vmm.qemu.qmp import ExecuteError
 
         # In the cell, too, QEMU sees this directory. Several threads may look at the same time.
         with NamedTemporaryFile(dir=self.state_dir, suffix=".png") as file:

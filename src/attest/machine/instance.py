@@ -69,7 +69,7 @@ from attest.machine.instance_states import (
     advance,
 )
 from attest.machine.meeting import Meeting, MeetingFailed
-from attest.scope import Scope
+from attest.support.cancellation import Scope
 from attest.vmm.base import DialError, Saved, Vmm, VmmExit
 
 __all__ = ["Instance", "Return"]

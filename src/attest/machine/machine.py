@@ -18,7 +18,7 @@ from attest.machine.network import Network
 from attest.machine.text_console import TextConsoles
 from attest.machine.units import Units
 from attest.machine.x11 import X11
-from attest.seat import Seat
+from attest.node.resolved import Seat
 from attest.vmm.base import Saved
 
 __all__ = ["Cloner", "Machine", "Snapshot", "clone"]

@@ -10,7 +10,7 @@ from attest.events import Kind
 from attest.machine.power import Power
 
 if TYPE_CHECKING:
-    from attest.vmm.monitored import Monitored
+    from attest.vmm.qemu.monitored import Monitored
 
 __all__ = ["Monitor", "QmpClient"]
 
@@ -72,7 +72,7 @@ class Monitor(Power):
             return vmm.wait_for_event(event_filter, timeout)
 
     def _monitored(self, what: str) -> Monitored:
-        from attest.vmm.monitored import Monitored
+        from attest.vmm.qemu.monitored import Monitored
 
         vmm = self._lifecycle.alive().vmm
         if not isinstance(vmm, Monitored):

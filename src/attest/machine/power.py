@@ -13,7 +13,7 @@ from attest.machine.contracts import MachineHost
 from attest.machine.instance import Instance
 from attest.machine.instance_states import Stage
 from attest.machine.lifecycle import Lifecycle
-from attest.pauses import DEFAULT_TIMEOUT
+from attest.support.polling import DEFAULT_TIMEOUT
 
 __all__ = ["Power"]
 

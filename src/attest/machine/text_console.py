@@ -7,7 +7,7 @@ import re
 from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.commands import Commands
-from attest.pauses import DEFAULT_TIMEOUT, tries
+from attest.support.polling import DEFAULT_TIMEOUT, tries
 
 __all__ = ["TextConsoles"]
 

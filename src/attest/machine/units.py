@@ -9,7 +9,7 @@ from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.guest.channel import WaitKind
 from attest.machine.waits import Waits
-from attest.pauses import DEFAULT_TIMEOUT, tries
+from attest.support.polling import DEFAULT_TIMEOUT, tries
 from attest.support.text import plain_text
 
 __all__ = ["Units"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from attest.conditions import watched
 from attest.errors import ConditionFailed
 from attest.events import Kind
 from attest.guest.channel import WaitKind
 from attest.machine.commands import Commands
-from attest.pauses import DEFAULT_TIMEOUT
-from attest.scope import cancellable
+from attest.machine.conditions import watched
+from attest.support.cancellation import cancellable
+from attest.support.polling import DEFAULT_TIMEOUT
 
 __all__ = ["Waits"]
 

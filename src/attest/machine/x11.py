@@ -10,7 +10,7 @@ from attest.display.inside import X_ACCESS
 from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.waits import Waits
-from attest.pauses import DEFAULT_TIMEOUT, tries
+from attest.support.polling import DEFAULT_TIMEOUT, tries
 
 __all__ = ["X11"]
 

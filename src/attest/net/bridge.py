@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
-from attest.host.nix_build import remedy
 from attest.net.cell import Cell
+from attest.support.nix_sandbox import remedy
 
 __all__ = [
     "SPARE",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
-from attest.processes import children
+from attest.support.procfs import children
 
 __all__ = ["Cell"]
 

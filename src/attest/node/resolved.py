@@ -14,21 +14,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from attest.disks import Disks
+from attest.disk.machine_disks import Disks
 from attest.errors import AttestError, HostError, MachineError, ManifestError
-from attest.guest.agent_channel import AgentChannel
+from attest.guest.agent.channel import AgentChannel
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity, Interface
-from attest.host.nix_build import remedy
 from attest.image.model import Image
 from attest.manifest import Node, VmmName
 from attest.net.bridge import SPARE, Attachment, make_taps, set_cable
 from attest.net.cell import Cell
 from attest.snapshot.shape import Shape, host_cpu
-from attest.vmm.backends import BACKENDS, Backend, Lack, choose, lacks
+from attest.support.nix_sandbox import remedy
 from attest.vmm.base import Binary, MachineSpec, Nic, Saved, Vmm, VmmExit
-from attest.vmm.nested import check_machine
-from attest.vmm.qemu import QemuBinary, cpu_model, find_qemu
+from attest.vmm.qemu.nested import check_machine
+from attest.vmm.qemu.vmm import QemuBinary, cpu_model, find_qemu
+from attest.vmm.registry import BACKENDS, Backend, Lack, choose, lacks
 
 __all__ = ["Seat", "find_vmm", "places"]
 

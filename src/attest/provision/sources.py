@@ -8,13 +8,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from attest.disk import qemu_img as disk
 from attest.errors import HostError, reason_of
 from attest.events import EventLog, Kind
 from attest.machine.contracts import InstanceContext
-from attest.seat import Seat
-from attest.snapshot.given import GivenSnapshots, UnfitError
+from attest.node.resolved import Seat
+from attest.snapshot.prebuilt import GivenSnapshots, UnfitError
 from attest.snapshot.shape import Shape
-from attest.vmm import disk
 from attest.vmm.base import Saved
 
 __all__ = ["BootSource", "ColdStarts", "GivenStarts", "SnapshotStarts", "SourceOf", "Starts"]

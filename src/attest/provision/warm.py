@@ -22,12 +22,12 @@ from attest.guest.identity import Identity
 from attest.machine.contracts import InstanceContext
 from attest.machine.instance import Instance
 from attest.machine.instance_states import Stage
-from attest.scope import Cancelled, cancellable
-from attest.seat import Seat
+from attest.node.resolved import Seat
+from attest.provision.sources import BootSource
 from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache
 from attest.snapshot.record import write_record
 from attest.snapshot.shape import Shape
-from attest.starts import BootSource
+from attest.support.cancellation import Cancelled, cancellable
 from attest.vmm.base import Nic, Saved, Vmm
 
 __all__ = ["WarmStarts", "make_snapshot"]
@@ -164,7 +164,7 @@ def make_snapshot(seat: Seat, context: InstanceContext, directory: Path) -> Path
     Args:
         seat: One of the nodes of that shape.
         context: What its machine needs.
-        directory: For `attest.snapshot.given.GivenSnapshots`; an absolute path.
+        directory: For `attest.snapshot.prebuilt.GivenSnapshots`; an absolute path.
 
     Returns:
         The snapshot's own directory in there.

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from attest.events import Event, EventLog, Kind, Subscriber
-from attest.host.nix_build import in_build
-from attest.report.doing import Doing
+from attest.report.activity import Doing
 from attest.report.lines import describe
+from attest.support.nix_sandbox import in_build
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from attest.cache import cache_dir
 from attest.errors import AttestError
+from attest.support.paths import cache_dir
 
 __all__ = ["open_console"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
-from attest.cluster import Cluster
-from attest.conditions import PollingCondition
+from attest.cluster.cluster import Cluster
 from attest.errors import TestFailure
+from attest.machine.conditions import PollingCondition
 from attest.machine.machine import Machine
 from attest.manifest import global_name
 from attest.net.vlan import VLan
@@ -101,7 +101,7 @@ class Driver:
         keep_vm_state: bool = False,
         keep_machine_state: bool = False,
     ) -> Machine:
-        """Make a machine of a start script, see `attest.cluster.Cluster.create_machine`.
+        """Make a machine of a start script, see `attest.cluster.cluster.Cluster.create_machine`.
 
         Args:
             start_command: A command line, or a dictionary as older scripts have it.
@@ -169,8 +169,10 @@ class Driver:
         return condition if fun_ is None else condition(fun_)
 
     def wait_all(self, items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
-        """Call ``fn`` with every item at once; see `attest.parallel.wait_all`."""
-        from attest.parallel import wait_all  # costs more to import than most scripts need to spend
+        """Call ``fn`` with every item at once; see `attest.support.concurrency.wait_all`."""
+        from attest.support.concurrency import (
+            wait_all,  # costs more to import than most scripts need to spend
+        )
 
         return wait_all(items, fn)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from attest.errors import WaitFailed
-from attest.pauses import pauses
+from attest.support.polling import pauses
 
 __all__ = ["retry"]
 

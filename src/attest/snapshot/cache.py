@@ -26,10 +26,10 @@ from typing import Final
 
 import msgspec
 
-from attest.cache import cache_dir
-from attest.image.claim import claimed_at_once, lock, remove, sweep
 from attest.snapshot import record
 from attest.snapshot.shape import Shape
+from attest.support.claims import claimed_at_once, lock, remove, sweep
+from attest.support.paths import cache_dir
 from attest.vmm.base import Saved, saved_in
 
 __all__ = ["Entry", "NoRoomError", "Removed", "SnapshotCache", "Stopped", "Why", "read_entry"]

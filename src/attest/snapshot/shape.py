@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from attest.vmm.tsc import tsc_khz
+from attest.vmm.qemu.tsc import tsc_khz
 
 __all__ = ["Shape", "host_cpu"]
 

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
-from attest.scope import Cancelled, Scope
+from attest.support.cancellation import Cancelled, Scope
 
 __all__ = ["begin", "wait_all"]
 

@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from attest.cache import cache_dir
 from attest.errors import HostError
-from attest.image.claim import lock
+from attest.support.claims import lock
+from attest.support.paths import cache_dir
 
 __all__ = ["held", "new_run_directory", "past_runs", "runs_directory"]
 

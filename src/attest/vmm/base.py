@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from attest.documents import check_choice
+from attest.support.validation import check_choice
 
 if TYPE_CHECKING:
     from attest.image.model import Image

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from attest.errors import ChannelError
-from attest.processes import children, thread_time
+from attest.support.procfs import children, thread_time
+from attest.support.unix_sockets import readable
 from attest.vmm.base import DialError, Greet
 from attest.vmm.process import WatchedProcess
-from attest.vmm.unix import readable
 
 __all__ = ["Connect", "FailedError", "Reason", "VmmEndedError", "dial"]
 

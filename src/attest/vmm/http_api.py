@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from attest.errors import reason_of
+from attest.support.unix_sockets import connect, readable
 from attest.vmm.base import VmmExit
-from attest.vmm.unix import connect, readable
 
 __all__ = ["Api", "ApiError", "explained"]
 

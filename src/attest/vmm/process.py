@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from attest.processes import descendants
+from attest.support.procfs import descendants
 from attest.vmm.base import ConsolePipes, VmmExit
 
 __all__ = ["VmmProcess", "WatchedProcess"]

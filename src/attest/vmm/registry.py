@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Protocol
 
-from attest.documents import check_choice
 from attest.errors import HostError
 from attest.manifest import VmmName
+from attest.support.validation import check_choice
 from attest.vmm import capabilities
 from attest.vmm.base import Binary, MachineSpec, Vmm, VmmExit
 from attest.vmm.capabilities import Capabilities
@@ -31,7 +31,7 @@ class Start(Protocol):
         on_exit: Callable[[VmmExit], None],
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> Vmm:
-        """Start it, see `attest.vmm.qemu.Qemu`."""
+        """Start it, see `attest.vmm.qemu.vmm.Qemu`."""
 
 
 @dataclass(frozen=True)
@@ -71,37 +71,37 @@ class Lack:
 
 
 def _find_qemu(program: str) -> Binary:
-    from attest.vmm.qemu import find_qemu
+    from attest.vmm.qemu.vmm import find_qemu
 
     return find_qemu(program)
 
 
 def _start_qemu(*machine: Any, **callbacks: Any) -> Vmm:
-    from attest.vmm.qemu import Qemu
+    from attest.vmm.qemu.vmm import Qemu
 
     return Qemu(*machine, **callbacks)
 
 
 def _find_firecracker(program: str) -> Binary:
-    from attest.vmm.firecracker_binary import find_firecracker
+    from attest.vmm.firecracker.binary import find_firecracker
 
     return find_firecracker(program)
 
 
 def _start_firecracker(*machine: Any, **callbacks: Any) -> Vmm:
-    from attest.vmm.firecracker import Firecracker
+    from attest.vmm.firecracker.vmm import Firecracker
 
     return Firecracker(*machine, **callbacks)
 
 
 def _find_cloud_hypervisor(program: str) -> Binary:
-    from attest.vmm.cloud_hypervisor import find_cloud_hypervisor
+    from attest.vmm.cloud_hypervisor.vmm import find_cloud_hypervisor
 
     return find_cloud_hypervisor(program)
 
 
 def _start_cloud_hypervisor(*machine: Any, **callbacks: Any) -> Vmm:
-    from attest.vmm.cloud_hypervisor import CloudHypervisor
+    from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor
 
     return CloudHypervisor(*machine, **callbacks)
 

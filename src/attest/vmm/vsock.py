@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
-from attest.host.nix_build import remedy
+from attest.support.nix_sandbox import remedy
+from attest.support.unix_sockets import connect, readable
 from attest.vmm.dial import FailedError, Reason, VmmEndedError
-from attest.vmm.unix import connect, readable
 
 __all__ = ["AGENT_PORT", "HostVsock", "HybridVsock", "check_vhost_vsock"]
 

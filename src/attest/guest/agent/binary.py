@@ -10,7 +10,7 @@ from attest.errors import HostError
 __all__ = ["agent_binary"]
 
 _PACKAGED: Final = Path(__file__).parent / "bin"
-_CHECKOUT: Final = Path(__file__).parents[3] / "agent" / "build"
+_CHECKOUT: Final = Path(__file__).parents[4] / "agent" / "build"
 
 
 def agent_binary(arch: str) -> Path:

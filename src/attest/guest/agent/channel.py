@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from attest.errors import ChannelError, MachineError, WaitFailed, reason_of
-from attest.guest.agent_identity import encode_identity
-from attest.guest.channel import Completed, PowerAction, Sink, WaitKind, Welcome
-from attest.guest.forward import Connection, PortForward
-from attest.guest.identity import Identity
-from attest.guest.process import Process
-from attest.guest.protocol import (
+from attest.guest.agent.forward import Connection, PortForward
+from attest.guest.agent.identity import encode_identity
+from attest.guest.agent.process import Process
+from attest.guest.agent.protocol import (
     ConnectField,
     CopyField,
     ExecField,
@@ -29,9 +27,11 @@ from attest.guest.protocol import (
     decode_pairs,
     encode_terminal_size,
 )
-from attest.guest.session import Session
-from attest.guest.stream import Limit, Stream, StreamEnded
-from attest.pauses import deadline
+from attest.guest.agent.session import Session
+from attest.guest.agent.stream import Limit, Stream, StreamEnded
+from attest.guest.channel import Completed, PowerAction, Sink, WaitKind, Welcome
+from attest.guest.identity import Identity
+from attest.support.polling import deadline
 
 __all__ = ["AgentChannel", "Wait"]
 
@@ -279,7 +279,7 @@ class AgentChannel:
             MachineError: Something could not be written in the guest.
         """
         fields = Fields().text(CopyField.PATH, target).text(CopyField.NAME, source.name)
-        from attest.guest.transfer import pack
+        from attest.guest.tar_stream import pack
 
         with self._operation(Operation.PUT, fields) as stream:
             left_out: list[str] = []
@@ -308,7 +308,7 @@ class AgentChannel:
         Raises:
             MachineError: It could not be read, or not be written on the host.
         """
-        from attest.guest.transfer import TransferError, unpack
+        from attest.guest.tar_stream import TransferError, unpack
 
         what = f"copy {source} to {target}"
         with self._operation(Operation.GET, Fields().text(CopyField.PATH, source)) as stream:
@@ -365,7 +365,7 @@ class AgentChannel:
             Operation.IDENTITY, encode_identity(identity), "set the machine's identity"
         )
         if identity.copy and (paths := result.value.splitlines()):
-            from attest.guest.ssh_keys import new_host_keys
+            from attest.guest.agent.ssh_keys import new_host_keys
 
             keys = new_host_keys(self, self._machine, paths, identity.hostname)
             self._ask(Operation.IDENTITY, keys, "replace the machine's SSH host keys")

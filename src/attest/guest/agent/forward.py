@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from attest.errors import AttestError, HostError
-from attest.guest.protocol import Status
-from attest.guest.stream import Stream, StreamEnded
+from attest.guest.agent.protocol import Status
+from attest.guest.agent.stream import Stream, StreamEnded
 
 __all__ = ["Connection", "PortForward"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from attest.guest.agent.protocol import Fields, IdentityField
 from attest.guest.identity import Identity, Interface
-from attest.guest.protocol import Fields, IdentityField
 
 __all__ = ["encode_identity"]
 

@@ -6,8 +6,7 @@ import threading
 from typing import IO, BinaryIO, Final
 
 from attest.errors import ChannelError, MachineError
-from attest.guest.channel import Completed, Sink
-from attest.guest.protocol import (
+from attest.guest.agent.protocol import (
     WINDOW,
     FrameType,
     Result,
@@ -15,8 +14,9 @@ from attest.guest.protocol import (
     encode_frame,
     encode_terminal_size,
 )
-from attest.guest.stream import Limit, Stream, StreamEnded
-from attest.pauses import deadline
+from attest.guest.agent.stream import Limit, Stream, StreamEnded
+from attest.guest.channel import Completed, Sink
+from attest.support.polling import deadline
 
 __all__ = ["Process"]
 

@@ -18,8 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from attest.errors import ChannelError, reason_of
-from attest.guest.channel import Welcome
-from attest.guest.protocol import (
+from attest.guest.agent.protocol import (
     HEADER,
     MAX_PAYLOAD,
     NONCE_SIZE,
@@ -36,7 +35,8 @@ from attest.guest.protocol import (
     encode_frame,
     encode_hello,
 )
-from attest.guest.stream import Stream
+from attest.guest.agent.stream import Stream
+from attest.guest.channel import Welcome
 from attest.support.text import plain_text
 
 __all__ = ["Session"]

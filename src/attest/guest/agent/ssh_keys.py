@@ -15,8 +15,8 @@ import subprocess
 from typing import Final
 
 from attest.errors import MachineError
+from attest.guest.agent.protocol import Fields, IdentityField
 from attest.guest.channel import Channel, Completed
-from attest.guest.protocol import Fields, IdentityField
 from attest.support.text import plain_text
 
 __all__ = ["new_host_keys"]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from attest.errors import ChannelError
-from attest.guest.protocol import (
+from attest.guest.agent.protocol import (
     MAX_DATA,
     WINDOW,
     FrameType,
@@ -21,7 +21,7 @@ from attest.guest.protocol import (
     encode_frame,
     encode_window,
 )
-from attest.pauses import deadline
+from attest.support.polling import deadline
 
 __all__ = ["Limit", "Stream", "StreamEnded"]
 
@@ -63,7 +63,7 @@ class Limit:
 
 
 class Send(Protocol):
-    """Sends a frame, see `attest.guest.session.Session.send`."""
+    """Sends a frame, see `attest.guest.agent.session.Session.send`."""
 
     def __call__(self, frame: bytes, until: float | None = None) -> None:
         """Send it."""

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import IO, Final
 
 from attest.errors import ChannelError, MachineError, reason_of
+from attest.guest.backdoor.session import NO_OUTPUT, Request, ShellSession, in_lines
+from attest.guest.backdoor.wait import Probe, ShellWait
 from attest.guest.channel import Completed, PowerAction, Sink, WaitKind, Welcome
 from attest.guest.identity import Identity
-from attest.guest.shell_session import NO_OUTPUT, Request, ShellSession, in_lines
-from attest.guest.shell_wait import Probe, ShellWait
 
 __all__ = ["ShellChannel", "ShellHost"]
 
@@ -202,7 +202,7 @@ class ShellChannel:
         wanted: str | None = None,
         datagram: bool = False,
     ) -> ShellWait:
-        """Begin a wait; see `attest.guest.agent_channel.AgentChannel.start_wait`."""
+        """Begin a wait; see `attest.guest.agent.channel.AgentChannel.start_wait`."""
         probe = Probe(kind, subject, port=port, wanted=wanted, datagram=datagram)
         subject = f"{subject}:{port}" if port is not None else subject
         what = f"{kind.name.lower()} {subject}"
@@ -231,7 +231,7 @@ class ShellChannel:
         with self._shared() as shared:
             if shared is None:
                 return self.put_directly(source, target)
-            from attest.guest.transfer import pack
+            from attest.guest.tar_stream import pack
 
             with (shared / "archive").open("wb") as archive:
                 left_out = pack(source, archive.write)
@@ -240,7 +240,7 @@ class ShellChannel:
 
     def put_directly(self, source: Path, target: str) -> list[str]:
         """As `put`, but through the shell in any case."""
-        from attest.guest.transfer import pack
+        from attest.guest.tar_stream import pack
 
         archive = f"/tmp/attest-{secrets.token_hex(8)}"
         try:
@@ -267,7 +267,7 @@ class ShellChannel:
         Raises:
             MachineError: It could not be read, or not be written on the host.
         """
-        from attest.guest.transfer import TransferError, unpack
+        from attest.guest.tar_stream import TransferError, unpack
 
         what = f"copy {source} to {target}"
         with self._archive(source, what) as archive:
@@ -363,7 +363,7 @@ class ShellChannel:
 
 
 class ShellProcess:
-    """A command under way; see `attest.guest.process.Process`.
+    """A command under way; see `attest.guest.agent.process.Process`.
 
     Args:
         machine: The machine's name, for errors.

@@ -10,7 +10,7 @@ from typing import Final
 
 from attest.errors import WaitFailed
 from attest.guest.channel import Completed, Running, WaitKind
-from attest.pauses import deadline, pauses
+from attest.support.polling import deadline, pauses
 
 __all__ = ["Probe", "ShellWait"]
 

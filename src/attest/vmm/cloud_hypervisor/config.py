@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attest.vmm.base import MachineSpec
-from attest.vmm.landlock import landlock_version
+from attest.vmm.cloud_hypervisor.landlock import landlock_version
 
 __all__ = ["VSOCK", "vm_config"]
 

@@ -26,18 +26,18 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from attest.errors import HostError, reason_of
-from attest.listeners import tell
-from attest.vmm.api import Api, ApiError, explained
+from attest.support.listeners import tell
+from attest.support.unix_sockets import listen
 from attest.vmm.base import ConsolePipes, Greet, MachineSpec, Saved, SaveError, VmmExit, identity
-from attest.vmm.binary import ask, locate
-from attest.vmm.cloud_hypervisor_config import VSOCK, vm_config
+from attest.vmm.cloud_hypervisor.config import VSOCK, vm_config
+from attest.vmm.cloud_hypervisor.event_monitor import GuestEvent, read_events
+from attest.vmm.cloud_hypervisor.whole_state import read_devices, write_whole
 from attest.vmm.dial import dial
 from attest.vmm.ends import Ends
-from attest.vmm.event_monitor import GuestEvent, read_events
+from attest.vmm.http_api import Api, ApiError, explained
 from attest.vmm.process import VmmProcess, WatchedProcess
-from attest.vmm.unix import listen
+from attest.vmm.program import ask, locate
 from attest.vmm.vsock import HybridVsock
-from attest.vmm.whole_state import read_devices, write_whole
 
 __all__ = [
     "CloudHypervisor",

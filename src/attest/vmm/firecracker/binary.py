@@ -10,7 +10,7 @@ from typing import Final
 
 from attest.errors import HostError
 from attest.vmm.base import identity
-from attest.vmm.binary import ask, locate
+from attest.vmm.program import ask, locate
 
 __all__ = ["FirecrackerBinary", "find_firecracker"]
 

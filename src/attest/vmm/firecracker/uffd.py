@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
+from attest.support.unix_sockets import listen
 from attest.vmm.base import VmmExit
 from attest.vmm.process import WatchedProcess
-from attest.vmm.unix import listen
 
 __all__ = ["UffdHandler", "uffd_binary"]
 

@@ -21,7 +21,6 @@ from string import ascii_lowercase
 from typing import Any, Final, Literal
 
 from attest.errors import reason_of
-from attest.vmm.api import Api, ApiError, explained
 from attest.vmm.base import (
     ConsolePipes,
     Greet,
@@ -32,10 +31,11 @@ from attest.vmm.base import (
 )
 from attest.vmm.dial import dial
 from attest.vmm.ends import Ends
-from attest.vmm.firecracker_binary import FirecrackerBinary
-from attest.vmm.jailer import Jail
+from attest.vmm.firecracker.binary import FirecrackerBinary
+from attest.vmm.firecracker.jailer import Jail
+from attest.vmm.firecracker.uffd import UffdHandler
+from attest.vmm.http_api import Api, ApiError, explained
 from attest.vmm.process import VmmProcess, WatchedProcess
-from attest.vmm.uffd import UffdHandler
 from attest.vmm.vsock import HybridVsock
 from attest.vmm.workdir import OpenWorkdir, Workdir
 
@@ -369,5 +369,5 @@ def _kernel_arguments(spec: MachineSpec) -> str:
     image = spec.image
     devices = [f"/dev/vd{letter}" for letter in ascii_lowercase[image.root is not None :]]
     named = bool(spec.disks) and not image.own_initrd  # by attest's initrd
-    disks = [f"attest.disks={','.join(devices[: len(spec.disks)])}"] if named else []
+    disks = [f"attest.disk.machine_disks={','.join(devices[: len(spec.disks)])}"] if named else []
     return " ".join([_KERNEL, *disks, *image.parameters(root="/dev/vda")])

@@ -18,7 +18,7 @@ from typing import Final
 
 from attest.errors import reason_of
 from attest.vmm.base import SaveError
-from attest.vmm.qmp import Qmp, QMPError
+from attest.vmm.qemu.qmp import Qmp, QMPError
 
 __all__ = ["load", "save"]
 

@@ -13,7 +13,7 @@ from attest.vmm.base import VmmExit
 from attest.vmm.process import VmmProcess
 
 if TYPE_CHECKING:
-    from attest.vmm.qmp import Qmp
+    from attest.vmm.qemu.qmp import Qmp
 
 __all__ = ["Monitored"]
 
@@ -78,7 +78,7 @@ class Monitored(VmmProcess):
         Raises:
             qemu.qmp.QMPError: There is no such key, or QEMU has ended.
         """
-        from attest.vmm.qmp import QMPError
+        from attest.vmm.qemu.qmp import QMPError
 
         pressed = [_key(name) for name in keys.split("-")]
         self._turn(pressed, down=True)
@@ -131,7 +131,7 @@ class Monitored(VmmProcess):
         self._connect()
 
     def _connect(self) -> Qmp:
-        from attest.vmm.qmp import Qmp  # asyncio costs 40 ms, which few tests need to spend
+        from attest.vmm.qemu.qmp import Qmp  # asyncio costs 40 ms, which few tests need to spend
 
         with self._qmp_lock:
             if self._session is None:

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar, cast
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
-from attest.listeners import tell
+from attest.support.listeners import tell
 
 __all__ = ["ExecuteError", "NoReplyError", "QMPError", "Qmp"]
 

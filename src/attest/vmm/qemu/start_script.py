@@ -19,8 +19,8 @@ from typing import Any, Final, Literal
 from attest.errors import MachineError
 from attest.vmm.base import ConsolePipes, Greet, Saved, VmmExit
 from attest.vmm.ends import Ends
-from attest.vmm.monitored import Monitored
 from attest.vmm.process import WatchedProcess
+from attest.vmm.qemu.monitored import Monitored
 
 __all__ = ["UNSAVED", "ScriptSpec", "StartScript", "unplugged_names"]
 

@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from attest.errors import HostError, reason_of
-from attest.vmm import emulation
-from attest.vmm import nested as nested_machines
 from attest.vmm.base import (
     ConsolePipes,
     Greet,
@@ -34,9 +32,11 @@ from attest.vmm.base import (
 )
 from attest.vmm.dial import dial
 from attest.vmm.ends import Ends
-from attest.vmm.monitored import Monitored
 from attest.vmm.process import WatchedProcess
-from attest.vmm.tsc import tsc_khz
+from attest.vmm.qemu import emulation
+from attest.vmm.qemu import nested as nested_machines
+from attest.vmm.qemu.monitored import Monitored
+from attest.vmm.qemu.tsc import tsc_khz
 from attest.vmm.vsock import HostVsock, check_vhost_vsock
 
 __all__ = ["AGENT_PORT", "Qemu", "QemuBinary", "command_line", "cpu_model", "find_qemu"]
@@ -357,8 +357,8 @@ class Qemu(Monitored):
             raise
 
     def _load(self, saved: Saved) -> None:
-        from attest.vmm import migration
-        from attest.vmm.qmp import QMPError
+        from attest.vmm.qemu import migration
+        from attest.vmm.qemu.qmp import QMPError
 
         version, memory = self._binary.version, saved.memory is None
         try:
@@ -399,7 +399,7 @@ class Qemu(Monitored):
         return self._save(directory, None)
 
     def _save(self, directory: Path, memory: Path | None) -> Saved:
-        from attest.vmm import migration
+        from attest.vmm.qemu import migration
 
         saved = Saved(memory, directory / "state")
         migration.save(self._connect(), self._binary.version, saved.state, memory=memory is None)

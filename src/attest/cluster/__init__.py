@@ -1,0 +1,1 @@
+"""A manifest come alive: its machines and networks, from start to end."""

@@ -1,0 +1,1 @@
+"""The connection to attest's agent in a guest."""

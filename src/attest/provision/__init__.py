@@ -1,0 +1,1 @@
+"""What machines start from: a boot, the warm cache, a snapshot."""

@@ -1,0 +1,1 @@
+"""Firecracker: a VMM for KVM hosts."""

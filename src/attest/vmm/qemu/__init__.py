@@ -1,0 +1,1 @@
+"""QEMU: machines of its own, and those that a start script makes."""
