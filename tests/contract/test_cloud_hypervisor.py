@@ -16,7 +16,7 @@ import pytest
 from attest.errors import HostError
 from attest.image.model import Image
 from attest.net.cell import Cell
-from attest.support.concurrency import begin
+from attest.support.concurrency import call_in_thread
 from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError
 from attest.vmm.cloud_hypervisor import config as cloud_hypervisor_config
 from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor, find_cloud_hypervisor
@@ -253,7 +253,7 @@ def test_draining_while_packets_come_all_the_time(
     start: Starter, bench: Bench, image: Image
 ) -> None:
     run = start(image=replace(image, cmdline=("standin.traffic",)))
-    begin(run.vmm.drain, "drain").result(30)
+    call_in_thread(run.vmm.drain, "drain").result(30)
     # 1000 packets, of which the stand-in reads 100 at a time, are all that can have waited.
     assert sent(bench)[len(BOOT) :] == calls(*["vm.counters"] * 11)
 

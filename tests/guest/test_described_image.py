@@ -1,4 +1,4 @@
-"""Guests that were made elsewhere, as `attest run` meets them: cold, warm, kept."""
+"""Guests that were made elsewhere, as `attest run` meets them: cold, warm, archive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from attest.cluster.archive import place, read
+from attest.cluster.archive import archive_path, read_archive
 from attest.cluster.cluster import Cluster
 from attest.host import kvm_probe as accel
 from attest.image.described import load_described
@@ -113,9 +113,11 @@ def test_machines_of_such_an_image_are_kept(user: User, tmp_path: Path) -> None:
     script = "start_all()\none.succeed('echo remembered >/note')\ntwo.connect()\none.fail('true')"
     code, told = user.run(script, _nixos(path.name), "--snapshot-on-failure", "-o", str(out))
     assert (code, "the machines are kept" in told) == (1, True), told
-    kept = read(place(out))
-    with Cluster(kept.manifest, accelerator=kept.accelerator, cold=True, kept=kept) as cluster:
-        cluster.go_back(kept.saved(), "the failure")
+    archive = read_archive(archive_path(out))
+    with Cluster(
+        archive.manifest, accelerator=archive.accelerator, cold=True, archive=archive
+    ) as cluster:
+        cluster.go_back(archive.saved(), "the failure")
         assert cluster["one"].succeed("cat /note") == "remembered\n"
         cluster["one"].succeed("ping -4 -c1 -W5 two", "ping -6 -c1 -W5 two")
 

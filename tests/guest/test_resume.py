@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from attest.cluster.archive import place, read
+from attest.cluster.archive import archive_path, read_archive
 from attest.cluster.cluster import Cluster
 from attest.support.paths import cache_dir
 from tests.guest.terminal import Terminal
@@ -183,7 +183,7 @@ def test_a_machine_that_boots_anew_is_still_itself(host: Host, tmp_path: Path) -
         host.test("anew", script, one="", two=""), "--snapshot-on-failure", "-o", str(out)
     )
     before = re.findall(r"stdout \| (.*)", told)
-    kept = read(place(out))
+    kept = read_archive(archive_path(out))
     with Cluster(kept.manifest, accelerator=kept.accelerator, cold=True, kept=kept) as cluster:
         now = cluster["one"].succeed("cat /etc/machine-id; uname -n; ip -4 -o address show eth0")
     assert now.splitlines() == before

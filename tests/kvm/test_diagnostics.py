@@ -23,7 +23,7 @@ from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.machine import Machine
-from attest.support.concurrency import begin
+from attest.support.concurrency import call_in_thread
 from attest.support.procfs import children
 from attest.vmm.base import DialError
 from tests.kvm.conftest import THERE, Vmm
@@ -184,7 +184,9 @@ def test_a_vmm_that_ends_under_a_command(vmm: Vmm, end: tuple[int, str]) -> None
     number, said = end
     with vmm.cluster("one") as cluster:
         one = cluster["one"]
-        command = begin(lambda: one.succeed("echo begun > /dev/console; sleep 1000"), "command")
+        command = call_in_thread(
+            lambda: one.succeed("echo begun > /dev/console; sleep 1000"), "command"
+        )
         one.wait_for_console_text("begun", timeout=60)
         kill(one, number)
         with pytest.raises(MachineError, match=rf"^one: the VMM ended \({said}"):

@@ -1,4 +1,4 @@
-"""The probe where KVM works; `tests/unit/test_accel.py` has where it does not."""
+"""The probe where KVM works; `tests/unit/test_kvm_probe.py` has where it does not."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from attest.disk import qemu_img as disk
-from attest.disk.backing_chain import Layers
+from attest.disk.backing_chain import CollectedDisks
 
 _SIZE = 4
 """MiB"""
@@ -78,7 +78,7 @@ def test_a_disk_comes_with_all_that_it_is_an_overlay_of(files: Files) -> None:
     top = files.disk(files.scratch / "top", frozen)
     for path, block in ((cached, 1), (frozen, 2), (top, 3)):
         _write(path, block, str(block))
-    layers = Layers(files.into, files.scratch)
+    layers = CollectedDisks(files.into, files.scratch)
     name = layers.bring([top])[top]
     moved = files.into.rename(files.into.with_name("moved"))
     for gone in (files.scratch, files.cache, files.user):
@@ -91,7 +91,7 @@ def test_the_cache_keeps_its_files_as_they_were(files: Files) -> None:
     based = files.disk(files.cache / "based", files.raw())
     before = [(path.read_bytes(), path.stat().st_ctime_ns) for path in (empty, based)]
     tops = [files.disk(files.scratch / path.name, path) for path in (empty, based)]
-    Layers(files.into, files.scratch).bring(tops)
+    CollectedDisks(files.into, files.scratch).bring(tops)
     assert [(path.read_bytes(), path.stat().st_ctime_ns) for path in (empty, based)] == before
 
 
@@ -102,7 +102,7 @@ def test_files_that_disks_share_stay_shared(files: Files) -> None:
     _write(base, 1, "1")
     for index, top in enumerate(tops):
         _write(top, 2, "abc"[index])
-    names = Layers(files.into, files.scratch).bring(tops)
+    names = CollectedDisks(files.into, files.scratch).bring(tops)
     assert len(list(files.into.iterdir())) == 6
     shutil.rmtree(files.scratch)
     assert [_content(files.into / names[top], 3) for top in tops] == ["01a", "01b", "01c"]
@@ -112,7 +112,7 @@ def test_nothing_is_copied_that_can_be_linked(files: Files) -> None:
     base = files.raw()
     top = files.disk(files.scratch / "top", base)
     inodes = {base.stat().st_ino, top.stat().st_ino}
-    layers = Layers(files.into, files.scratch)
+    layers = CollectedDisks(files.into, files.scratch)
     layers.bring([top])
     assert {path.stat().st_ino for path in files.into.iterdir()} == inodes
     # The user's image can be written still, under its own name.
@@ -122,7 +122,7 @@ def test_nothing_is_copied_that_can_be_linked(files: Files) -> None:
 def test_holes_stay_holes_on_another_file_system(files: Files, elsewhere: Path) -> None:
     top = files.disk(files.scratch / "top", files.raw())
     _write(top, 1, "1")
-    layers = Layers(elsewhere, files.scratch)
+    layers = CollectedDisks(elsewhere, files.scratch)
     name = layers.bring([top])[top]
     assert layers.foreign == {}
     assert _content(elsewhere / name, 2) == "01"

@@ -10,7 +10,7 @@ from attest.errors import ConditionFailed, WaitFailed
 from attest.events import Event, EventLog, Kind
 from attest.machine.conditions import PollingCondition, watched
 from attest.script.retry import retry
-from attest.support.concurrency import begin, wait_all
+from attest.support.concurrency import call_in_thread, wait_all
 
 
 def _condition(check: object, **options: float | str) -> PollingCondition:
@@ -133,9 +133,9 @@ def test_a_wait_goes_on_at_its_own_pace_while_another_thread_checks() -> None:
             raise TimeoutError
 
     with _condition(check, seconds_interval=0):
-        first = begin(lambda: watched(lambda _: None), "first")
+        first = call_in_thread(lambda: watched(lambda _: None), "first")
         assert checking.wait(60)
-        second = begin(lambda: watched(wait), "second")
+        second = call_in_thread(lambda: watched(wait), "second")
         assert looked.wait(60)
         over.set()  # what the second waits for comes while the check is under way
         second.result(60)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from attest.cluster.archive import Kept, KeptMachine
+from attest.cluster.archive import Archive, ArchivedMachine
 from attest.errors import RecipeError, UsageError
 from attest.image.described import is_description, load_described
 from attest.image.model import Image
@@ -220,9 +220,9 @@ def test_kept_machines_want_the_image_that_they_ran(tmp_path: Path, whole: dict[
         machine="microvm", memory=96, vcpus=1, nics=1,
     )  # fmt: skip
     manifest = parse_manifest({"nodes": {"web": {"image": image.recipe}}})
-    machine = KeptMachine(number=1, machine_id="", shape=shape, absence="")
-    kept = Kept(tmp_path / "elsewhere", manifest, {"web": machine})
-    assert kept.images() == {"web": image}
+    machine = ArchivedMachine(number=1, machine_id="", shape=shape, absence="")
+    archive = Archive(tmp_path / "elsewhere", manifest, {"web": machine})
+    assert archive.images() == {"web": image}
     load(tmp_path, {**whole, "cmdline": []})
     with pytest.raises(UsageError, match=r"web\.json: the image shop .* was changed"):
-        kept.images()
+        archive.images()

@@ -20,7 +20,7 @@ from attest.machine.contracts import InstanceContext
 from attest.machine.instance import Instance, Return
 from attest.machine.instance_states import Limits, Stage
 from attest.machine.meeting import Meeting
-from attest.support.concurrency import begin
+from attest.support.concurrency import call_in_thread
 from attest.vmm.base import Saved, SaveError
 from tests.unit.fake_vmm import FakeGuest
 
@@ -106,7 +106,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., World]]:
 
 def waiting(call: Callable[[], Any]) -> Future[Any]:
     """Call it in a thread; its result must come within a minute."""
-    return begin(call, "waiter")
+    return call_in_thread(call, "waiter")
 
 
 # Boot

@@ -14,7 +14,7 @@ from attest.host.kvm_probe import KvmProbe
 from attest.image.model import Image
 from attest.manifest import parse_manifest
 from attest.net.cell import Cell
-from attest.node.resolved import Seat
+from attest.node.resolved import ResolvedNode
 from attest.vmm.qemu import nested
 from attest.vmm.qemu.vmm import find_qemu
 
@@ -86,15 +86,15 @@ def test_an_image_without_the_module_is_refused_with_the_line_that_its_recipe_la
 
 
 def test_its_snapshots_are_not_those_of_other_machines(tmp_path: Path) -> None:
-    def seat(name: str, **keys: object) -> Seat:
+    def resolved(name: str, **keys: object) -> ResolvedNode:
         node = parse_manifest({"nodes": {name: {"machine": "q35", **keys}}}).nodes[name]
-        return Seat(
+        return ResolvedNode(
             name=name, number=1, node=node, image=image("kvm_amd"), accelerator="tcg", vmm="qemu",
             programs={}, cell=cast(Cell, None), directory=tmp_path / name, hosts=str,
             relative_to=tmp_path,
         )  # fmt: skip
 
-    assert seat("a").shape() == seat("b").shape() != seat("c", nested=True).shape()
+    assert resolved("a").shape() == resolved("b").shape() != resolved("c", nested=True).shape()
 
 
 @pytest.mark.parametrize("module", ["kvm_amd", "kvm_intel"])

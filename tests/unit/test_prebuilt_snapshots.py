@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from attest.cli.cache import cache as command
 from attest.errors import UsageError
 from attest.snapshot import record
-from attest.snapshot.prebuilt import GivenSnapshots, UnfitError
+from attest.snapshot.prebuilt import PrebuiltSnapshots, UnfitError
 from attest.snapshot.shape import Shape
 
 SHAPE = Shape(
@@ -37,14 +37,14 @@ def put(directory: Path, shape: Shape) -> Path:
 def why(directory: Path, **wanted: object) -> str:
     """Why there is no snapshot of a shape that differs so."""
     with pytest.raises(UnfitError) as error:
-        GivenSnapshots(directory).find(msgspec.structs.replace(SHAPE, **wanted))
+        PrebuiltSnapshots(directory).find(msgspec.structs.replace(SHAPE, **wanted))
     return str(error.value)
 
 
 def test_a_snapshot_of_the_shape_is_found(tmp_path: Path) -> None:
     put(tmp_path, msgspec.structs.replace(SHAPE, memory=100))
     path = put(tmp_path, SHAPE)
-    entry = GivenSnapshots(tmp_path).find(SHAPE)
+    entry = PrebuiltSnapshots(tmp_path).find(SHAPE)
     assert (entry.path, entry.shape) == (path, SHAPE)
     assert entry.saved.memory == path / "memory"
 
@@ -55,7 +55,7 @@ def test_it_is_good_in_every_boot_of_every_host(
     put(tmp_path, SHAPE)
     (tmp_path / "boot_id").write_text("another boot\n")
     monkeypatch.setattr(record, "_BOOT_ID", tmp_path / "boot_id")
-    assert GivenSnapshots(tmp_path).find(SHAPE)
+    assert PrebuiltSnapshots(tmp_path).find(SHAPE)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from attest.image.model import Image
 from attest.machine.contracts import InstanceContext
 from attest.manifest import Disk, Node
 from attest.net.cell import Cell
-from attest.node.resolved import Seat
-from attest.provision.sources import GivenStarts, Starts
-from attest.provision.warm import WarmStarts
+from attest.node.resolved import ResolvedNode
+from attest.provision.sources import PrebuiltSources, Sources
+from attest.provision.warm import WarmSources
 from attest.snapshot.cache import SnapshotCache
-from attest.snapshot.prebuilt import GivenSnapshots
+from attest.snapshot.prebuilt import PrebuiltSnapshots
 from attest.snapshot.record import write_record
 from attest.vmm.base import Saved
 
@@ -34,7 +34,7 @@ def disk(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def seat(tmp_path: Path, disk: Path) -> Seat:
+def resolved(tmp_path: Path, disk: Path) -> ResolvedNode:
     qemu = tmp_path / "qemu"
     qemu.write_text(_QEMU)
     qemu.chmod(0o755)
@@ -42,7 +42,7 @@ def seat(tmp_path: Path, disk: Path) -> Seat:
         digest="0" * 64, name="web", arch="x86_64", path=tmp_path, root=None, kernel=tmp_path,
         vmlinux=None, initrd=tmp_path, cmdline=(), init="agent",
     )  # fmt: skip
-    return Seat(
+    return ResolvedNode(
         name="web", number=1, node=Node(disks=[Disk(image=disk.name)]), image=image,
         accelerator="tcg", vmm="qemu", programs={"qemu": str(qemu)}, cell=cast("Cell", None),
         directory=tmp_path / "web", hosts=str, relative_to=tmp_path,
@@ -53,9 +53,9 @@ def change(disk: Path) -> None:
     os.utime(disk, (2_000_000_000, 2_000_000_000))
 
 
-def put(directory: Path, seat: Seat) -> Path:
-    """A snapshot of the seat's shape as it is now."""
-    shape = seat.look_at_shape()
+def put(directory: Path, resolved: ResolvedNode) -> Path:
+    """A snapshot of the node's shape as it is now."""
+    shape = resolved.look_at_shape()
     path = directory / shape.key()
     path.mkdir(parents=True)
     for name in ("memory", "state", "disk0"):
@@ -64,61 +64,61 @@ def put(directory: Path, seat: Seat) -> Path:
     return path
 
 
-def _warm(directory: Path) -> Starts:
-    return WarmStarts(SnapshotCache(directory), EventLog())
+def _warm(directory: Path) -> Sources:
+    return WarmSources(SnapshotCache(directory), EventLog())
 
 
-def _given(directory: Path) -> Starts:
-    return GivenStarts(GivenSnapshots(directory), EventLog())
+def _given(directory: Path) -> Sources:
+    return PrebuiltSources(PrebuiltSnapshots(directory), EventLog())
 
 
 @pytest.fixture(params=[_warm, _given])
-def make(request: pytest.FixtureRequest) -> Callable[[Path], Starts]:
-    return cast("Callable[[Path], Starts]", request.param)
+def make(request: pytest.FixtureRequest) -> Callable[[Path], Sources]:
+    return cast("Callable[[Path], Sources]", request.param)
 
 
-def saved(starts: Starts, seat: Seat) -> Saved | None:
-    return starts.find(seat, cast("InstanceContext", None))
+def saved(sources: Sources, resolved: ResolvedNode) -> Saved | None:
+    return sources.find(resolved, cast("InstanceContext", None))
 
 
 def test_a_disk_that_changes_while_the_machine_starts(
-    make: Callable[[Path], Starts], seat: Seat, disk: Path, tmp_path: Path
+    make: Callable[[Path], Sources], resolved: ResolvedNode, disk: Path, tmp_path: Path
 ) -> None:
-    first = put(tmp_path / "snapshots", seat)
-    starts = make(tmp_path / "snapshots")
-    found = saved(starts, seat)
+    first = put(tmp_path / "snapshots", resolved)
+    sources = make(tmp_path / "snapshots")
+    found = saved(sources, resolved)
     assert found is not None
     assert found.state == first / "state"
     change(disk)
-    starts.report_spoilt(seat, "it did not answer")
-    second = put(tmp_path / "snapshots", seat)
-    found = saved(starts, seat)
+    sources.report_spoilt(resolved, "it did not answer")
+    second = put(tmp_path / "snapshots", resolved)
+    found = saved(sources, resolved)
     assert found is not None
     assert found.state == second / "state"
-    starts.close()
+    sources.close()
 
 
 def test_what_is_spoilt_is_what_was_found(
-    make: Callable[[Path], Starts], seat: Seat, disk: Path, tmp_path: Path
+    make: Callable[[Path], Sources], resolved: ResolvedNode, disk: Path, tmp_path: Path
 ) -> None:
     """Not what the disk's image is by then, of which there is a snapshot, too."""
     before = disk.stat()
-    put(tmp_path / "snapshots", seat)
+    put(tmp_path / "snapshots", resolved)
     change(disk)
-    put(tmp_path / "snapshots", seat)
+    put(tmp_path / "snapshots", resolved)
     os.utime(disk, ns=(before.st_atime_ns, before.st_mtime_ns))
-    starts = make(tmp_path / "snapshots")
-    assert saved(starts, seat) is not None
+    sources = make(tmp_path / "snapshots")
+    assert saved(sources, resolved) is not None
     change(disk)
-    starts.report_spoilt(seat, "it did not answer")
-    assert saved(starts, seat) is not None
-    starts.close()
+    sources.report_spoilt(resolved, "it did not answer")
+    assert saved(sources, resolved) is not None
+    sources.close()
 
 
-def test_the_shape_is_that_of_the_start(seat: Seat, disk: Path) -> None:
-    shape: Any = seat.look_at_shape()
+def test_the_shape_is_that_of_the_start(resolved: ResolvedNode, disk: Path) -> None:
+    shape: Any = resolved.look_at_shape()
     change(disk)
-    assert seat.shape() == shape
-    assert seat.look_at_shape() != shape
+    assert resolved.shape() == shape
+    assert resolved.look_at_shape() != shape
     disk.unlink()
-    assert seat.shape() != shape
+    assert resolved.shape() != shape

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from attest.cluster.start_scripts import Report, ScriptedMachines, ScriptedSeat, name_of
+from attest.cluster.start_scripts import Report, ScriptNode, StartScripts, machine_name
 from attest.errors import ManifestError
 from attest.events import EventLog
 from attest.manifest import NO_LIMIT, Node, on_hugepages, parse_manifest
@@ -83,7 +83,7 @@ def test_a_script_that_cannot_be_run_is_refused(script: Path) -> None:
     [("/nix/store/x/bin/run-my-web-vm", "my-web"), ("qemu -m 1", "machine"), ("run-vm", "machine")],
 )
 def test_names_come_from_start_scripts(command: str, name: str) -> None:
-    assert name_of(command) == name
+    assert machine_name(command) == name
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_block_unplugs_all_cards_but_those_on_the_user_network() -> None:
 
 
 def test_all_is_let_go_of_whatever_becomes_of_the_others(tmp_path: Path) -> None:
-    machines = ScriptedMachines(
+    machines = StartScripts(
         cast("Cell", None), tmp_path, parse_manifest({"nodes": {"web": {}}}), None,
         Report(EventLog(), tmp_path, lambda _: None),
     )  # fmt: skip
@@ -142,13 +142,13 @@ def test_all_is_let_go_of_whatever_becomes_of_the_others(tmp_path: Path) -> None
         raise ProcessLookupError
 
     for name in ("one", "two"):
-        seat = ScriptedSeat(
+        resolved = ScriptNode(
             name=name, number=1, command="true", vlans=(), makes_cards=True, sockets={},
             cell=cast("Cell", None), state_dir=tmp_path, shared_dir=tmp_path, scratch=tmp_path,
         )  # fmt: skip
-        seat._joined.callback(fail)
-        seat._joined.callback(closed.append, name)
-        machines.seats[name] = seat
+        resolved._joined.callback(fail)
+        resolved._joined.callback(closed.append, name)
+        machines.resolved_nodes[name] = resolved
     machines._switches._undo.callback(closed.append, "switches")
     with pytest.raises(ProcessLookupError):
         machines.close()

@@ -273,12 +273,12 @@ def test_of_a_load_that_fails(
     monkeypatch.setattr("attest.vmm.qemu.vmm._REAPED", 0.1)
     processes: list[WatchedProcess] = []
 
-    class Kept(WatchedProcess):
+    class Archive(WatchedProcess):
         def __init__(self, *args: Any, **options: Any) -> None:
             processes.append(self)
             super().__init__(*args, **options)
 
-    monkeypatch.setattr("attest.vmm.qemu.vmm.WatchedProcess", Kept)
+    monkeypatch.setattr("attest.vmm.qemu.vmm.WatchedProcess", Archive)
     qmp._loop()
     before = open_descriptors()
     with pytest.raises(SaveError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from attest.cluster.archive import forget, is_kept, place, resume_command
+from attest.cluster.archive import archive_path, is_archived, remove_archive, resume_command
 from attest.cluster.cluster import Cluster
 from attest.errors import Terminated
 
@@ -33,7 +33,7 @@ class Keeping:
         self._wanted = wanted
         self._asks = asks and wanted is None and _is_attended()
         self._problem = ""
-        forget(run)  # it may be that of a run before, into the same place
+        remove_archive(run)  # it may be that of a run before, into the same place
 
     @contextmanager
     def of(self, cluster: Cluster) -> Iterator[None]:
@@ -51,12 +51,12 @@ class Keeping:
         """Ask where need be, and say what was kept."""
         if self._problem:
             say(f"the machines could not be kept: {self._problem}")
-        if not is_kept(self._run):
+        if not is_archived(self._run):
             return
         if self._asks and not _confirmed():
-            forget(self._run)
+            remove_archive(self._run)
             return
-        files = [file.stat() for file in place(self._run).rglob("*")]
+        files = [file.stat() for file in archive_path(self._run).rglob("*")]
         size = sum(file.st_blocks * 512 for file in files if file.st_nlink == 1)
         say(f"the machines are kept ({size >> 20} MiB): {resume_command(self._run)}")
 
@@ -65,7 +65,7 @@ class Keeping:
             self._problem = "none was running" if self._wanted else ""
             return
         try:
-            cluster.keep(place(self._run))
+            cluster.archive(archive_path(self._run))
         except (Exception, KeyboardInterrupt) as error:  # it must not hide the test's own failure
             self._problem = str(error) or type(error).__name__
 

@@ -15,7 +15,7 @@ import msgspec
 
 from attest.cli import exit_codes
 from attest.cli.testing import Options, run_test
-from attest.cluster.start_scripts import name_of
+from attest.cluster.start_scripts import machine_name
 from attest.errors import UsageError
 from attest.manifest import Manifest, load_manifest, parse_manifest
 
@@ -177,7 +177,7 @@ def _configuration(options: argparse.Namespace) -> _Configuration:
             raise UsageError(f"{options.config}: cannot read the configuration: {error}") from None
     if options.test_script is None:
         raise UsageError("no script is given", hint="--config, an argument, or $testScript")
-    names = options.vm_names or [name_of(script) for script in options.start_scripts]
+    names = options.vm_names or [machine_name(script) for script in options.start_scripts]
     if len(names) != len(options.start_scripts):
         raise UsageError(f"{len(names)} names for {len(options.start_scripts)} start scripts")
     return _Configuration(

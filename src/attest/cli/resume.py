@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from attest.cluster.archive import Kept, find, read
+from attest.cluster.archive import Archive, find_archive, read_archive
 from attest.cluster.cluster import Cluster
 from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
@@ -25,7 +25,7 @@ def resume(run: str | None, machine: str | None) -> None:
     """Open shells in the machines that a failed test has left, running as they were.
 
     RUN is the run's directory or name, or the beginning of its name; by default the last run whose
-    machines were kept. With a MACHINE, its shell is all. Ctrl-C goes to the guest; leave a shell
+    machines were archive. With a MACHINE, its shell is all. Ctrl-C goes to the guest; leave a shell
     with Ctrl-D or `exit`. What was kept stays as it is, and can be resumed again.
 
     \b
@@ -33,43 +33,43 @@ def resume(run: str | None, machine: str | None) -> None:
     """
     if not sys.stdin.isatty():
         raise UsageError("attest resume needs a terminal", hint="use `attest run` in scripts")
-    place = find(run)
+    place = find_archive(run)
     with held(place.parent):
         _resume(place, machine)
 
 
 def _resume(place: Path, machine: str | None) -> None:
-    kept = read(place)
-    running = list(kept.saved())
+    archive = read_archive(place)
+    running = list(archive.saved())
     if machine is not None:
-        _require(kept, machine)
+        _require(archive, machine)
     events = EventLog()
     with Cluster(
-        kept.manifest, accelerator=kept.accelerator, cold=True, kept=kept, events=events
+        archive.manifest, accelerator=archive.accelerator, cold=True, archive=archive, events=events
     ) as cluster:
         with (
             view(events, Doing(events, running), verbose=False),
             events.span(Kind.ACTION, "resume"),
         ):
-            cluster.go_back(kept.saved(), "the failure")
+            cluster.go_back(archive.saved(), "the failure")
         if machine or len(running) == 1:
             sys.exit(interact(cluster[machine or running[0]]))
-        _prompt(cluster, kept)
+        _prompt(cluster, archive)
 
 
-def _require(kept: Kept, name: str) -> None:
-    if name not in kept.machines:
-        known = ", ".join(kept.machines)
+def _require(archive: Archive, name: str) -> None:
+    if name not in archive.machines:
+        known = ", ".join(archive.machines)
         raise UsageError(f"no machine is called {name!r}; there are: {known}")
-    if why := kept.machines[name].absence:
+    if why := archive.machines[name].absence:
         raise UsageError(f"{name} was not running when the test failed: {why}")
 
 
-def _prompt(cluster: Cluster, kept: Kept) -> None:
+def _prompt(cluster: Cluster, archive: Archive) -> None:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - `input` then edits lines
 
-    _list(cluster, kept)
+    _list(cluster, archive)
     while True:
         try:
             name = input("machine: ").strip()
@@ -80,15 +80,15 @@ def _prompt(cluster: Cluster, kept: Kept) -> None:
             click.echo()
             continue
         if name in cluster.machines:
-            _open(cluster, kept, name)
+            _open(cluster, archive, name)
         elif name == "exit":
             return
         else:
-            _list(cluster, kept)
+            _list(cluster, archive)
 
 
-def _open(cluster: Cluster, kept: Kept, name: str) -> None:
-    if why := _absence(cluster, kept, name):
+def _open(cluster: Cluster, archive: Archive, name: str) -> None:
+    if why := _absence(cluster, archive, name):
         click.echo(f"{name} does not run: {why}")
         return
     try:
@@ -97,11 +97,11 @@ def _open(cluster: Cluster, kept: Kept, name: str) -> None:
         click.echo(f"attest: {error}", err=True)
 
 
-def _list(cluster: Cluster, kept: Kept) -> None:
+def _list(cluster: Cluster, archive: Archive) -> None:
     for name in cluster.machines:
-        click.echo(f"  {name:20} {_absence(cluster, kept, name) or 'running'}")
+        click.echo(f"  {name:20} {_absence(cluster, archive, name) or 'running'}")
     click.echo("The name of a machine opens a shell in it; `exit` or Ctrl-D ends them all.")
 
 
-def _absence(cluster: Cluster, kept: Kept, name: str) -> str:
-    return kept.machines[name].absence or cluster[name].absence
+def _absence(cluster: Cluster, archive: Archive, name: str) -> str:
+    return archive.machines[name].absence or cluster[name].absence

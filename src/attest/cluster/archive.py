@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec.structs import replace
 
-from attest.disk.backing_chain import Foreign, Layers
+from attest.disk.backing_chain import CollectedDisks, Foreign
 from attest.errors import HostError, UsageError, reason_of
 from attest.image.described import is_description, load_described
 from attest.image.model import Image
 from attest.image.store import ImageStore
 from attest.manifest import Accelerator, Disk, Manifest
-from attest.node.resolved import Seat
+from attest.node.resolved import ResolvedNode
 from attest.snapshot.shape import Shape, host_cpu
 from attest.support.concurrency import wait_all
 from attest.support.run_dirs import past_runs, runs_directory
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     from attest.machine.lifecycle import Lifecycle
 
 __all__ = [
-    "Kept",
-    "KeptMachine",
-    "find",
-    "forget",
-    "is_kept",
-    "keep",
-    "place",
-    "read",
+    "Archive",
+    "ArchivedMachine",
+    "find_archive",
+    "remove_archive",
+    "is_archived",
+    "write_archive",
+    "archive_path",
+    "read_archive",
     "resume_command",
-    "stop",
+    "stand_still",
 ]
 
 _RECORD: Final = "checkpoint.json"
 
 
-class KeptMachine(msgspec.Struct, frozen=True, kw_only=True):
+class ArchivedMachine(msgspec.Struct, frozen=True, kw_only=True):
     """A machine of the cluster.
 
     Attributes:
@@ -73,12 +73,12 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     """`checkpoint.json`."""
 
     manifest: Manifest
-    machines: dict[str, KeptMachine]
+    machines: dict[str, ArchivedMachine]
     foreign: dict[str, Foreign]
 
 
 @dataclass(frozen=True)
-class Kept:
+class Archive:
     """Machines that were kept.
 
     Attributes:
@@ -90,7 +90,7 @@ class Kept:
 
     path: Path
     manifest: Manifest
-    machines: dict[str, KeptMachine]
+    machines: dict[str, ArchivedMachine]
 
     @property
     def accelerator(self) -> Accelerator:
@@ -128,20 +128,20 @@ class Kept:
         return tuple(self.path / disk.image for disk in disks if disk.image)
 
 
-def place(run: Path) -> Path:
+def archive_path(run: Path) -> Path:
     """Where the machines of a run are kept."""
     return run / "checkpoint"
 
 
-def is_kept(run: Path) -> bool:
+def is_archived(run: Path) -> bool:
     """The machines of a run were kept."""
-    return (place(run) / _RECORD).is_file()
+    return (archive_path(run) / _RECORD).is_file()
 
 
-def forget(run: Path) -> None:
+def remove_archive(run: Path) -> None:
     """Remove what was kept of a run; nothing happens when there is nothing."""
-    if is_kept(run):
-        shutil.rmtree(place(run))
+    if is_archived(run):
+        shutil.rmtree(archive_path(run))
 
 
 def resume_command(run: Path) -> str:
@@ -150,7 +150,7 @@ def resume_command(run: Path) -> str:
     return f"attest resume {shlex.quote(name)}"
 
 
-def find(run: str | None) -> Path:
+def find_archive(run: str | None) -> Path:
     """What was kept of a run.
 
     Args:
@@ -160,16 +160,16 @@ def find(run: str | None) -> Path:
     Raises:
         UsageError: There is none, or the beginning fits several.
     """
-    if run and is_kept(Path(run)):
-        return place(Path(run))
-    kept = [each for each in past_runs() if is_kept(each)]
-    fitting = [each for each in kept if each.name.startswith(run or "")]
+    if run and is_archived(Path(run)):
+        return archive_path(Path(run))
+    archived = [each for each in past_runs() if is_archived(each)]
+    fitting = [each for each in archived if each.name.startswith(run or "")]
     exact = [each for each in fitting if each.name == run]
     if exact or (fitting and not run):
-        return place((exact or fitting)[0])
+        return archive_path((exact or fitting)[0])
     if len(fitting) == 1:
-        return place(fitting[0])
-    names = ", ".join(each.name for each in fitting or kept)
+        return archive_path(fitting[0])
+    names = ", ".join(each.name for each in fitting or archived)
     if fitting:
         raise UsageError(f"`{run}` is the beginning of several runs: {names}")
     raise UsageError(
@@ -178,7 +178,7 @@ def find(run: str | None) -> Path:
     )
 
 
-def read(path: Path) -> Kept:
+def read_archive(path: Path) -> Archive:
     """Read what was kept, and check that it can come back on this host.
 
     Raises:
@@ -199,11 +199,11 @@ def read(path: Path) -> Kept:
         if Foreign.of(Path(foreign.path), path / name) != foreign:
             raise UsageError(f"{path}: {foreign.path}, which a disk begins as, was changed since")
     manifest = replace(record.manifest, directory=str(path))
-    return Kept(path, manifest, record.machines)
+    return Archive(path, manifest, record.machines)
 
 
-def stop(
-    machines: Sequence[tuple[Seat, Lifecycle]], held: AbstractContextManager[None]
+def stand_still(
+    machines: Sequence[tuple[ResolvedNode, Lifecycle]], held: AbstractContextManager[None]
 ) -> dict[str, str]:
     """Let machines stand still, as of one moment.
 
@@ -230,10 +230,10 @@ def stop(
     return absent
 
 
-def keep(
+def write_archive(
     path: Path,
     manifest: Manifest,
-    machines: Sequence[tuple[Seat, Lifecycle]],
+    machines: Sequence[tuple[ResolvedNode, Lifecycle]],
     absent: Mapping[str, str],
     scratch: Path,
 ) -> None:
@@ -257,26 +257,30 @@ def keep(
         )
         for _, machine in machines:
             machine.close()
-        layers = Layers(work, scratch, next((seat.qemu for seat, _ in machines), None))
-        files = {seat.name: seat.disks.files for seat, _ in present}
+        layers = CollectedDisks(
+            work, scratch, next((resolved.qemu for resolved, _ in machines), None)
+        )
+        files = {resolved.name: resolved.disks.files for resolved, _ in present}
         names = layers.bring([file for each in files.values() for file in each])
         nodes = {
-            seat.name: replace(
-                seat.node,
-                image=seat.image.recipe if is_description(seat.node.image) else seat.node.image,
-                disks=[Disk(image=names[file]) for file in files.get(seat.name, ())],
-                vmm=seat.backend.name,
+            resolved.name: replace(
+                resolved.node,
+                image=resolved.image.recipe
+                if is_description(resolved.node.image)
+                else resolved.node.image,
+                disks=[Disk(image=names[file]) for file in files.get(resolved.name, ())],
+                vmm=resolved.backend.name,
             )
-            for seat, _ in machines
+            for resolved, _ in machines
         }
         kept = {
-            seat.name: KeptMachine(
-                number=seat.number,
-                machine_id=seat.machine_id,
-                shape=seat.shape(),
-                absence=absent.get(seat.name, ""),
+            resolved.name: ArchivedMachine(
+                number=resolved.number,
+                machine_id=resolved.machine_id,
+                shape=resolved.shape(),
+                absence=absent.get(resolved.name, ""),
             )
-            for seat, _ in machines
+            for resolved, _ in machines
         }
         record = _Record(
             manifest=replace(manifest, nodes=nodes), machines=kept, foreign=layers.foreign

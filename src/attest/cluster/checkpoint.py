@@ -18,8 +18,8 @@ from pathlib import Path
 
 from attest.errors import AttestError, MachineError, reason_of
 from attest.machine.machine import Snapshot
-from attest.node.resolved import Seat
-from attest.support.concurrency import begin, wait_all
+from attest.node.resolved import ResolvedNode
+from attest.support.concurrency import call_in_thread, wait_all
 from attest.vmm.base import Saved, Vmm
 from attest.vmm.qemu.nested import RAN_A_GUEST
 
@@ -46,7 +46,7 @@ class Checkpoint:
 
 
 def take(
-    machines: Sequence[tuple[Seat, Vmm]], held: AbstractContextManager[None]
+    machines: Sequence[tuple[ResolvedNode, Vmm]], held: AbstractContextManager[None]
 ) -> list[Future[Saved]]:
     """Save machines as of one moment; they go on.
 
@@ -60,7 +60,7 @@ def take(
     Raises:
         MachineError: One could not be saved.
     """
-    emulated = [seat for seat, _ in machines if seat.nested_in_emulation]
+    emulated = [resolved for resolved, _ in machines if resolved.nested_in_emulation]
     try:
         for _ in range(_TRIES - 1 if emulated else 0):
             saved = _take(machines, held)
@@ -70,7 +70,7 @@ def take(
     except AttestError:
         raise
     except Exception as error:  # of whichever VMM, or of the disk
-        names = ", ".join(seat.name for seat, _ in machines)
+        names = ", ".join(resolved.name for resolved, _ in machines)
         raise MachineError(names, f"could not be saved: {reason_of(error)}") from error
 
 
@@ -80,9 +80,9 @@ def _met_a_guest(saved: Future[Saved]) -> bool:
 
 
 def _take(
-    machines: Sequence[tuple[Seat, Vmm]], held: AbstractContextManager[None]
+    machines: Sequence[tuple[ResolvedNode, Vmm]], held: AbstractContextManager[None]
 ) -> list[Future[Saved]]:
-    places = [seat.new_directory("snapshot") for seat, _ in machines]
+    places = [resolved.new_directory("snapshot") for resolved, _ in machines]
     with ExitStack() as undo:
         undo.enter_context(held)
         for _, vmm in machines:
@@ -92,34 +92,36 @@ def _take(
         for _, vmm in machines:
             undo.callback(vmm.resume)
             vmm.pause()
-        frozen = [seat.disks.freeze(vmm.fork_disks) for seat, vmm in machines]
+        frozen = [resolved.disks.freeze(vmm.fork_disks) for resolved, vmm in machines]
         saved = wait_all(
             list(zip(machines, places, strict=True)),
             lambda each: each[0][1].save_running(each[1]),
         )
     # Baked in the background: the machines go on meanwhile.
     return [
-        begin(partial(_bake, seat, replace(each, disks=disks), place), f"bake {seat.name}")
-        for (seat, _), place, each, disks in zip(machines, places, saved, frozen, strict=True)
+        call_in_thread(
+            partial(_bake, resolved, replace(each, disks=disks), place), f"bake {resolved.name}"
+        )
+        for (resolved, _), place, each, disks in zip(machines, places, saved, frozen, strict=True)
     ]
 
 
-def _bake(seat: Seat, stream: Saved, place: Path) -> Saved:
-    if stream.memory or seat.node.hugepages:
+def _bake(resolved: ResolvedNode, stream: Saved, place: Path) -> Saved:
+    if stream.memory or resolved.node.hugepages:
         return stream  # it is mapped already, or cannot be
     baked = place / "baked"
     baked.mkdir()
-    with seat.spare_nics() as nics:
+    with resolved.spare_nics() as nics:
         spec = replace(
-            seat.spec(),
+            resolved.spec(),
             nics=nics,
             saved=stream,
             memory_file=baked / "memory",
-            disks=seat.disks.throw_away(stream.disks, place),
+            disks=resolved.disks.throw_away(stream.disks, place),
             prefault=False,
             paused=True,
         )
-        vmm = seat.start(spec, lambda _: None, lambda *_: None)
+        vmm = resolved.start(spec, lambda _: None, lambda *_: None)
         try:
             saved = vmm.save(baked)
         finally:

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
-from attest.cluster.archive import Kept, keep, stop
+from attest.cluster.archive import Archive, stand_still, write_archive
 from attest.cluster.checkpoint import Checkpoint, take
-from attest.cluster.start_scripts import Report, ScriptedMachines, ScriptedSeat, name_of
+from attest.cluster.start_scripts import Report, ScriptNode, StartScripts, machine_name
 from attest.errors import AttestError, MachineError, ManifestError, RecipeError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
@@ -41,12 +41,18 @@ from attest.manifest import (
 )
 from attest.net.bridge import SPARE, hold_bridges, join_bridges, make_bridges
 from attest.net.cell import Cell
-from attest.node.resolved import Seat, find_vmm, places
-from attest.provision.sources import ColdStarts, GivenStarts, SnapshotStarts, SourceOf, Starts
-from attest.provision.warm import WarmStarts, make_snapshot
+from attest.node.resolved import ResolvedNode, attachments_of, find_vmm
+from attest.provision.sources import (
+    ColdSources,
+    NodeSource,
+    PrebuiltSources,
+    SnapshotSources,
+    Sources,
+)
+from attest.provision.warm import WarmSources, make_snapshot
 from attest.snapshot.cache import SnapshotCache
-from attest.snapshot.prebuilt import GivenSnapshots
-from attest.support.concurrency import begin, wait_all
+from attest.snapshot.prebuilt import PrebuiltSnapshots
+from attest.support.concurrency import call_in_thread, wait_all
 from attest.support.scratch import Scratch
 from attest.support.validation import check_choice, did_you_mean
 from attest.vmm.base import Saved
@@ -73,7 +79,7 @@ class Cluster:
         programs: Paths of VMMs' programs by the VMM's name, before the manifest's and the host's.
             That of ``"qemu"`` also tries KVM and, with the ``qemu-img`` beside it, makes disks.
         hugepages: Take the memory of all machines from the host's reserved huge pages.
-        kept: What was kept of an earlier cluster with this manifest; see `go_back`.
+        archive: What was kept of an earlier cluster with this manifest; see `go_back`.
         state_dir: Where the start scripts' directories go, which are then kept from one cluster to
             the next; default: among the cluster's temporary files.
         events: Where everything that happens is reported.
@@ -98,7 +104,7 @@ class Cluster:
         vmm: VmmName = "qemu",
         programs: Mapping[str, str] | None = None,
         hugepages: bool = False,
-        kept: Kept | None = None,
+        archive: Archive | None = None,
         state_dir: Path | None = None,
         out_dir: Path | None = None,
         events: EventLog | None = None,
@@ -120,7 +126,7 @@ class Cluster:
         self.events = events or EventLog()
         self._limits = limits
         self._on_fatal = on_fatal or (lambda _: None)
-        self._seats: dict[str, Seat] = {}
+        self._resolved: dict[str, ResolvedNode] = {}
         self._contexts: dict[str, InstanceContext] = {}
         self._lifecycles: dict[str, Lifecycle] = {}
         self.machines: dict[str, Machine] = {}
@@ -131,7 +137,7 @@ class Cluster:
             # Before the images: a host that cannot run the test is to say so in the first second.
             nodes = manifest.image_nodes()
             program = self._programs.get("qemu", "")
-            qemu = begin(partial(find_qemu, program), "find QEMU") if nodes else None
+            qemu = call_in_thread(partial(find_qemu, program), "find QEMU") if nodes else None
             reserve_descriptors(len(manifest.nodes))
             check_hugepages(sum(node.memory for node in nodes.values() if node.hugepages))
             self._cell = Cell(self._scratch.path)
@@ -145,30 +151,34 @@ class Cluster:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place
                 log.unlink()
-            numbers = kept.numbers() if kept else manifest.numbers()
+            numbers = archive.numbers() if archive else manifest.numbers()
             make_bridges(
                 self._cell,
-                [each for name, node in nodes.items() for each in places(node, numbers[name])],
+                [
+                    each
+                    for name, node in nodes.items()
+                    for each in attachments_of(node, numbers[name])
+                ],
             )
             self._report = Report(self.events, self.out_dir, self._on_fatal)
-            self._scripted = ScriptedMachines(
+            self._scripted = StartScripts(
                 self._cell, self._scratch.path, manifest, state_dir, self._report
             )
             self.vlans = self._scripted.vlans
-            images = kept.images() if kept else _images(manifest, self.events)
+            images = archive.images() if archive else _images(manifest, self.events)
             if images:
                 image = next(iter(images.values()))
                 self._accelerator = accel.choose(accelerator, image, find_qemu(program))
-            self._starts = self._origin(cold, snapshots)
-            undo.callback(self._starts.close)
+            self._sources = self._origin(cold, snapshots)
+            undo.callback(self._sources.close)
             for name, node in manifest.nodes.items():
                 if node.start_command:
                     self.machines[name] = self._scripted.add(name, numbers[name], node)
                 else:
-                    self._add(self._seat(name, numbers[name], node, images[name]), self._starts)
-            if kept:
-                for name, seat in self._seats.items():
-                    seat.machine_id = kept.machines[name].machine_id
+                    self._add(self._resolve(name, numbers[name], node, images[name]), self._sources)
+            if archive:
+                for name, resolved in self._resolved.items():
+                    resolved.machine_id = archive.machines[name].machine_id
             undo.pop_all()
 
     def __enter__(self) -> Cluster:
@@ -224,9 +234,9 @@ class Cluster:
                 name=options.get("name"),
                 keep_vm_state=bool(options.get("keepVmState")),
             )
-        name = name or name_of(start_command)
+        name = name or machine_name(start_command)
         old = self.machines.get(name)
-        if old is not None and (old.booted or name in self._seats):
+        if old is not None and (old.booted or name in self._resolved):
             raise UsageError(f"create_machine: there is a machine {name!r}")
         check_names({**self.machines, name: None}, source="create_machine")
         reserve_descriptors(len(self.machines) + 1)
@@ -290,8 +300,8 @@ class Cluster:
         for name in saved:
             self.machines[name].connect()
 
-    def keep(self, directory: Path) -> None:
-        """Save all machines that run, as of one moment, for `attest.cluster.archive.read`; all end.
+    def archive(self, directory: Path) -> None:
+        """Save all machines that run, as of one moment, for `attest resume`; all end.
 
         Args:
             directory: A new directory.
@@ -302,11 +312,11 @@ class Cluster:
         """
         for machine in self.machines.values():
             self._scripted.refuse_saving(machine)
-        machines = [(seat, self._lifecycles[name]) for name, seat in self._seats.items()]
+        machines = [(resolved, self._lifecycles[name]) for name, resolved in self._resolved.items()]
         with self.events.span(Kind.ACTION, "keep the machines"):
-            absent = stop(machines, hold_bridges(self._cell, self._vlans()))
+            absent = stand_still(machines, hold_bridges(self._cell, self._vlans()))
             wait(self._baking)  # they use files of disks that are to be kept
-            keep(directory, self.manifest, machines, absent, self._scratch.path)
+            write_archive(directory, self.manifest, machines, absent, self._scratch.path)
 
     def make_snapshots(self, directory: Path) -> list[Path]:
         """Boot one machine of each shape, off the networks, and save it for other clusters.
@@ -322,10 +332,13 @@ class Cluster:
             MachineError: A machine did not come up.
             CommandFailed: A warm step failed.
         """
-        seats = {seat.look_at_shape(): seat for seat in self._seats.values()}
+        resolved_nodes = {
+            resolved.look_at_shape(): resolved for resolved in self._resolved.values()
+        }
         place = directory.absolute()
         return wait_all(
-            seats.values(), lambda seat: make_snapshot(seat, self._contexts[seat.name], place)
+            resolved_nodes.values(),
+            lambda resolved: make_snapshot(resolved, self._contexts[resolved.name], place),
         )
 
     def clone(self, snapshot: Snapshot, names: Sequence[str] | int = 1) -> list[Machine]:
@@ -336,7 +349,7 @@ class Cluster:
         """
         if isinstance(names, int):
             names = list(itertools.islice(self._free_names(snapshot.machine), names))
-        original = snapshot.seat
+        original = snapshot.resolved
         if original.node.own_identity:
             raise MachineError(
                 snapshot.machine,
@@ -346,15 +359,22 @@ class Cluster:
         number = self._next_number()
         check_names([*self.machines, *names], source="clone")
         reserve_descriptors(len(self.machines) + len(names))
-        seats = [
-            self._seat(name, number + index, original.node, original.image)
+        resolved_nodes = [
+            self._resolve(name, number + index, original.node, original.image)
             for index, name in enumerate(names)
         ]
         with self.events.span(Kind.ACTION, f"clone {snapshot.name!r}: {', '.join(names)}"):
-            join_bridges(self._cell, [each for seat in seats for each in seat.attachments])
-            machines = [self._add(seat, SnapshotStarts(snapshot.saved())) for seat in seats]
+            join_bridges(
+                self._cell, [each for resolved in resolved_nodes for each in resolved.attachments]
+            )
+            machines = [
+                self._add(resolved, SnapshotSources(snapshot.saved()))
+                for resolved in resolved_nodes
+            ]
             # Those that come up meanwhile find the new names when they ask who they are.
-            known = [self.machines[name] for name in self._seats if self.machines[name].connected]
+            known = [
+                self.machines[name] for name in self._resolved if self.machines[name].connected
+            ]
             for machine in machines:
                 machine.start()
             for machine in known:
@@ -368,7 +388,7 @@ class Cluster:
             # Last first, and each whatever becomes of the others. So the cell goes before the
             # machines: the kernel ends all VMMs in one go, and their machines only have to notice.
             ends.callback(self._scratch.close)
-            ends.callback(self._starts.close)
+            ends.callback(self._sources.close)
             ends.callback(self._scripted.close)
             ends.callback(lambda: wait(self._baking))  # they have failed by then, or are complete
             for name in self.machines:
@@ -378,44 +398,48 @@ class Cluster:
 
     # Inside
 
-    def _origin(self, cold: bool, snapshots: Path | None) -> Starts:
+    def _origin(self, cold: bool, snapshots: Path | None) -> Sources:
         if cold:
-            return ColdStarts()
+            return ColdSources()
         if snapshots:
-            return GivenStarts(GivenSnapshots(snapshots.absolute()), self.events)
-        return WarmStarts(SnapshotCache(), self.events)
+            return PrebuiltSources(PrebuiltSnapshots(snapshots.absolute()), self.events)
+        return WarmSources(SnapshotCache(), self.events)
 
-    def _seat(self, name: str, number: int, node: Node, image: Image) -> Seat:
-        return Seat(
+    def _resolve(self, name: str, number: int, node: Node, image: Image) -> ResolvedNode:
+        return ResolvedNode(
             name=name, number=number, node=node, image=image, accelerator=self._accelerator,
             vmm=self._vmm, programs=self._programs,
             cell=self._cell, directory=self._scratch.path / name,
             relative_to=Path(self.manifest.directory), hosts=lambda: self._hosts(name),
         )  # fmt: skip
 
-    def _add(self, seat: Seat, starts: Starts) -> Machine:
-        doubt = seat.binary.doubt(seat.image.kernel_version)
+    def _add(self, resolved: ResolvedNode, sources: Sources) -> Machine:
+        doubt = resolved.binary.doubt(resolved.image.kernel_version)
         if doubt and doubt not in self._doubts:
             self._doubts.add(doubt)
             self.events.emit(Kind.WARNING, doubt)
         context = InstanceContext(
             events=self.events,
-            vmm=str(seat.binary),
-            start_vmm=seat.start_vmm,
-            make_channel=seat.make_channel,
-            identity=seat.identity,
-            ready_unit=seat.node.ready_unit,
-            start_timeout=seat.node.start_timeout,
-            console_log=self._report.console_log(seat.name),
+            vmm=str(resolved.binary),
+            start_vmm=resolved.start_vmm,
+            make_channel=resolved.make_channel,
+            identity=resolved.identity,
+            ready_unit=resolved.node.ready_unit,
+            start_timeout=resolved.node.start_timeout,
+            console_log=self._report.console_log(resolved.name),
             on_fatal=self._on_fatal,
             limits=self._limits,
         )
-        host = MachineHost(self.out_dir, seat.directory, self._scripted.shared_dir, seat.set_links)
-        self._seats[seat.name] = seat
-        self._contexts[seat.name] = context
-        lifecycle = Lifecycle(seat.name, context, SourceOf(starts, seat, context))
-        self._lifecycles[seat.name] = lifecycle
-        machine = self.machines[seat.name] = Machine(lifecycle, host, self.events, self._snapshot)
+        host = MachineHost(
+            self.out_dir, resolved.directory, self._scripted.shared_dir, resolved.set_links
+        )
+        self._resolved[resolved.name] = resolved
+        self._contexts[resolved.name] = context
+        lifecycle = Lifecycle(resolved.name, context, NodeSource(sources, resolved, context))
+        self._lifecycles[resolved.name] = lifecycle
+        machine = self.machines[resolved.name] = Machine(
+            lifecycle, host, self.events, self._snapshot
+        )
         return machine
 
     def _lifecycle(self, name: str) -> Lifecycle:
@@ -428,23 +452,23 @@ class Cluster:
         self, machines: list[Machine], name: str, held: AbstractContextManager[None]
     ) -> dict[str, Snapshot]:
         lifecycles = [self._lifecycles[machine.name] for machine in machines]
-        running = [(self._seats[each.name], each.vmm) for each in lifecycles]
+        running = [(self._resolved[each.name], each.vmm) for each in lifecycles]
         futures = take(running, held)
         wait_all(lifecycles, Lifecycle.reach_again)
         self._baking = [*(each for each in self._baking if not each.done()), *futures]
         return {
-            seat.name: Snapshot(name, seat, saved, self)
-            for (seat, _), saved in zip(running, futures, strict=True)
+            resolved.name: Snapshot(name, resolved, saved, self)
+            for (resolved, _), saved in zip(running, futures, strict=True)
         }
 
     def _vlans(self) -> set[int]:
-        return {vlan for seat in self._seats.values() for vlan in seat.node.vlans}
+        return {vlan for resolved in self._resolved.values() for vlan in resolved.node.vlans}
 
     def _next_number(self) -> int:
-        return 1 + max((seat.number for seat in self._all_seats().values()), default=0)
+        return 1 + max((resolved.number for resolved in self._all_resolved().values()), default=0)
 
-    def _all_seats(self) -> dict[str, Seat | ScriptedSeat]:
-        return {**self._seats, **self._scripted.seats}
+    def _all_resolved(self) -> dict[str, ResolvedNode | ScriptNode]:
+        return {**self._resolved, **self._scripted.resolved_nodes}
 
     def _free_names(self, stem: str) -> Iterator[str]:
         names = (f"{stem}-{number}" for number in itertools.count(1))
@@ -456,11 +480,11 @@ class Cluster:
         First its addresses on the networks that both are on, then those on its first one, to which
         there may be a way, too.
         """
-        seats = self._all_seats()
-        own = {each.vlan for each in seats[name].attachments}
+        resolved_nodes = self._all_resolved()
+        own = {each.vlan for each in resolved_nodes[name].attachments}
         lines = []
-        for other, seat in sorted(seats.items()):
-            there = [each for each in seat.attachments if each.vlan != SPARE]
+        for other, resolved in sorted(resolved_nodes.items()):
+            there = [each for each in resolved.attachments if each.vlan != SPARE]
             near = dict.fromkeys([*(each for each in there if each.vlan in own), *there[:1]])
             addresses = (address for each in near for address in each.addresses)
             lines += [f"{address.partition('/')[0]} {other}\n" for address in addresses]

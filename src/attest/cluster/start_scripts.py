@@ -33,7 +33,7 @@ from attest.vmm.base import Saved, Vmm, VmmExit
 if TYPE_CHECKING:
     from attest.vmm.qemu.start_script import StartScript
 
-__all__ = ["Report", "ScriptedMachines", "ScriptedSeat", "name_of"]
+__all__ = ["Report", "StartScripts", "ScriptNode", "machine_name"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Report:
 
 
 @dataclass
-class ScriptedSeat:
+class ScriptNode:
     """Where a machine of a start script belongs.
 
     Attributes:
@@ -168,7 +168,7 @@ class ScriptedSeat:
         return self._vmm
 
 
-class ScriptedMachines:
+class StartScripts:
     """The machines of start scripts of a cluster, and what they share.
 
     Args:
@@ -179,7 +179,7 @@ class ScriptedMachines:
         report: Where they report.
 
     Attributes:
-        seats: Their places in the cluster, by name.
+        resolved_nodes: Their places in the cluster, by name.
         lifecycles: Their instances, by name.
         vlans: All networks of the cluster.
         shared_dir: A directory that all machines may share.
@@ -193,7 +193,7 @@ class ScriptedMachines:
         states: Path | None,
         report: Report,
     ) -> None:
-        self.seats: dict[str, ScriptedSeat] = {}
+        self.resolved_nodes: dict[str, ScriptNode] = {}
         self.lifecycles: dict[str, Lifecycle] = {}
         self.vlans = [VLan(vlan, scratch / f"vde{vlan}.ctl") for vlan in manifest.all_vlans()]
         self.shared_dir = scratch / "shared-xchg"
@@ -228,8 +228,8 @@ class ScriptedMachines:
         Raises:
             HostError: A network's switch does not start.
         """
-        if name in self.seats:
-            self.seats[name].close()
+        if name in self.resolved_nodes:
+            self.resolved_nodes[name].close()
         if not keep_state and self._states is None:
             shutil.rmtree(self._state_dir(name), ignore_errors=True)
         node = Node(vlans=vlans_in(command), ready_unit="", start_timeout=NO_LIMIT)
@@ -241,22 +241,22 @@ class ScriptedMachines:
         Raises:
             MachineError: It is.
         """
-        if machine.name in self.seats and machine.booted:
+        if machine.name in self.resolved_nodes and machine.booted:
             raise _unsaveable(machine.name)
 
     def close(self) -> None:
         """Wait until all is gone that ran beside the machines, after their cell."""
         with ExitStack() as ends:  # each, whatever becomes of the others
             ends.callback(self._switches.close)
-            for seat in self.seats.values():
-                ends.callback(seat.close)
+            for resolved in self.resolved_nodes.values():
+                ends.callback(resolved.close)
 
     def _add(
         self, name: str, number: int, command: str, node: Node, *, makes_cards: bool
     ) -> Machine:
         for vlan in self.vlans:
             self._switches.start(vlan.nr, vlan.socket_dir, bridged=vlan.nr in self._bridged)
-        seat = self.seats[name] = ScriptedSeat(
+        resolved = self.resolved_nodes[name] = ScriptNode(
             name=name, number=number, command=command, vlans=node.vlans, makes_cards=makes_cards,
             sockets={vlan.nr: vlan.socket_dir for vlan in self.vlans}, cell=self._cell,
             state_dir=self._state_dir(name), shared_dir=self.shared_dir, scratch=self._scratch,
@@ -265,15 +265,17 @@ class ScriptedMachines:
         context = InstanceContext(
             events=self._report.events,
             vmm=f"start script {command}",
-            start_vmm=seat.start_vmm,
-            make_channel=seat.make_channel,
+            start_vmm=resolved.start_vmm,
+            make_channel=resolved.make_channel,
             identity=None,
             ready_unit=node.ready_unit,
             start_timeout=node.start_timeout,
             console_log=self._report.console_log(name),
             on_fatal=self._report.on_fatal,
         )
-        host = MachineHost(self._report.out_dir, seat.state_dir, self.shared_dir, seat.set_links)
+        host = MachineHost(
+            self._report.out_dir, resolved.state_dir, self.shared_dir, resolved.set_links
+        )
         lifecycle = self.lifecycles[name] = Lifecycle(name, context, BootSource())
         return Machine(lifecycle, host, self._report.events, _refuse)
 
@@ -296,7 +298,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def name_of(command: str) -> str:
+def machine_name(command: str) -> str:
     """The machine's name, as NixOS's start scripts have it in theirs; else ``machine``."""
     match = re.search(r"run-(.+)-vm$", command)
     return match[1] if match else "machine"

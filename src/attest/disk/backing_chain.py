@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 
 from attest.disk import qemu_img as disk
-from attest.disk.qemu_img import Layer
+from attest.disk.qemu_img import ChainFile
 from attest.errors import HostError
 from attest.support.paths import cache_dir
 from attest.vmm.qemu.vmm import QemuBinary
 
-__all__ = ["Foreign", "Layers"]
+__all__ = ["Foreign", "CollectedDisks"]
 
 
 class Foreign(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class Foreign(msgspec.Struct, frozen=True):
         return cls(str(path), status.st_size, status.st_mtime_ns)
 
 
-class Layers:
+class CollectedDisks:
     """Brings disks into a directory. Nothing is copied that can be linked.
 
     Args:
@@ -58,7 +58,7 @@ class Layers:
         self._qemu = qemu
         self._into = into
         self._own = own
-        self._brought: dict[Path, Layer] = {}
+        self._brought: dict[Path, ChainFile] = {}
         self.foreign: dict[str, Foreign] = {}
 
     def bring(self, tops: Sequence[Path]) -> dict[Path, str]:
@@ -73,15 +73,15 @@ class Layers:
         # All before the first file is given another backing, which those see that share it.
         chains = [disk.chain(top, qemu=self._qemu) for top in tops]
         for chain in chains:
-            below: Layer | None = None
+            below: ChainFile | None = None
             for layer in reversed(chain):
                 if layer.path not in self._brought:
                     self._brought[layer.path] = self._place(layer, below)
                 below = self._brought[layer.path]
         return {top: self._brought[top].path.name for top in tops}
 
-    def _place(self, layer: Layer, below: Layer | None) -> Layer:
-        placed = Layer(Path(f"{len(self._brought)}.disk"), layer.format)
+    def _place(self, layer: ChainFile, below: ChainFile | None) -> ChainFile:
+        placed = ChainFile(Path(f"{len(self._brought)}.disk"), layer.format)
         target = self._into / placed.path
         if not (self._may_link(layer.path, below) and _link(layer.path, target)):
             _copy(layer.path, target)
@@ -91,7 +91,7 @@ class Layers:
             self.foreign[target.name] = Foreign.of(layer.path, target)
         return placed
 
-    def _may_link(self, path: Path, below: Layer | None) -> bool:
+    def _may_link(self, path: Path, below: ChainFile | None) -> bool:
         """A file that will be written must be our own; and a link shows, which the cache minds."""
         foreign = below is None and not path.is_relative_to(cache_dir())
         return foreign or path.is_relative_to(self._own)

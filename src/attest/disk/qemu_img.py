@@ -18,12 +18,12 @@ from typing import Final, Literal, NamedTuple
 from attest.errors import HostError
 from attest.vmm.qemu.vmm import QemuBinary, find_qemu
 
-__all__ = ["Layer", "chain", "copy", "create", "find_qemu_img", "image_format", "rebase"]
+__all__ = ["ChainFile", "chain", "copy", "create", "find_qemu_img", "image_format", "rebase"]
 
 _PROGRAM: Final = "qemu-img"
 
 
-class Layer(NamedTuple):
+class ChainFile(NamedTuple):
     """One file of a disk, and its format as QEMU names it."""
 
     path: Path
@@ -110,17 +110,17 @@ def image_format(path: Path, *, qemu: QemuBinary | None = None) -> str:
     return format
 
 
-def chain(path: Path, *, qemu: QemuBinary | None = None) -> list[Layer]:
+def chain(path: Path, *, qemu: QemuBinary | None = None) -> list[ChainFile]:
     """The files of a disk: itself, what it is an overlay of, and so on to the last.
 
     Raises:
         HostError: One cannot be read, or there is no `qemu-img`.
     """
     told = _run(["info", "--backing-chain", "--output=json", str(path.absolute())], qemu)
-    return [Layer(Path(layer["filename"]), layer["format"]) for layer in json.loads(told)]
+    return [ChainFile(Path(layer["filename"]), layer["format"]) for layer in json.loads(told)]
 
 
-def rebase(path: Path, backing: Layer, *, qemu: QemuBinary | None = None) -> None:
+def rebase(path: Path, backing: ChainFile, *, qemu: QemuBinary | None = None) -> None:
     """Say where an overlay's backing file is now.
 
     Args:

@@ -69,7 +69,7 @@ from attest.machine.instance_states import (
     advance,
 )
 from attest.machine.meeting import Meeting, MeetingFailed
-from attest.support.cancellation import Scope
+from attest.support.cancellation import CancelScope
 from attest.vmm.base import DialError, Saved, Vmm, VmmExit
 
 __all__ = ["Instance", "Return"]
@@ -131,7 +131,7 @@ class Instance:
         self._back = back
         self._events = context.events
         self._limits = context.limits
-        self._scope = Scope()
+        self._scope = CancelScope()
         self._changed = threading.Condition()
         self._state = State(kind=StartKind.RETURN if back else StartKind.BOOT)
         self._queue: deque[Effect] = deque()

@@ -1,4 +1,4 @@
-"""A machine's seat in its cluster: what it is made of, its place on the networks, who it is."""
+"""A manifest's node with all that was decided for it: image, VMM, place on the networks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from attest.vmm.qemu.nested import check_machine
 from attest.vmm.qemu.vmm import QemuBinary, cpu_model, find_qemu
 from attest.vmm.registry import BACKENDS, Backend, Lack, choose, lacks
 
-__all__ = ["Seat", "find_vmm", "places"]
+__all__ = ["ResolvedNode", "find_vmm", "attachments_of"]
 
 _SEED: Final = 64
 """Bytes of the host's randomness for each machine."""
@@ -45,7 +45,7 @@ OnEvent = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass
-class Seat:
+class ResolvedNode:
     """Where a machine belongs.
 
     Attributes:
@@ -118,7 +118,7 @@ class Seat:
     @property
     def attachments(self) -> list[Attachment]:
         """Its places on the networks, in the order of its network cards."""
-        return places(self.node, self.number)
+        return attachments_of(self.node, self.number)
 
     @property
     def warm_until(self) -> str:
@@ -246,7 +246,7 @@ class Seat:
         )
 
 
-def places(node: Node, number: int) -> list[Attachment]:
+def attachments_of(node: Node, number: int) -> list[Attachment]:
     """A node's places on the networks, in the order of its network cards.
 
     Args:

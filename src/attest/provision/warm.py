@@ -1,4 +1,4 @@
-"""Warm starts: each machine begins as a clone of a machine of its shape that was ready before.
+"""Warm sources: each machine begins as a clone of a machine of its shape that was ready before.
 
 Where the cache has no such snapshot, one machine of the shape boots, off the networks and without
 an identity, and is saved when it is ready; all of the shape are then cloned from it. A directory
@@ -22,7 +22,7 @@ from attest.guest.identity import Identity
 from attest.machine.contracts import InstanceContext
 from attest.machine.instance import Instance
 from attest.machine.instance_states import Stage
-from attest.node.resolved import Seat
+from attest.node.resolved import ResolvedNode
 from attest.provision.sources import BootSource
 from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache
 from attest.snapshot.record import write_record
@@ -30,7 +30,7 @@ from attest.snapshot.shape import Shape
 from attest.support.cancellation import Cancelled, cancellable
 from attest.vmm.base import Nic, Saved, Vmm
 
-__all__ = ["WarmStarts", "make_snapshot"]
+__all__ = ["WarmSources", "make_snapshot"]
 
 _SETTLE: Final = 30.0
 """Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
@@ -43,7 +43,7 @@ class NotSavedError(Exception):
     """The machine was ready, and could not be saved; the text says why."""
 
 
-class WarmStarts:
+class WarmSources:
     """The machines of a cluster start from snapshots of their shapes.
 
     Args:
@@ -59,31 +59,31 @@ class WarmStarts:
         self._lock = threading.Lock()
         self._found: dict[Shape, Future[Entry | None]] = {}
 
-    def find(self, seat: Seat, context: InstanceContext) -> Saved | None:
+    def find(self, resolved: ResolvedNode, context: InstanceContext) -> Saved | None:
         """The snapshot of the machine's shape; None where there can be none.
 
         A machine that has written its disks before boots from them: the memory of a snapshot would
         remember another content.
         """
-        if seat.disks.written:
+        if resolved.disks.written:
             return None
-        if unfit := seat.binary.unfit(seat.image.kernel_version):
-            self._warn(seat, f"it boots without a snapshot: {unfit}")
+        if unfit := resolved.binary.unfit(resolved.image.kernel_version):
+            self._warn(resolved, f"it boots without a snapshot: {unfit}")
             return None
-        entry = self._entry(seat, context)
+        entry = self._entry(resolved, context)
         return entry.saved if entry else None
 
-    def _entry(self, seat: Seat, context: InstanceContext) -> Entry | None:
-        shape = seat.look_at_shape()
+    def _entry(self, resolved: ResolvedNode, context: InstanceContext) -> Entry | None:
+        shape = resolved.look_at_shape()
         while True:
             with self._lock:
                 found = self._found.get(shape)
                 if mine := found is None:
                     found = self._found[shape] = Future()
             if mine:
-                self._find(shape, found, seat, context)
+                self._find(shape, found, resolved, context)
             elif not found.done():
-                with self._events.span(Kind.WAIT, "wait for the snapshot", machine=seat.name):
+                with self._events.span(Kind.WAIT, "wait for the snapshot", machine=resolved.name):
                     _await(found)
             try:
                 return found.result()
@@ -92,17 +92,17 @@ class WarmStarts:
                     raise
                 # The machine that was to make it was ended: this one takes over.
 
-    def report_spoilt(self, seat: Seat, reason: str) -> None:
+    def report_spoilt(self, resolved: ResolvedNode, reason: str) -> None:
         """Take the snapshot out of the cache, and say so once; the machine boots."""
-        seat.disks.forget()
-        shape = seat.shape()
+        resolved.disks.forget()
+        shape = resolved.shape()
         with self._lock:
             entry = self._found[shape].result()
             self._found[shape] = _answer(None)
         if entry is not None:  # else another machine has told already
             self._cache.discard(entry)
             self._warn(
-                seat, f"its snapshot does not restore and was removed, so it boots: {reason}"
+                resolved, f"its snapshot does not restore and was removed, so it boots: {reason}"
             )
 
     def close(self) -> None:
@@ -112,37 +112,43 @@ class WarmStarts:
     # Inside
 
     def _find(
-        self, shape: Shape, found: Future[Entry | None], seat: Seat, context: InstanceContext
+        self,
+        shape: Shape,
+        found: Future[Entry | None],
+        resolved: ResolvedNode,
+        context: InstanceContext,
     ) -> None:
         try:
-            found.set_result(self._obtain(shape, seat, context))
+            found.set_result(self._obtain(shape, resolved, context))
         except BaseException as error:
             if isinstance(error, Cancelled):
                 with self._lock:
                     del self._found[shape]
             found.set_exception(error)
 
-    def _obtain(self, shape: Shape, seat: Seat, context: InstanceContext) -> Entry | None:
+    def _obtain(
+        self, shape: Shape, resolved: ResolvedNode, context: InstanceContext
+    ) -> Entry | None:
         def make(into: Path) -> None:
-            _make(seat, context, into)
+            _make(resolved, context, into)
 
         def waiting() -> None:
             text = "another run makes the snapshot: wait for it"
-            self._events.emit(Kind.LOG, text, machine=seat.name)
+            self._events.emit(Kind.LOG, text, machine=resolved.name)
 
         def broken(wrong: str) -> None:
-            self._warn(seat, f"its snapshot was damaged and is made anew: {wrong}")
+            self._warn(resolved, f"its snapshot was damaged and is made anew: {wrong}")
 
         stop = threading.Event()
         try:
             with cancellable(stop.set):
                 return self._cache.obtain(shape, make, stop=stop, waiting=waiting, broken=broken)
         except (NoRoomError, NotSavedError, OSError) as error:
-            self._warn(seat, f"no snapshot could be made, so it boots: {reason_of(error)}")
+            self._warn(resolved, f"no snapshot could be made, so it boots: {reason_of(error)}")
             return None
 
-    def _warn(self, seat: Seat, text: str) -> None:
-        self._events.emit(Kind.WARNING, text, machine=seat.name)
+    def _warn(self, resolved: ResolvedNode, text: str) -> None:
+        self._events.emit(Kind.WARNING, text, machine=resolved.name)
 
 
 def _await(found: Future[Entry | None]) -> None:
@@ -158,13 +164,13 @@ def _answer(entry: Entry | None) -> Future[Entry | None]:
     return future
 
 
-def make_snapshot(seat: Seat, context: InstanceContext, directory: Path) -> Path:
-    """Boot a machine of the seat's shape, and keep a snapshot of it where the user says.
+def make_snapshot(resolved: ResolvedNode, context: InstanceContext, directory: Path) -> Path:
+    """Boot a machine of the node's shape, and keep a snapshot of it where the user says.
 
     Args:
-        seat: One of the nodes of that shape.
+        resolved: One of the nodes of that shape.
         context: What its machine needs.
-        directory: For `attest.snapshot.prebuilt.GivenSnapshots`; an absolute path.
+        directory: For `attest.snapshot.prebuilt.PrebuiltSnapshots`; an absolute path.
 
     Returns:
         The snapshot's own directory in there.
@@ -174,44 +180,49 @@ def make_snapshot(seat: Seat, context: InstanceContext, directory: Path) -> Path
         MachineError: The machine did not come up.
         CommandFailed: A warm step failed.
     """
-    if unfit := seat.binary.unfit(seat.image.kernel_version):
-        raise HostError(f"{seat.name}: no snapshot can be made: {unfit}")
-    shape = seat.shape()
+    if unfit := resolved.binary.unfit(resolved.image.kernel_version):
+        raise HostError(f"{resolved.name}: no snapshot can be made: {unfit}")
+    shape = resolved.shape()
     path = directory / shape.key()
     unfinished = path.with_suffix(".unfinished")  # what remains of it when this is killed
     unfinished.mkdir()
     try:
-        _make(seat, context, unfinished)
+        _make(resolved, context, unfinished)
         write_record(unfinished, shape, moves=True)
     except BaseException as error:
         shutil.rmtree(unfinished)
         if isinstance(error, NotSavedError | OSError):
             why = reason_of(error)
-            raise HostError(f"{seat.name}: no snapshot could be made: {why}") from error
+            raise HostError(f"{resolved.name}: no snapshot could be made: {why}") from error
         raise
     return unfinished.rename(path)
 
 
-def _make(seat: Seat, context: InstanceContext, into: Path) -> None:
+def _make(resolved: ResolvedNode, context: InstanceContext, into: Path) -> None:
     """Boot a machine of the shape, and save it in ``into`` when it is ready."""
-    told = f"boot {seat.image.name} once, for a snapshot"
-    with context.events.span(Kind.ACTION, told, machine=seat.name), seat.spare_nics() as nics:
-        _boot_and_save(seat, context, nics, into)
+    told = f"boot {resolved.image.name} once, for a snapshot"
+    with (
+        context.events.span(Kind.ACTION, told, machine=resolved.name),
+        resolved.spare_nics() as nics,
+    ):
+        _boot_and_save(resolved, context, nics, into)
 
 
-def _boot_and_save(seat: Seat, context: InstanceContext, nics: tuple[Nic, ...], into: Path) -> None:
+def _boot_and_save(
+    resolved: ResolvedNode, context: InstanceContext, nics: tuple[Nic, ...], into: Path
+) -> None:
     template = replace(
         context,
-        events=_progress(context.events, seat.name),
-        start_vmm=lambda _, __, *told: seat.boot_template(into, nics, *told),
+        events=_progress(context.events, resolved.name),
+        start_vmm=lambda _, __, *told: resolved.boot_template(into, nics, *told),
         identity=Identity,
-        ready_unit=seat.warm_until,
+        ready_unit=resolved.warm_until,
         on_fatal=lambda _: None,
     )
-    instance = Instance(seat.name, template, BootSource(), allow_reboot=False)
+    instance = Instance(resolved.name, template, BootSource(), allow_reboot=False)
     try:
         with cancellable(instance.kill):
-            _warm_up(instance.ready(), seat, context.events)
+            _warm_up(instance.ready(), resolved, context.events)
             _save(instance.vmm, into)
     except MachineError as error:
         explained = instance.explain(error)  # waits for the end of a VMM that is about to end
@@ -222,14 +233,14 @@ def _boot_and_save(seat: Seat, context: InstanceContext, nics: tuple[Nic, ...], 
         instance.kill()
 
 
-def _warm_up(channel: Channel, seat: Seat, events: EventLog) -> None:
-    for step in seat.node.warm_steps:
-        with events.span(Kind.COMMAND, step, machine=seat.name) as span:
+def _warm_up(channel: Channel, resolved: ResolvedNode, events: EventLog) -> None:
+    for step in resolved.node.warm_steps:
+        with events.span(Kind.COMMAND, step, machine=resolved.name) as span:
             done = channel.run(step, strict=True)
             span.data["status"] = done.status
         if done.status != 0:
             raise CommandFailed(
-                seat.name, step, done.status, done.stdout.decode(errors="replace"),
+                resolved.name, step, done.status, done.stdout.decode(errors="replace"),
                 done.stderr.decode(errors="replace"), expected="to succeed, as a warm step",
             )  # fmt: skip
     if channel.welcome.init == "systemd":

@@ -16,7 +16,7 @@ from attest.snapshot import record
 from attest.snapshot.cache import Entry, read_entry
 from attest.snapshot.shape import Shape
 
-__all__ = ["GivenSnapshots", "UnfitError"]
+__all__ = ["PrebuiltSnapshots", "UnfitError"]
 
 _WORDS: Final = {
     "vmm": "VMM",
@@ -33,7 +33,7 @@ class UnfitError(Exception):
     """A directory has no good snapshot of a machine; the text says what it has instead."""
 
 
-class GivenSnapshots:
+class PrebuiltSnapshots:
     """The snapshots in a directory.
 
     Args:

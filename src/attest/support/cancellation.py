@@ -1,7 +1,7 @@
 """Cancelling what several threads do at once.
 
-`wait_all` runs each call in a `Scope`; an operation in a machine registers there while it runs, so
-that the first failure can end the others at once instead of waiting for their time limits.
+`wait_all` runs each call in a `CancelScope`; an operation in a machine registers there while it
+runs, so that the first failure can end the others at once instead of waiting for their time limits.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from contextvars import ContextVar
 
 from attest.errors import AttestError, TestFailure
 
-__all__ = ["Cancelled", "Scope", "cancellable"]
+__all__ = ["Cancelled", "CancelScope", "cancellable"]
 
 
 class Cancelled(TestFailure):
     """This call was ended because another one, made together with it, had failed."""
 
 
-class Scope:
+class CancelScope:
     """Calls that end together."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Scope:
             self.check()
 
 
-_current: ContextVar[Scope | None] = ContextVar("attest_scope", default=None)
+_current: ContextVar[CancelScope | None] = ContextVar("attest_scope", default=None)
 
 
 @contextmanager

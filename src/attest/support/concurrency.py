@@ -9,9 +9,9 @@ from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
-from attest.support.cancellation import Cancelled, Scope
+from attest.support.cancellation import Cancelled, CancelScope
 
-__all__ = ["begin", "wait_all"]
+__all__ = ["call_in_thread", "wait_all"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -28,13 +28,13 @@ def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
             is attached as notes and as ``others``.
     """
     items = list(items)
-    scope = Scope()
+    scope = CancelScope()
 
     def call(item: _T) -> _R:
         with scope.entered():
             return fn(item)
 
-    futures = [begin(partial(call, item), "wait_all") for item in items]
+    futures = [call_in_thread(partial(call, item), "wait_all") for item in items]
     try:
         first = _first_failure(futures)
         if first is None:
@@ -47,7 +47,7 @@ def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
     raise _with_others(first, futures)
 
 
-def begin(call: Callable[[], _R], name: str) -> Future[_R]:
+def call_in_thread(call: Callable[[], _R], name: str) -> Future[_R]:
     """Call it in a daemon thread; those of a pool would hold up the end of the program.
 
     Args:

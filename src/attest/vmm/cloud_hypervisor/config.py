@@ -39,7 +39,7 @@ def vm_config(spec: MachineSpec, directory: Path) -> dict[str, Any]:
         spec: What to run.
         directory: The process's working directory, in which it may write.
     """
-    assert spec.image.vmlinux is not None, "a seat asks `Capabilities.compressed`"
+    assert spec.image.vmlinux is not None, "a resolved node asks `Capabilities.compressed`"
     config: dict[str, Any] = {
         "cpus": {
             "boot_vcpus": spec.vcpus,

@@ -326,7 +326,7 @@ def _workdir(spec: MachineSpec, firecracker: Path) -> Workdir:
     else:
         workdir = OpenWorkdir(spec.directory, "firecracker-")
     if spec.saved is None:
-        assert spec.image.vmlinux is not None, "a seat asks `Capabilities.compressed`"
+        assert spec.image.vmlinux is not None, "a resolved node asks `Capabilities.compressed`"
         workdir.show(_KERNEL_FILE, spec.image.vmlinux)
         workdir.show(_INITRD, spec.image.initrd)
     else:
