@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -13,8 +12,8 @@ from attest.host.checks import Level, check_nested
 from attest.host.kvm_probe import KvmProbe
 from attest.image.model import Image
 from attest.manifest import parse_manifest
-from attest.net.cell import Cell
-from attest.node.resolved import ResolvedNode
+from attest.node.resolved import resolve
+from attest.snapshot.shape import Shape
 from attest.vmm.qemu import nested
 from attest.vmm.qemu.vmm import find_qemu
 
@@ -85,16 +84,15 @@ def test_an_image_without_the_module_is_refused_with_the_line_that_its_recipe_la
     assert line in caught.value.hint
 
 
-def test_its_snapshots_are_not_those_of_other_machines(tmp_path: Path) -> None:
-    def resolved(name: str, **keys: object) -> ResolvedNode:
+def test_its_snapshots_are_not_those_of_other_machines() -> None:
+    def shape(name: str, **keys: object) -> Shape:
         node = parse_manifest({"nodes": {name: {"machine": "q35", **keys}}}).nodes[name]
-        return ResolvedNode(
-            name=name, number=1, node=node, image=image("kvm_amd"), accelerator="tcg", vmm="qemu",
-            programs={}, cell=cast(Cell, None), directory=tmp_path / name, hosts=str,
-            relative_to=tmp_path,
-        )  # fmt: skip
+        resolved = resolve(
+            name, 1, node, image("kvm_amd"), accelerator="tcg", vmm="qemu", programs={}
+        )
+        return resolved.shape(disks=[])
 
-    assert resolved("a").shape() == resolved("b").shape() != resolved("c", nested=True).shape()
+    assert shape("a") == shape("b") != shape("c", nested=True)
 
 
 @pytest.mark.parametrize("module", ["kvm_amd", "kvm_intel"])

@@ -25,7 +25,7 @@ def resume(run: str | None, machine: str | None) -> None:
     """Open shells in the machines that a failed test has left, running as they were.
 
     RUN is the run's directory or name, or the beginning of its name; by default the last run whose
-    machines were archive. With a MACHINE, its shell is all. Ctrl-C goes to the guest; leave a shell
+    machines were kept. With a MACHINE, its shell is all. Ctrl-C goes to the guest; leave a shell
     with Ctrl-D or `exit`. What was kept stays as it is, and can be resumed again.
 
     \b

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
+from msgspec.structs import replace
 
 from attest.cli.keep_on_failure import Keeping
 from attest.cluster.cluster import Cluster
+from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions
 from attest.errors import AttestError, CommandFailed, Terminated, UsageError, WaitFailed
 from attest.events import Event, EventLog, Kind
 from attest.machine.machine import Machine
-from attest.manifest import Accelerator, Manifest, VmmName
+from attest.manifest import Manifest
 from attest.report.activity import Doing
 from attest.report.journal import journal
 from attest.report.junit import junit
@@ -40,34 +42,22 @@ class Options:
     """How a test is to be run.
 
     Attributes:
-        accelerator: ``"auto"``, ``"kvm"`` or ``"tcg"``.
-        vmm: The VMM of the nodes that name none.
-        programs: Paths of VMMs' programs by the VMM's name.
+        cluster: How its cluster is to run; its ``out_dir`` is decided here.
         out: The directory for logs and artefacts; default: a new one in the cache.
-        cold: Boot each machine.
-        snapshots: A directory of snapshots to start from, instead of the cache.
-        hugepages: Take the machines' memory from huge pages.
         keep: Keep the machines of a test that fails; None to ask, where there is somebody to ask.
         verbose: Show consoles and the output of commands.
         interactive: Open a Python console instead of running the script.
         pause_on_failure: Open it when the script has failed.
         junit: A file for a report as JUnit XML.
-        state_dir: Where start scripts' directories are kept from run to run.
     """
 
-    accelerator: Accelerator = "auto"
-    vmm: VmmName = "qemu"
-    programs: Mapping[str, str] = field(default_factory=dict)
+    cluster: ClusterOptions = DEFAULT_OPTIONS
     out: Path | None = None
-    cold: bool = False
-    snapshots: Path | None = None
-    hugepages: bool = False
     keep: bool | None = None
     verbose: bool = False
     interactive: bool = False
     pause_on_failure: bool = False
     junit: Path | None = None
-    state_dir: Path | None = None
 
     @property
     def attended(self) -> bool:
@@ -179,14 +169,7 @@ class _Run:
         """Make the cluster and do with it what is to be done."""
         with Cluster(
             self._test,
-            accelerator=self._options.accelerator,
-            cold=self._options.cold,
-            snapshots=self._options.snapshots,
-            vmm=self._options.vmm,
-            programs=self._options.programs,
-            hugepages=self._options.hugepages,
-            state_dir=self._options.state_dir,
-            out_dir=self._directory,
+            replace(self._options.cluster, out_dir=self._directory),
             events=self._events,
             on_fatal=self._script.abort,
         ) as cluster:

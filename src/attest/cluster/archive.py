@@ -27,7 +27,7 @@ from attest.image.described import is_description, load_described
 from attest.image.model import Image
 from attest.image.store import ImageStore
 from attest.manifest import Accelerator, Disk, Manifest
-from attest.node.resolved import ResolvedNode
+from attest.node.launcher import Launcher
 from attest.snapshot.shape import Shape, host_cpu
 from attest.support.concurrency import wait_all
 from attest.support.run_dirs import past_runs, runs_directory
@@ -203,7 +203,7 @@ def read_archive(path: Path) -> Archive:
 
 
 def stand_still(
-    machines: Sequence[tuple[ResolvedNode, Lifecycle]], held: AbstractContextManager[None]
+    machines: Sequence[tuple[Launcher, Lifecycle]], held: AbstractContextManager[None]
 ) -> dict[str, str]:
     """Let machines stand still, as of one moment.
 
@@ -233,7 +233,7 @@ def stand_still(
 def write_archive(
     path: Path,
     manifest: Manifest,
-    machines: Sequence[tuple[ResolvedNode, Lifecycle]],
+    machines: Sequence[tuple[Launcher, Lifecycle]],
     absent: Mapping[str, str],
     scratch: Path,
 ) -> None:
@@ -258,29 +258,29 @@ def write_archive(
         for _, machine in machines:
             machine.close()
         layers = CollectedDisks(
-            work, scratch, next((resolved.qemu for resolved, _ in machines), None)
+            work, scratch, next((launcher.node.qemu for launcher, _ in machines), None)
         )
-        files = {resolved.name: resolved.disks.files for resolved, _ in present}
+        files = {launcher.name: launcher.disks.files for launcher, _ in present}
         names = layers.bring([file for each in files.values() for file in each])
         nodes = {
-            resolved.name: replace(
-                resolved.node,
-                image=resolved.image.recipe
-                if is_description(resolved.node.image)
-                else resolved.node.image,
-                disks=[Disk(image=names[file]) for file in files.get(resolved.name, ())],
-                vmm=resolved.backend.name,
+            launcher.name: replace(
+                launcher.node.declared,
+                image=launcher.node.image.recipe
+                if is_description(launcher.node.declared.image)
+                else launcher.node.declared.image,
+                disks=[Disk(image=names[file]) for file in files.get(launcher.name, ())],
+                vmm=launcher.node.backend.name,
             )
-            for resolved, _ in machines
+            for launcher, _ in machines
         }
         kept = {
-            resolved.name: ArchivedMachine(
-                number=resolved.number,
-                machine_id=resolved.machine_id,
-                shape=resolved.shape(),
-                absence=absent.get(resolved.name, ""),
+            launcher.name: ArchivedMachine(
+                number=launcher.node.number,
+                machine_id=launcher.node.machine_id,
+                shape=launcher.shape(),
+                absence=absent.get(launcher.name, ""),
             )
-            for resolved, _ in machines
+            for launcher, _ in machines
         }
         record = _Record(
             manifest=replace(manifest, nodes=nodes), machines=kept, foreign=layers.foreign

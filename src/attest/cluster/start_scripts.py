@@ -179,7 +179,7 @@ class StartScripts:
         report: Where they report.
 
     Attributes:
-        resolved_nodes: Their places in the cluster, by name.
+        nodes: What each of them is, by name.
         lifecycles: Their instances, by name.
         vlans: All networks of the cluster.
         shared_dir: A directory that all machines may share.
@@ -193,7 +193,7 @@ class StartScripts:
         states: Path | None,
         report: Report,
     ) -> None:
-        self.resolved_nodes: dict[str, ScriptNode] = {}
+        self.nodes: dict[str, ScriptNode] = {}
         self.lifecycles: dict[str, Lifecycle] = {}
         self.vlans = [VLan(vlan, scratch / f"vde{vlan}.ctl") for vlan in manifest.all_vlans()]
         self.shared_dir = scratch / "shared-xchg"
@@ -228,8 +228,8 @@ class StartScripts:
         Raises:
             HostError: A network's switch does not start.
         """
-        if name in self.resolved_nodes:
-            self.resolved_nodes[name].close()
+        if name in self.nodes:
+            self.nodes[name].close()
         if not keep_state and self._states is None:
             shutil.rmtree(self._state_dir(name), ignore_errors=True)
         node = Node(vlans=vlans_in(command), ready_unit="", start_timeout=NO_LIMIT)
@@ -241,22 +241,22 @@ class StartScripts:
         Raises:
             MachineError: It is.
         """
-        if machine.name in self.resolved_nodes and machine.booted:
+        if machine.name in self.nodes and machine.booted:
             raise _unsaveable(machine.name)
 
     def close(self) -> None:
         """Wait until all is gone that ran beside the machines, after their cell."""
         with ExitStack() as ends:  # each, whatever becomes of the others
             ends.callback(self._switches.close)
-            for resolved in self.resolved_nodes.values():
-                ends.callback(resolved.close)
+            for each in self.nodes.values():
+                ends.callback(each.close)
 
     def _add(
         self, name: str, number: int, command: str, node: Node, *, makes_cards: bool
     ) -> Machine:
         for vlan in self.vlans:
             self._switches.start(vlan.nr, vlan.socket_dir, bridged=vlan.nr in self._bridged)
-        resolved = self.resolved_nodes[name] = ScriptNode(
+        script = self.nodes[name] = ScriptNode(
             name=name, number=number, command=command, vlans=node.vlans, makes_cards=makes_cards,
             sockets={vlan.nr: vlan.socket_dir for vlan in self.vlans}, cell=self._cell,
             state_dir=self._state_dir(name), shared_dir=self.shared_dir, scratch=self._scratch,
@@ -265,8 +265,8 @@ class StartScripts:
         context = InstanceContext(
             events=self._report.events,
             vmm=f"start script {command}",
-            start_vmm=resolved.start_vmm,
-            make_channel=resolved.make_channel,
+            start_vmm=script.start_vmm,
+            make_channel=script.make_channel,
             identity=None,
             ready_unit=node.ready_unit,
             start_timeout=node.start_timeout,
@@ -274,7 +274,7 @@ class StartScripts:
             on_fatal=self._report.on_fatal,
         )
         host = MachineHost(
-            self._report.out_dir, resolved.state_dir, self.shared_dir, resolved.set_links
+            self._report.out_dir, script.state_dir, self.shared_dir, script.set_links
         )
         lifecycle = self.lifecycles[name] = Lifecycle(name, context, BootSource())
         return Machine(lifecycle, host, self._report.events, _refuse)

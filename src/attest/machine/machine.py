@@ -18,7 +18,7 @@ from attest.machine.network import Network
 from attest.machine.text_console import TextConsoles
 from attest.machine.units import Units
 from attest.machine.x11 import X11
-from attest.node.resolved import ResolvedNode
+from attest.node.launcher import Launcher
 from attest.vmm.base import Saved
 
 __all__ = ["Cloner", "Machine", "Snapshot", "clone"]
@@ -36,7 +36,7 @@ class Snapshot:
 
     Args:
         name: What the script calls it.
-        resolved: The machine that was saved.
+        launcher: The machine that was saved.
         saved: Its files, as soon as they are complete.
         cloner: Starts new machines from it.
 
@@ -45,12 +45,10 @@ class Snapshot:
         machine: The name of the machine.
     """
 
-    def __init__(
-        self, name: str, resolved: ResolvedNode, saved: Future[Saved], cloner: Cloner
-    ) -> None:
+    def __init__(self, name: str, launcher: Launcher, saved: Future[Saved], cloner: Cloner) -> None:
         self.name = name
-        self.machine = resolved.name
-        self.resolved = resolved
+        self.machine = launcher.name
+        self.launcher = launcher
         self._saved = saved
         self._cloner = cloner
 
