@@ -1,6 +1,6 @@
 """One running guest behind a machine, from the start of its VMM to its end.
 
-What an instance does is decided by `attest.machine.instance_states.advance`. Whoever learns
+What an instance does is decided by `attest.machine.instance_transitions.advance`. Whoever learns
 something posts an event: takes the lock, advances the state, wakes those who wait, and goes on.
 What takes long (finding a snapshot, starting the VMM, greeting the agent) is done by one worker, a
 thread that is there only while there is something to do.
@@ -32,7 +32,7 @@ from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
 from attest.machine import diagnosis
 from attest.machine.contracts import InstanceContext, Source
-from attest.machine.instance_states import (
+from attest.machine.instance_events import (
     AgentAnswered,
     BeginAnew,
     CameUp,
@@ -50,14 +50,10 @@ from attest.machine.instance_states import (
     KillVmm,
     KillWanted,
     Panicked,
-    Phase,
     ReportSpoilt,
     SourceFound,
-    Stage,
     StartFailed,
-    StartKind,
     StartVmm,
-    State,
     TellExit,
     TellFatal,
     TellReset,
@@ -66,8 +62,9 @@ from attest.machine.instance_states import (
     Used,
     VmmExited,
     VmmStarted,
-    advance,
 )
+from attest.machine.instance_states import Phase, Stage, StartKind, State
+from attest.machine.instance_transitions import advance
 from attest.machine.meeting import Meeting, MeetingFailed
 from attest.support.cancellation import CancelScope
 from attest.vmm.base import DialError, Saved, Vmm, VmmExit

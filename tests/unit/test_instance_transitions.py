@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from attest.errors import MachineError
-from attest.machine.instance_states import (
-    DEFAULT_LIMITS,
+from attest.machine.instance_events import (
     AgentAnswered,
     BeginAnew,
     CameUp,
@@ -28,16 +27,11 @@ from attest.machine.instance_states import (
     Introduced,
     KillVmm,
     KillWanted,
-    Outcome,
     Panicked,
-    Phase,
     ReportSpoilt,
     SourceFound,
-    Stage,
     StartFailed,
-    StartKind,
     StartVmm,
-    State,
     TellExit,
     TellFatal,
     TellReset,
@@ -46,8 +40,9 @@ from attest.machine.instance_states import (
     Used,
     VmmExited,
     VmmStarted,
-    advance,
 )
+from attest.machine.instance_states import DEFAULT_LIMITS, Outcome, Phase, Stage, StartKind, State
+from attest.machine.instance_transitions import advance
 from attest.vmm.base import Saved, VmmExit
 
 SAVED = Saved(Path("memory"), Path("state"))
