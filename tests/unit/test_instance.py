@@ -173,7 +173,7 @@ def test_a_boot_that_dies_says_how(make: Callable[..., World]) -> None:
 
 def test_a_boot_that_is_late_says_how_far_it_came(make: Callable[..., World]) -> None:
     world = make()
-    world.context = replace(world.context, start_timeout=0.1)
+    world.context = replace(world.context, start_timeout=0.1, limits=QUICK)
     world.guest.answers = False
     instance = world.start()
     with pytest.raises(MachineError, match=r"did not come up in 0\.1 s; the last stage .* VMM"):
@@ -342,6 +342,20 @@ def test_a_guest_that_resets_before_its_agent_was_reached_comes_up(
     world.guest.set(answers=True)
     waiting(instance.ready).result(60)
     assert world.fatal == []
+
+
+@pytest.mark.parametrize("kind", ["serial", "vsock"])
+def test_a_guest_that_resets_and_never_answers_is_told(
+    make: Callable[..., World], kind: str
+) -> None:
+    world = make()
+    world.context = replace(world.context, start_timeout=1, limits=QUICK)
+    world.guest.set(answers=False, kind=kind)
+    instance = world.start(allow_reboot=True)
+    assert instance.vmm is cast("object", world.guest.vmms[0])
+    world.guest.vmms[0].reset()
+    with pytest.raises(MachineError, match="did not come up"):
+        waiting(instance.ready).result(60)
 
 
 def test_a_guest_that_resets_while_its_unit_is_awaited_comes_up(
