@@ -180,12 +180,12 @@ def make_snapshot(seat: Seat, context: MachineContext, directory: Path) -> Path:
     try:
         _make(seat, context, unfinished)
         write_record(unfinished, shape, moves=True)
+        return unfinished.rename(path)
     except BaseException as error:
         shutil.rmtree(unfinished)
         if isinstance(error, NotSavedError | OSError):
             raise HostError(f"{seat.name}: no snapshot could be made: {error}") from error
         raise
-    return unfinished.rename(path)
 
 
 def _make(seat: Seat, context: MachineContext, into: Path) -> None:
