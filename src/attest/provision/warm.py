@@ -187,13 +187,13 @@ def make_snapshot(launcher: Launcher, context: InstanceContext, directory: Path)
     try:
         _make(launcher, context, unfinished)
         write_record(unfinished, shape, moves=True)
+        return unfinished.rename(path)
     except BaseException as error:
         shutil.rmtree(unfinished)
         if isinstance(error, NotSavedError | OSError):
             why = reason_of(error)
             raise HostError(f"{launcher.name}: no snapshot could be made: {why}") from error
         raise
-    return unfinished.rename(path)
 
 
 def _make(launcher: Launcher, context: InstanceContext, into: Path) -> None:

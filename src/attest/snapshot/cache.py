@@ -1,6 +1,7 @@
 """The warm cache: snapshots of machines that are ready, kept for later runs.
 
-    KEY/            an entry, named after its shape's key; whoever uses it holds a shared lock on it
+    KEY/            an entry, named after its shape's key; whoever uses it holds a shared lock on
+                    it; withdrawn, it is none any more, and stays while others use it
     making/KEY/     the claim on a key, locked by who puts its entry in place or takes it out
     making/KEY.…/   what was taken out
 

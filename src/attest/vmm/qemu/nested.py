@@ -23,7 +23,13 @@ __all__ = [
 ]
 
 STEADY_QEMU: Final = (10, 0)
-"""The first QEMU whose emulated nested machines do not freeze with more than one CPU."""
+"""The first QEMU whose emulated nested machines do not freeze with more than one CPU.
+
+Guests in them are not as steady. QEMU's ``helper_vmrun`` leaves an interrupt that it has injected
+in ``exception_index``. Where another CPU makes all stand still before the guest has exited, as when
+the memory for translated code is full, it is delivered again, whatever the guest's interrupt flag
+says.
+"""
 
 RAN_A_GUEST: Final = "vCPU set in guest-mode inconsistent"
 """What QEMU says of an emulated machine whose processor ran a guest when it was saved: it does not
