@@ -6,11 +6,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
 from attest.cli.keep_on_failure import Keeping
 from attest.cluster.cluster import Cluster
@@ -35,8 +35,7 @@ The machines are global names, as in a script: start_all(), machine.succeed("una
 test_script() runs the test's script; help(machine.succeed) explains; Ctrl-D ends the machines."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a test is to be run.
 
     Attributes:
@@ -57,7 +56,7 @@ class Options:
 
     accelerator: Accelerator = "auto"
     vmm: VmmName = "qemu"
-    programs: Mapping[str, str] = field(default_factory=dict)
+    programs: Mapping[str, str] = {}
     out: Path | None = None
     cold: bool = False
     snapshots: Path | None = None

@@ -12,11 +12,11 @@ import json
 import platform
 import re
 import tomllib
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from attest.errors import HostError, RecipeError
 from attest.support.validation import check_keys, convert, unreadable
@@ -69,8 +69,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cmdline: list[str] = []
 
 
-@dataclass(frozen=True)
-class RecipeFile:
+class RecipeFile(msgspec.Struct, frozen=True):
     """A file that the recipe puts into the image.
 
     Attributes:
@@ -84,8 +83,7 @@ class RecipeFile:
     content: bytes
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(msgspec.Struct, frozen=True):
     """What an image is made of.
 
     Attributes:
