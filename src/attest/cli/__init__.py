@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 import sys
@@ -40,12 +41,25 @@ class _Lazy(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"attest.cli.{cmd_name}"), cmd_name)
+        with _uncollected():
+            module = importlib.import_module(f"attest.cli.{cmd_name}")
+        command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
         return command
 
     def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
         return list(_COMMANDS.items())
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collection pass over what is made meanwhile, as modules never are garbage."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +20,7 @@ from attest.machine.machine import Machine
 from attest.manifest import Accelerator, Manifest, VmmName
 from attest.report.activity import Doing
 from attest.report.journal import journal
-from attest.report.junit import junit
 from attest.report.live import View, view
-from attest.report.traceback import script_lines
 from attest.script.driver import Driver, namespace
 from attest.script.run import ScriptRun, TimeLimit
 from attest.support.run_dirs import held, new_run_directory
@@ -101,7 +99,7 @@ def run_test(test: Manifest, options: Options) -> int:
             # First, so that it is still there for what the others tell when they end.
             view(events, doing, verbose=options.verbose, table=not options.attended) as shown,
             journal(events, directory / "events.jsonl"),
-            junit(events, options.junit) if options.junit else nullcontext(),
+            _junit(events, options.junit),
             events.span(Kind.RUN, test.name, started=events.started) as span,
         ):
             try:
@@ -119,6 +117,15 @@ def run_test(test: Manifest, options: Options) -> int:
         _say(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}")
         run.keeping.settle(_say)
         return _exit_code(failure)
+
+
+def _junit(events: EventLog, path: Path | None) -> AbstractContextManager[None]:
+    """The report as JUnit XML, where one is asked for."""
+    if path is None:
+        return nullcontext()
+    from attest.report.junit import junit
+
+    return junit(events, path)
 
 
 def _script(test: Manifest, options: Options, doing: Doing) -> ScriptRun:
@@ -226,6 +233,8 @@ class _Run:
         if self._explained:
             return
         self._explained = True
+        from attest.report.traceback import script_lines
+
         lines = ["", *script_lines(failure, self._script.filename)]
         lines += [str(failure) if isinstance(failure, AttestError) else repr(failure)]
         if isinstance(failure, CommandFailed):
