@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -80,8 +79,7 @@ class Span:
         self.data: dict[str, Any] = {}
 
 
-@dataclass(eq=False)
-class _Subscription:
+class _Subscription(msgspec.Struct, eq=False):
     """A subscriber, what it is called, and whether it has been told of that it failed."""
 
     subscriber: Subscriber

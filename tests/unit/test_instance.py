@@ -6,11 +6,12 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from attest.errors import AttestError, MachineError
 from attest.events import Event, EventLog, Kind

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from attest.cli import exit_codes
+from attest.cli.command import exit_codes
 from attest.cli.testing import Options, run_test
 from attest.cluster.options import ClusterOptions
 from attest.cluster.start_scripts import machine_name

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 from msgspec.structs import replace
 
 from attest.cli.keep_on_failure import Keeping
@@ -22,9 +22,7 @@ from attest.machine.machine import Machine
 from attest.manifest import Manifest
 from attest.report.activity import Doing
 from attest.report.journal import journal
-from attest.report.junit import junit
 from attest.report.live import View, view
-from attest.report.traceback import script_lines
 from attest.script.driver import Driver, namespace
 from attest.script.run import ScriptRun, TimeLimit
 from attest.support.run_dirs import held, new_run_directory
@@ -37,8 +35,7 @@ The machines are global names, as in a script: start_all(), machine.succeed("una
 test_script() runs the test's script; help(machine.succeed) explains; Ctrl-D ends the machines."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a test is to be run.
 
     Attributes:
@@ -92,7 +89,7 @@ def run_test(test: Manifest, options: Options) -> int:
             # First, so that it is still there for what the others tell when they end.
             view(events, doing, verbose=options.verbose, table=not options.attended) as shown,
             journal(events, directory / "events.jsonl"),
-            junit(events, options.junit) if options.junit else nullcontext(),
+            _junit(events, options.junit),
             events.span(Kind.RUN, test.name, started=events.started) as span,
         ):
             try:
@@ -110,6 +107,15 @@ def run_test(test: Manifest, options: Options) -> int:
         _say(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}")
         run.keeping.settle(_say)
         return _exit_code(failure)
+
+
+def _junit(events: EventLog, path: Path | None) -> AbstractContextManager[None]:
+    """The report as JUnit XML, where one is asked for."""
+    if path is None:
+        return nullcontext()
+    from attest.report.junit import junit
+
+    return junit(events, path)
 
 
 def _script(test: Manifest, options: Options, doing: Doing) -> ScriptRun:
@@ -210,6 +216,8 @@ class _Run:
         if self._explained:
             return
         self._explained = True
+        from attest.report.traceback import script_lines
+
         lines = ["", *script_lines(failure, self._script.filename)]
         lines += [str(failure) if isinstance(failure, AttestError) else repr(failure)]
         if isinstance(failure, CommandFailed):

@@ -14,7 +14,6 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -77,8 +76,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     foreign: dict[str, Foreign]
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(msgspec.Struct, frozen=True):
     """Machines that were kept.
 
     Attributes:

@@ -11,9 +11,10 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from attest.errors import AttestError, HostError, MachineError
 from attest.events import EventLog
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Report", "StartScripts", "ScriptNode", "machine_name"]
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """Where machines report.
 
     Attributes:
@@ -55,8 +55,7 @@ class Report:
         return self.out_dir / f"console-{machine}.log"
 
 
-@dataclass
-class ScriptNode:
+class ScriptNode(msgspec.Struct, eq=False):
     """Where a machine of a start script belongs.
 
     Attributes:
@@ -83,7 +82,7 @@ class ScriptNode:
     shared_dir: Path
     scratch: Path
     _vmm: StartScript | None = None
-    _joined: ExitStack = field(default_factory=ExitStack)
+    _joined: ExitStack = msgspec.field(default_factory=ExitStack)
 
     @property
     def attachments(self) -> list[Attachment]:

@@ -18,9 +18,10 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 __all__ = ["TransferError", "pack", "unpack"]
 
@@ -243,8 +244,7 @@ class _Source:
             pass
 
 
-@dataclass
-class _Member:
+class _Member(msgspec.Struct, eq=False):
     """A member of a hostile stream, whose numbers are in range and whose name is not checked."""
 
     name: str

@@ -13,10 +13,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from attest.disk.qemu_img import find_qemu_img
 from attest.errors import HostError
@@ -58,8 +59,7 @@ class Level(StrEnum):
     """Machines do not run."""
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """The result of one check.
 
     Attributes:

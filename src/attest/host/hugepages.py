@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from attest.errors import HostError
 
@@ -42,7 +44,7 @@ def check_hugepages(needed_mib: int) -> None:
         )
 
 
-class _Pool(NamedTuple):
+class _Pool(msgspec.Struct, frozen=True):
     """Numbers of pages; a free one is claimed by nobody."""
 
     total: int

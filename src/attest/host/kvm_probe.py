@@ -25,7 +25,6 @@ import msgspec
 
 from attest.errors import HostError
 from attest.guest.agent.binary import agent_binary
-from attest.image.initrd import CpioWriter
 from attest.image.model import Image
 from attest.manifest import Accelerator
 from attest.net.cell import Cell
@@ -162,6 +161,8 @@ def _boot(image: Image, qemu: QemuBinary) -> KvmProbe:
 def _alone(image: Image, directory: Path) -> Image:
     """The image without its root, and with an initrd that says when it runs."""
     if image.own_initrd:
+        from attest.image.initrd import CpioWriter  # a probe is made once after a host's boot
+
         initrd = directory / "initrd"
         with initrd.open("wb") as stream:
             archive = CpioWriter(stream)

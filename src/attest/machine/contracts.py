@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from attest.errors import AttestError
 from attest.events import EventLog
@@ -70,8 +71,7 @@ class Source(Protocol):
         """Learn why the snapshot that was found is of no use."""
 
 
-@dataclass(frozen=True)
-class InstanceContext:
+class InstanceContext(msgspec.Struct, frozen=True):
     """What an instance needs of its cluster.
 
     Attributes:
@@ -100,8 +100,7 @@ class InstanceContext:
     limits: Limits = DEFAULT_LIMITS
 
 
-@dataclass(frozen=True)
-class MachineHost:
+class MachineHost(msgspec.Struct, frozen=True):
     """What a machine has on its host, beside its instance.
 
     Attributes:

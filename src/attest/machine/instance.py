@@ -21,9 +21,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
+
+import msgspec
 
 from attest.errors import AttestError, ChannelError, MachineError, reason_of
 from attest.events import Kind
@@ -77,8 +79,7 @@ _TURNS: Final = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
 _STARTS: Final = "the machine starts"
 
 
-@dataclass(frozen=True)
-class Return:
+class Return(msgspec.Struct, frozen=True):
     """An earlier moment of a machine to which it comes back.
 
     Attributes:

@@ -6,7 +6,6 @@ import re
 import time
 from typing import Final
 
-from attest.display.inside import X_ACCESS
 from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.waits import Waits
@@ -39,6 +38,8 @@ class X11(Waits):
 
     def get_window_names(self) -> list[str]:
         """The names of all windows."""
+        from attest.display.inside import X_ACCESS
+
         tree = self._look_at(f"{X_ACCESS}\nxwininfo -root -tree")
         return re.findall(r'0x[0-9a-f]+ "([^"]*)"', tree)
 

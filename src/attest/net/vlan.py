@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 __all__ = ["VLan"]
 
 
-@dataclass(frozen=True)
-class VLan:
+class VLan(msgspec.Struct, frozen=True):
     """One network.
 
     Attributes:

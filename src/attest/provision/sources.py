@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
+
+import msgspec
 
 from attest.disk import qemu_img as disk
 from attest.errors import HostError, reason_of
@@ -50,8 +52,7 @@ class Sources(Protocol):
         """No machine starts any more."""
 
 
-@dataclass(frozen=True)
-class NodeSource:
+class NodeSource(msgspec.Struct, frozen=True):
     """What one machine starts from, see `attest.machine.contracts.Source`.
 
     Attributes:

@@ -11,9 +11,10 @@ import shutil
 import signal
 import threading
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from attest.errors import CommandFailed, HostError, MachineError, reason_of
 from attest.events import Event, EventLog, Kind

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from attest.events import Event, EventLog, Kind
 from attest.report.lines import headline
@@ -14,7 +16,7 @@ __all__ = ["Activity", "Doing"]
 _RUNNING: Final = (Kind.COMMAND, Kind.WAIT, Kind.COPY, Kind.ACTION)
 
 
-class Activity(NamedTuple):
+class Activity(msgspec.Struct, frozen=True):
     """What a machine is doing.
 
     Attributes:

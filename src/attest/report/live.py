@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
+
+import msgspec
 
 from attest.events import Event, EventLog, Kind, Subscriber
 from attest.report.activity import Doing
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["View", "view"]
 
 
-@dataclass
-class View:
+class View(msgspec.Struct, eq=False):
     """What is shown.
 
     Attributes:
@@ -31,7 +31,7 @@ class View:
 
     verbose: bool
     consoles: bool
-    _checks: set[int] = field(default_factory=set)
+    _checks: set[int] = set()
 
     def lines(self, event: Event) -> list[str]:
         """The lines for an event."""

@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -54,8 +53,7 @@ class NoRoomError(Exception):
     """The disk has no room for the snapshot; the text says how much is missing."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A snapshot in the cache.
 
     Attributes:
@@ -89,8 +87,7 @@ class Why(StrEnum):
     LEFT = "left by a run that was killed"
 
 
-@dataclass(frozen=True)
-class Removed:
+class Removed(msgspec.Struct, frozen=True):
     """What was removed from the cache.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -75,6 +74,8 @@ def check_choice(value: object, known: Iterable[str], what: str) -> None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question about the closest of known names; empty where none is close."""
+    import difflib  # what users have written is mostly right
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean `{close[0]}`?" if close else ""
 
