@@ -12,7 +12,7 @@ import click
 
 from attest.cluster.archive import archive_path, is_archived, remove_archive, resume_command
 from attest.cluster.cluster import Cluster
-from attest.errors import Terminated
+from attest.errors import Terminated, message_of
 
 __all__ = ["Keeping"]
 
@@ -67,7 +67,7 @@ class Keeping:
         try:
             cluster.archive(archive_path(self._run))
         except (Exception, KeyboardInterrupt) as error:  # it must not hide the test's own failure
-            self._problem = str(error) or type(error).__name__
+            self._problem = message_of(error)
 
 
 def _is_attended() -> bool:

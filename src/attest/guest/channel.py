@@ -92,6 +92,9 @@ class Running(Protocol):
     def write(self, data: bytes) -> None:
         """Write to its standard input."""
 
+    def feed(self, source: bytes) -> None:
+        """Write all of ``source`` to its standard input and end that; does not wait for it."""
+
     def close_stdin(self) -> None:
         """End its standard input."""
 
@@ -158,6 +161,7 @@ class Channel(Protocol):
         command: str | list[str],
         *,
         timeout: float | None = None,
+        cwd: str | None = None,
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bool = False,

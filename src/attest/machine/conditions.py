@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
-from attest.errors import ConditionFailed, WaitFailed
+from attest.errors import ConditionFailed, WaitFailed, message_of
 from attest.events import EventLog, Kind
 from attest.support.polling import tries
 
@@ -102,7 +102,7 @@ class PollingCondition:
                     result = self._condition()
                     failure = "" if result is None or result else f"it returned {result!r}"
                 except Exception as error:
-                    failure = str(error) or type(error).__name__
+                    failure = message_of(error)
                 if failure:
                     span.data["error"] = failure
                 return failure

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.commands import Commands
 from attest.machine.conditions import watched
@@ -38,7 +37,7 @@ class ConsoleAccess(Commands):
 
         with self._events.span(Kind.WAIT, f"wait for console text {regex!r}", machine=self.name):
             if not watched(search):
-                raise WaitFailed(self.name, f"the console did not show {regex!r}")
+                raise self._wait_failed(f"the console did not show {regex!r}")
 
     def log(self, msg: str) -> None:
         """Write a message to the run's log."""
@@ -80,6 +79,5 @@ class ConsoleAccess(Commands):
         return instance.console.text() if instance else ""
 
     def console_lines(self, count: int = 20) -> list[str]:
-        """The last lines of its console."""
-        instance = self._lifecycle.instance
-        return instance.console.last_lines(count) if instance else []
+        """The last lines that its console has shown, at most ``count``; waits for nothing."""
+        return self._lifecycle.console_lines(count)

@@ -79,6 +79,9 @@ _TURNS: Final = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
 
 _STARTS: Final = "the machine starts"
 
+_EVIDENCE: Final = 10
+"""Console lines that the error of something that was done in the machine shows."""
+
 
 @dataclass(frozen=True)
 class Return:
@@ -193,6 +196,15 @@ class Instance:
         self._await_launch()
         assert self._console is not None, "it is launched"
         return self._console
+
+    def console_lines(self, count: int) -> list[str]:
+        """The last lines of its console; none before its VMM runs. Waits for nothing."""
+        console = self._console
+        return console.last_lines(count) if console is not None else []
+
+    def console_evidence(self) -> dict[str, list[str]]:
+        """What its console has shown last, for the error of something that was done in it."""
+        return {f"last console lines of {self._name}": self.console_lines(_EVIDENCE)}
 
     def ready(self) -> Channel:
         """The channel, once the machine is ready; waits for that.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from attest.errors import MachineError
+from attest.errors import MachineError, WaitFailed
 from attest.events import EventLog, Kind
 from attest.guest.channel import Channel, PowerAction
 from attest.machine.contracts import MachineHost
@@ -165,6 +165,23 @@ class Power:
 
     def _error(self, message: str) -> MachineError:
         return MachineError(self.name, message)
+
+    def _wait_failed(
+        self,
+        message: str,
+        evidence: Mapping[str, Sequence[str]] | None = None,
+        *,
+        state: dict[str, str] | None = None,
+    ) -> WaitFailed:
+        """The error of a wait, with the machine's last console lines.
+
+        Args:
+            message: What was waited for, and how it is.
+            evidence: What was last seen.
+            state: What is known of the subject.
+        """
+        evidence = {**(evidence or {}), **self._lifecycle.console_evidence()}
+        return WaitFailed(self.name, message, state=state, evidence=evidence)
 
 
 @contextmanager

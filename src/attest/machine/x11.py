@@ -7,7 +7,6 @@ import time
 from typing import Final
 
 from attest.display.inside import X_ACCESS
-from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.waits import Waits
 from attest.support.polling import DEFAULT_TIMEOUT, tries
@@ -54,7 +53,5 @@ class X11(Waits):
                 names = self.get_window_names()
                 if any(pattern.search(name) for name in names):
                     return
-            raise WaitFailed(
-                self.name,
-                f"no window {regexp!r} in {timeout:g} s; there are: {', '.join(names)}",
-            )
+            message = f"no window {regexp!r} in {timeout:g} s; there are: {', '.join(names)}"
+            raise self._wait_failed(message)

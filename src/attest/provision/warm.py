@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from attest.errors import CommandFailed, HostError, MachineError, reason_of
+from attest.errors import HostError, MachineError, reason_of
 from attest.events import Event, EventLog, Kind
-from attest.guest.channel import Channel
 from attest.guest.identity import Identity
+from attest.machine.completed import command_failed
 from attest.machine.contracts import InstanceContext
 from attest.machine.instance import Instance
 from attest.machine.instance_states import Stage
@@ -222,7 +222,7 @@ def _boot_and_save(
     instance = Instance(resolved.name, template, BootSource(), allow_reboot=False)
     try:
         with cancellable(instance.kill):
-            _warm_up(instance.ready(), resolved, context.events)
+            _warm_up(instance, resolved, context.events)
             _save(instance.vmm, into)
     except MachineError as error:
         explained = instance.explain(error)  # waits for the end of a VMM that is about to end
@@ -233,16 +233,16 @@ def _boot_and_save(
         instance.kill()
 
 
-def _warm_up(channel: Channel, resolved: ResolvedNode, events: EventLog) -> None:
+def _warm_up(instance: Instance, resolved: ResolvedNode, events: EventLog) -> None:
+    channel = instance.ready()
     for step in resolved.node.warm_steps:
         with events.span(Kind.COMMAND, step, machine=resolved.name) as span:
             done = channel.run(step, strict=True)
             span.data["status"] = done.status
         if done.status != 0:
-            raise CommandFailed(
-                resolved.name, step, done.status, done.stdout.decode(errors="replace"),
-                done.stderr.decode(errors="replace"), expected="to succeed, as a warm step",
-            )  # fmt: skip
+            console = instance.console_evidence()
+            expected = "to succeed, as a warm step"
+            raise command_failed(resolved.name, step, done, expected, console)
     if channel.welcome.init == "systemd":
         # What is still under way would be done again in every clone.
         channel.run(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE)

@@ -144,6 +144,7 @@ class ShellChannel:
         command: str | list[str],
         *,
         timeout: float | None = None,
+        cwd: str | None = None,
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bool = False,
@@ -157,6 +158,7 @@ class ShellChannel:
         Args:
             command: For bash, or a program and its arguments.
             timeout: Seconds from its beginning, after which it is ended.
+            cwd: Its working directory; where there is none, its exit code is 125.
             user: Who runs it; default root.
             env: Added to its environment.
             stdin: Refused.
@@ -171,11 +173,15 @@ class ShellChannel:
         if stdin or pty is not None:
             what = "a terminal" if pty is not None else "standard input"
             raise self._cannot(f"give a command {what}")
+        environment = [
+            *([f"--chdir={cwd}"] if cwd else []),
+            *(f"{name}={value}" for name, value in (env or {}).items()),
+        ]
         words = [
             *(["timeout", f"--kill-after={_KILLED:g}", f"{max(timeout, 0.001):.3f}"]
               if timeout is not None else []),
             *(["runuser", "--user", user, "--"] if user else []),
-            *(["env", *(f"{name}={value}" for name, value in env.items())] if env else []),
+            *(["env", *environment] if environment else []),
             *(["bash", *(["-euo", "pipefail"] if strict else []), "-c", command]
               if isinstance(command, str) else command),
         ]  # fmt: skip
@@ -421,12 +427,20 @@ class ShellProcess:
         raise self._cannot("read a command's output as it comes")
 
     def write(self, data: bytes) -> None:
-        """It cannot.
+        """Refuse, as a backdoor shell gives a command no standard input.
 
         Raises:
-            MachineError: Always.
+            MachineError: In any case; says so.
         """
         raise self._cannot("give a command standard input")
+
+    def feed(self, source: bytes) -> None:
+        """Refuse, as `write` does.
+
+        Raises:
+            MachineError: In any case; says so.
+        """
+        self.write(source)
 
     def close_stdin(self) -> None:
         """Nothing happens: its standard input is empty."""
