@@ -259,7 +259,7 @@ class Terminated(SystemExit):
         return "terminated"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()
+        return type(self), (), self.__dict__
 
 
 def message_of(error: BaseException) -> str:

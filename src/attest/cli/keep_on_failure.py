@@ -37,7 +37,7 @@ class Keeping:
 
     @contextmanager
     def of(self, cluster: Cluster) -> Iterator[None]:
-        """Around the script."""
+        """Save the machines when what runs inside the ``with`` block fails, and raise it again."""
         try:
             yield
         except Terminated:
@@ -48,7 +48,7 @@ class Keeping:
             raise
 
     def settle(self, say: Callable[[str], None]) -> None:
-        """Ask where need be, and say what was kept."""
+        """Ask whether to keep the machines, where the user has not said so; say what is kept."""
         if self._problem:
             say(f"the machines could not be kept: {self._problem}")
         if not is_archived(self._run):

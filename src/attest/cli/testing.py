@@ -71,7 +71,7 @@ class Options:
 
     @property
     def attended(self) -> bool:
-        """A Python console may be opened."""
+        """Whether a Python console may be opened, for which somebody must be there."""
         return self.interactive or self.pause_on_failure
 
 
@@ -156,7 +156,7 @@ def _directory(test: Manifest, options: Options) -> Iterator[Path]:
 
 
 class _Run:
-    """A test under way."""
+    """One run of a test: its cluster, its script, and what is told of its failure."""
 
     def __init__(
         self,

@@ -165,7 +165,7 @@ class Commands(Power):
 
     @property
     def shell(self) -> RootShell:
-        """A root shell, for what nobody waits for."""
+        """Takes lines for a root shell; see `RootShell`."""
         return RootShell(self)
 
     def wait_until_succeeds(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:

@@ -45,12 +45,12 @@ class ConsoleAccess(Commands):
 
     @contextmanager
     def nested(self, msg: str, attrs: Mapping[str, str] = {}) -> Iterator[None]:
-        """Group what happens inside under a message."""
+        """Show what happens inside the ``with`` block as one group under a message."""
         with self._events.span(Kind.GROUP, msg, machine=self.name, **attrs):
             yield
 
     def send_console(self, chars: str) -> None:
-        """Type into the machine's console."""
+        """Type ``chars`` into the machine's serial console, as its keyboard."""
         self._lifecycle.alive().console.send(chars)
 
     def console_interact(self) -> None:

@@ -53,7 +53,7 @@ class Stage(StrEnum):
     READY = "ready"
 
     def reached(self, other: Stage) -> bool:
-        """This stage is ``other``, or a later one."""
+        """Whether this stage is ``other``, or a later one."""
         return _STAGES.index(self) >= _STAGES.index(other)
 
 
@@ -72,7 +72,7 @@ class Phase(StrEnum):
     PROBATION = "probation"
     """A clone that has answered, and that nobody has used."""
     COMING_UP = "coming up"
-    """It boots."""
+    """Its guest boots; its agent has not answered yet, or its unit is not active."""
     READY = "ready"
     FAILED = "failed"
     """It did not come up. Its VMM runs on, for whoever wants to look at the console."""
@@ -82,13 +82,13 @@ class Phase(StrEnum):
 
 
 class StartKind(StrEnum):
-    """What an instance begins with."""
+    """How an instance begins."""
 
     BOOT = "boot"
     CLONE = "clone"
-    """With a snapshot of a machine of its shape; it becomes another one than that was."""
+    """From a snapshot of a machine of its shape, which is then given another identity."""
     RETURN = "return"
-    """With an earlier moment of its own machine, to which nothing else is equal."""
+    """From an earlier moment of its own machine; it cannot boot instead."""
 
 
 class Limits(Struct, frozen=True):
@@ -163,17 +163,17 @@ class State(Struct, frozen=True):
 
     @property
     def up(self) -> bool:
-        """Its channel can be used."""
+        """Whether its channel can be used."""
         return self.phase in (Phase.PROBATION, Phase.READY)
 
     @property
     def settled(self) -> bool:
-        """Whoever waits for it to be ready need not wait any longer, whatever became of it."""
+        """Whether it is ready, or never will be: waiting for that is over."""
         return self.up or self.phase in (Phase.FAILED, Phase.OFF)
 
     @property
     def launched(self) -> bool:
-        """Its VMM is one that it keeps, or there will be none."""
+        """Whether its VMM is one that it keeps, or there will be none."""
         return self.phase not in (Phase.PENDING, Phase.STARTING, Phase.ON_TRIAL)
 
 
@@ -181,7 +181,7 @@ class State(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """Something that has happened."""
+    """The base of all events: something has happened, and may change the state."""
 
 
 class WorkerEvent(Event, frozen=True):
@@ -195,7 +195,7 @@ class WorkerEvent(Event, frozen=True):
 
 
 class SourceFound(WorkerEvent, frozen=True):
-    """What it starts from is known.
+    """It has been found out what it starts from.
 
     Attributes:
         at: When.
@@ -209,7 +209,7 @@ class SourceFound(WorkerEvent, frozen=True):
 
 
 class VmmStarted(WorkerEvent, frozen=True):
-    """Its VMM runs, or is loaded and waits."""
+    """Its VMM has been started: it runs, or has loaded a snapshot and stands still."""
 
 
 class AgentAnswered(WorkerEvent, frozen=True):
@@ -315,11 +315,11 @@ class BeginAnew(Event, frozen=True):
 
 
 class Used(Event, frozen=True):
-    """Somebody has been given its channel."""
+    """Its channel has been handed to somebody: from now on its death is the test's concern."""
 
 
 class EndWanted(Event, frozen=True):
-    """From now on its end is no failure."""
+    """Somebody wants it to end: from now on its end is no failure."""
 
 
 class EndRetracted(Event, frozen=True):
@@ -327,11 +327,11 @@ class EndRetracted(Event, frozen=True):
 
 
 class EndAccepted(Event, frozen=True):
-    """It has ended, and however that came is what was wanted."""
+    """Somebody accepts its end, however that came, as one that was wanted."""
 
 
 class KillWanted(Event, frozen=True):
-    """It is to end at once.
+    """Somebody wants its VMM to be killed at once.
 
     Attributes:
         reason: What whoever uses it is told.
@@ -344,7 +344,7 @@ class KillWanted(Event, frozen=True):
 
 
 class Effect(Struct, frozen=True):
-    """Something to do."""
+    """The base of all effects: something is to be done because of an event."""
 
 
 class StartVmm(Effect, frozen=True):
@@ -390,7 +390,7 @@ class Interrupt(Effect, frozen=True):
 
 
 class KillVmm(Effect, frozen=True):
-    """End its VMM; the channel is its user's."""
+    """End its VMM; its channel is left to whoever has it."""
 
 
 class Discard(Effect, frozen=True):

@@ -48,17 +48,17 @@ class Lifecycle:
 
     @property
     def booted(self) -> bool:
-        """The machine has been started and has not ended."""
+        """Whether the machine has been started and has not ended."""
         return self.instance is not None and not self.instance.ended
 
     @property
     def connected(self) -> bool:
-        """Its agent answers."""
+        """Whether the machine is up so far that its agent answers."""
         return self.booted and self.stage.reached(Stage.AGENT)
 
     @property
     def absence(self) -> str:
-        """Why nobody is there who would answer; empty when somebody is."""
+        """Why the machine's agent cannot answer, for people; empty when it can."""
         return self.instance.absence if self.instance else "not started"
 
     @property

@@ -48,17 +48,17 @@ class Power:
 
     @property
     def stage(self) -> Stage:
-        """How far it has come since its last start."""
+        """How far the machine has come since its last start; ``Stage.OFF`` before the first."""
         return self._lifecycle.stage
 
     @property
     def booted(self) -> bool:
-        """It has been started and has not ended."""
+        """Whether the machine has been started and has not ended."""
         return self._lifecycle.booted
 
     @property
     def connected(self) -> bool:
-        """Its agent answers.
+        """Whether the machine is up so far that its agent answers.
 
         A script that sets it to False, as after ``kexec``, says that the guest begins anew: what
         comes next waits for that.
@@ -74,11 +74,11 @@ class Power:
 
     @property
     def absence(self) -> str:
-        """Why nobody is there who would answer; empty when somebody is."""
+        """Why the machine's agent cannot answer, for people; empty when it can."""
         return self._lifecycle.absence
 
     def is_up(self) -> bool:
-        """It has been started and its agent answers."""
+        """Whether it has been started and its agent answers; the same as `connected`."""
         return self.connected
 
     @property

@@ -16,7 +16,7 @@ class TextConsoles(Commands):
     """The virtual terminals tty1 and so on; they need no display."""
 
     def get_tty_text(self, tty: str) -> str:
-        """What a virtual terminal shows.
+        """The text that a virtual terminal shows, with its lines.
 
         Args:
             tty: Its number, as text.

@@ -42,7 +42,7 @@ class Units(Waits):
             raise self._with_journal(unit, user, error) from None
 
     def wait_for_job(self, jobname: str) -> None:
-        """`wait_for_unit`, as older NixOS drivers call it."""
+        """Do the same as `wait_for_unit`, under the name that older NixOS drivers have."""
         self.wait_for_unit(jobname)
 
     def switch_root(self) -> None:
@@ -96,7 +96,7 @@ class Units(Waits):
         return {key: value for key, separator, value in pairs if separator}
 
     def get_unit_property(self, unit: str, property: str, user: str | None = None) -> str:
-        """One property of a unit."""
+        """The value of one property of a unit, as ``systemctl show`` prints it."""
         status, output = self.systemctl(
             f"--no-pager show {shlex.quote(unit)} --property={shlex.quote(property)}", user
         )
@@ -112,11 +112,11 @@ class Units(Waits):
             raise self._wait_failed(message)
 
     def start_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
-        """``systemctl start``."""
+        """Run ``systemctl start`` for a unit, and return its exit code and output."""
         return self.systemctl(f"start {jobname}", user)
 
     def stop_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
-        """``systemctl stop``."""
+        """Run ``systemctl stop`` for a unit, and return its exit code and output."""
         return self.systemctl(f"stop {jobname}", user)
 
 

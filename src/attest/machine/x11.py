@@ -23,7 +23,7 @@ _SESSION: Final = (
 
 
 class X11(Waits):
-    """The X server :0 and its windows."""
+    """Waits for the X server ``:0`` and for windows on it."""
 
     def wait_for_x(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Wait until the X server takes connections; on NixOS, until the session is up, too.
@@ -37,7 +37,7 @@ class X11(Waits):
             self.wait_until_succeeds(_SESSION, timeout=max(deadline - time.monotonic(), 0.001))
 
     def get_window_names(self) -> list[str]:
-        """The names of all windows."""
+        """The names of all windows that the X server has."""
         tree = self._look_at(f"{X_ACCESS}\nxwininfo -root -tree")
         return re.findall(r'0x[0-9a-f]+ "([^"]*)"', tree)
 

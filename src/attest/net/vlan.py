@@ -10,7 +10,7 @@ __all__ = ["VLan"]
 
 @dataclass(frozen=True)
 class VLan:
-    """One network.
+    """One network of a test.
 
     Attributes:
         nr: Its number, as in the nodes' ``vlans``.

@@ -32,10 +32,10 @@ class Sources(Protocol):
 
     @property
     def may_boot(self) -> bool:
-        """Where a snapshot is of no use, its machine boots."""
+        """Whether a machine boots where its snapshot is of no use; otherwise that is an error."""
 
     def find(self, resolved: ResolvedNode, context: InstanceContext) -> Saved | None:
-        """The snapshot for a machine that sources, or None when it must boot.
+        """The snapshot that a machine starts from, or None when it must boot.
 
         Raises:
             Cancelled: The machine is not wanted any more.
@@ -47,7 +47,7 @@ class Sources(Protocol):
         """Learn why the snapshot that was found for a machine is of no use."""
 
     def close(self) -> None:
-        """No machine starts any more."""
+        """Give back what was held for machines to start from; none starts after this."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class NodeSource:
 
     @property
     def may_boot(self) -> bool:
-        """Where the snapshot is of no use, the machine boots."""
+        """Whether the machine boots where its snapshot is of no use."""
         return self.sources.may_boot
 
     def find(self) -> Saved | None:
@@ -84,29 +84,29 @@ class BootSource:
     may_boot = True
 
     def find(self) -> Saved | None:
-        """None: there is no snapshot."""
+        """Return None, so that the machine boots."""
         return None
 
     def report_spoilt(self, reason: str) -> None:
-        """Not called, as there is no snapshot."""
+        """Do nothing: no snapshot was given out."""
 
 
 class ColdSources:
-    """Each machine boots."""
+    """Lets each machine boot, and looks for no snapshot."""
 
     may_boot = True
 
     def find(self, resolved: ResolvedNode, context: InstanceContext) -> Saved | None:
-        """None: there is no snapshot."""
+        """Return None, so that the machine boots."""
         if not resolved.disks.written:
             resolved.look_at_shape()
         return None
 
     def report_spoilt(self, resolved: ResolvedNode, reason: str) -> None:
-        """Not called, as there is no snapshot."""
+        """Do nothing: no snapshot was given out."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held while machines run."""
 
 
 class SnapshotSources(ColdSources):
@@ -170,7 +170,7 @@ class PrebuiltSources:
                 )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held while machines run."""
 
     def _find(self, shape: Shape, resolved: ResolvedNode) -> Saved | None:
         try:

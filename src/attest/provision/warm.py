@@ -106,7 +106,7 @@ class WarmSources:
             )
 
     def close(self) -> None:
-        """Let others remove what was used."""
+        """Give the snapshots that were used free, so that the cache may remove them."""
         self._cache.close()
 
     # Inside
