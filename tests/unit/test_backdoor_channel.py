@@ -62,6 +62,15 @@ def test_output_and_exit_code(channel: ShellChannel) -> None:
     assert channel.run(["echo", "it's", "two words"]).stdout == b"it's two words\n"
 
 
+def test_a_working_directory(channel: ShellChannel, tmp_path: Path) -> None:
+    place = tmp_path / "with blank"
+    place.mkdir()
+    assert channel.start(["pwd"], cwd=str(place)).wait().stdout == f"{place}\n".encode()
+    assert channel.start("pwd", cwd=str(place), strict=True).wait().stdout == f"{place}\n".encode()
+    assert channel.start("pwd", strict=True).wait().stdout == b"/tmp\n"
+    assert channel.start(["pwd"], cwd=str(place / "nonesuch")).wait().status == 125
+
+
 def test_a_time_limit(channel: ShellChannel) -> None:
     done = channel.run("echo before; sleep 60", timeout=0.2)
     assert (done.stdout, done.status, done.timed_out) == (b"before\n", 124, True)

@@ -30,7 +30,7 @@ _HEAP: Final = 3 << 30
 
 
 class NixTest(msgspec.Struct, frozen=True):
-    """A test of a flake, built.
+    """A test of a flake that has been built.
 
     Attributes:
         manifest: Its manifest, which names the script.

@@ -35,7 +35,7 @@ _DURATION: Final = re.compile(
 
 
 class _Vm(msgspec.Struct):
-    """A virtual machine of a configuration file."""
+    """A virtual machine, as a configuration file of NixOS's driver declares it."""
 
     name: str
     start_script: str

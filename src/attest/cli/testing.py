@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from attest.cli.keep_on_failure import Keeping
 from attest.cluster.cluster import Cluster
 from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions
-from attest.errors import AttestError, CommandFailed, Terminated, UsageError, WaitFailed
+from attest.errors import AttestError, Terminated, UsageError
 from attest.events import Event, EventLog, Kind
 from attest.machine.machine import Machine
 from attest.manifest import Manifest
@@ -58,7 +58,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def attended(self) -> bool:
-        """A Python console may be opened."""
+        """Whether a Python console may be opened, for which somebody must be there."""
         return self.interactive or self.pause_on_failure
 
 
@@ -152,7 +152,7 @@ def _directory(test: Manifest, options: Options) -> Iterator[Path]:
 
 
 class _Run:
-    """A test under way."""
+    """One run of a test: its cluster, its script, and what is told of its failure."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class _Run:
         open_console(names, greeting)
 
     def explain(self, failure: BaseException) -> None:
-        """Say why the test failed; once."""
+        """Say why the test failed, the first time that this is called."""
         if self._explained:
             return
         self._explained = True
@@ -220,23 +220,20 @@ class _Run:
 
         lines = ["", *script_lines(failure, self._script.filename)]
         lines += [str(failure) if isinstance(failure, AttestError) else repr(failure)]
-        if isinstance(failure, CommandFailed):
-            for name, output in (("stdout", failure.stdout), ("stderr", failure.stderr)):
-                lines += [f"  {name} | {line}" for line in output.splitlines()[-200:]]
-        for machine in self._concerned(failure):
-            lines += [f"  last console lines of {machine.name}:"]
-            lines += [f"  | {line}" for line in machine.console_lines(10)]
+        if isinstance(failure, TimeLimit):
+            lines += self._consoles()
         lines += getattr(failure, "__notes__", [])
         for line in lines:
             _say(plain_text(line))
 
-    def _concerned(self, failure: BaseException) -> list[Machine]:
-        """The machines whose consoles may say more."""
-        if isinstance(failure, TimeLimit):
-            return [machine for machine in self._machines.values() if machine.console_lines(1)]
-        if isinstance(failure, CommandFailed | WaitFailed) and failure.machine in self._machines:
-            return [self._machines[failure.machine]]
-        return []
+    def _consoles(self) -> list[str]:
+        """What the consoles of all machines have shown last, where they have shown anything."""
+        lines = []
+        for machine in self._machines.values():
+            if last := machine.console_lines(10):
+                lines += [f"  last console lines of {machine.name}:"]
+                lines += [f"  | {line}" for line in last]
+        return lines
 
 
 def _exit_code(failure: BaseException) -> int:

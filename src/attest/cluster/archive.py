@@ -69,7 +69,7 @@ class ArchivedMachine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    """`checkpoint.json`."""
+    """The content of an archive's `checkpoint.json`."""
 
     manifest: Manifest
     machines: dict[str, ArchivedMachine]
@@ -77,7 +77,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Archive(msgspec.Struct, frozen=True):
-    """Machines that were kept.
+    """The machines of a failed test that were kept on disk.
 
     Attributes:
         path: The directory.
@@ -92,16 +92,16 @@ class Archive(msgspec.Struct, frozen=True):
 
     @property
     def accelerator(self) -> Accelerator:
-        """What they ran with."""
+        """The accelerator that the machines ran with."""
         with_kvm = any(each.shape.accelerator == "kvm" for each in self.machines.values())
         return "kvm" if with_kvm else "tcg"
 
     def numbers(self) -> dict[str, int]:
-        """Each machine's number."""
+        """The number of each machine, by name: its addresses follow from it."""
         return {name: machine.number for name, machine in self.machines.items()}
 
     def saved(self) -> dict[str, Saved]:
-        """Those that were saved."""
+        """What was saved of each machine that was running, by name."""
         return {
             name: saved_in(_place_of(self.path, name), self._disks(name))
             for name, machine in self.machines.items()
@@ -127,12 +127,12 @@ class Archive(msgspec.Struct, frozen=True):
 
 
 def archive_path(run: Path) -> Path:
-    """Where the machines of a run are kept."""
+    """The directory in which the machines of a run are kept."""
     return run / "checkpoint"
 
 
 def is_archived(run: Path) -> bool:
-    """The machines of a run were kept."""
+    """Whether the machines of a run were kept, all of them."""
     return (archive_path(run) / _RECORD).is_file()
 
 
@@ -143,13 +143,13 @@ def remove_archive(run: Path) -> None:
 
 
 def resume_command(run: Path) -> str:
-    """The command that brings them back."""
+    """The command line that brings the machines of a run back."""
     name = run.name if run.parent == runs_directory() else str(run.absolute())
     return f"attest resume {shlex.quote(name)}"
 
 
 def find_archive(run: str | None) -> Path:
-    """What was kept of a run.
+    """Find the machines that were kept of a run.
 
     Args:
         run: Its directory, its name, or the unique beginning of its name; by default the last run

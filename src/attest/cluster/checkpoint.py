@@ -8,7 +8,24 @@ __all__ = ["Checkpoint"]
 
 
 class Checkpoint:
-    """A cluster at one moment.
+    """A cluster at one moment, to go back to.
+
+    `Cluster.checkpoint` makes one. Nothing has to be closed: its files are among the temporary
+    files of its cluster, and go when that is closed. It is data, and may be read from any thread;
+    while `Cluster.restore` goes back to it, no other thread should use the machines, as whatever is
+    under way in them fails.
+
+    Example::
+
+        cluster.start_all()
+        attest.wait_all(["server", "client"], lambda name: cluster[name].succeed("rm -f /tmp/done"))
+        fresh = cluster.checkpoint("fresh")
+        cluster["server"].succeed("touch /tmp/done")
+        cluster["client"].succeed("touch /tmp/done")
+
+        cluster.restore(fresh)
+        cluster["server"].fail("test -e /tmp/done")
+        cluster["client"].fail("test -e /tmp/done")
 
     Attributes:
         name: What the script calls it.

@@ -38,7 +38,7 @@ __all__ = ["Report", "StartScripts", "ScriptNode", "machine_name"]
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Where machines report.
+    """Where the machines of start scripts report what happens.
 
     Attributes:
         events: Takes everything that happens.
@@ -56,7 +56,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class ScriptNode(msgspec.Struct, eq=False):
-    """Where a machine of a start script belongs.
+    """What is decided for a machine of a start script: its command, networks and directories.
 
     Attributes:
         name: The machine's name.
@@ -86,7 +86,7 @@ class ScriptNode(msgspec.Struct, eq=False):
 
     @property
     def attachments(self) -> list[Attachment]:
-        """Its places on the networks, in order."""
+        """Its place on each network that it is on, in the order of ``vlans``."""
         return [Attachment(vlan, self.number) for vlan in self.vlans]
 
     def start_vmm(
@@ -112,13 +112,13 @@ class ScriptNode(msgspec.Struct, eq=False):
         return self._vmm
 
     def make_channel(self, name: str, sock: socket.socket, padding: bool) -> Channel:
-        """Its backdoor shell."""
+        """Make the connection to the backdoor shell in its guest."""
         from attest.guest.backdoor.channel import ShellChannel, ShellHost
 
         return ShellChannel(name, sock, ShellHost(self.shared_dir, self._forward, self._press))
 
     def set_links(self, vmm: Vmm, up: bool) -> None:
-        """Plug or unplug its network cards."""
+        """Plug its network cards when ``up``, else unplug them; that of the user network stays."""
         self._running().set_links(up)
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 def understand(output: bytes) -> Seen:
-    """What `COMMAND` has printed.
+    """Decode what `COMMAND` has printed.
 
     Raises:
         ValueError: It is something else.

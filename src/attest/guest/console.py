@@ -29,7 +29,7 @@ _KERNEL_LINE: Final = r"^\[ *\d+\.\d+\](?:\[[ TC]*\d+\])? (.*)"
 
 
 class Alarm(StrEnum):
-    """What a kernel can report of itself."""
+    """The troubles that a guest's kernel reports on its console."""
 
     PANIC = "kernel panic"
     OOPS = "kernel oops"
@@ -57,14 +57,14 @@ class ConsoleEnds(Protocol):
 
     @property
     def output(self) -> FileIO:
-        """What the guest prints."""
+        """The end from which the guest's output is read."""
 
     @property
     def keyboard(self) -> FileIO:
-        """What is typed."""
+        """The end to which keystrokes are written."""
 
     def close(self) -> None:
-        """Close both."""
+        """Close both ends."""
 
 
 class Console:
@@ -109,14 +109,14 @@ class Console:
         self._thread.start()
 
     def last_lines(self, count: int = 20) -> list[str]:
-        """The last lines, an unfinished one included."""
+        """The last lines without control sequences, at most ``count``; an unfinished one counts."""
         with self._changed:
             lines = [*self._lines, *([plain_text(self._partial)] if self._partial else [])]
         return lines[-count:]
 
     @property
     def ended(self) -> bool:
-        """Nothing comes any more, as the machine has ended."""
+        """Whether the machine has ended, and all that its console showed has been read."""
         return self._ended
 
     def text(self) -> str:

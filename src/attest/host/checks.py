@@ -50,13 +50,13 @@ _ROOM: Final = 2 << 30
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """How much a finding matters."""
 
     OK = "ok"
     WARNING = "warning"
     """Machines run, but something is slower than it need be, or missing."""
     PROBLEM = "problem"
-    """Machines do not run."""
+    """As it is, machines do not run on this host."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -278,7 +278,7 @@ def check_image_building() -> Finding:
 
 
 def check_room() -> Finding:
-    """Room on the cache's disk."""
+    """Check whether the cache's disk has room for images and snapshots."""
     cache = cache_dir()
     existing = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(existing).free

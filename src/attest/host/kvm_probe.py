@@ -67,7 +67,7 @@ class KvmProbe(msgspec.Struct, frozen=True):
 def choose(
     wanted: Accelerator, image: Image, qemu: QemuBinary | None = None
 ) -> Literal["kvm", "tcg"]:
-    """The accelerator for a run.
+    """Decide which accelerator a run takes.
 
     Args:
         wanted: That one, or ``"auto"``.

@@ -55,7 +55,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A recipe as it is written."""
+    """The content of a recipe's file, before what it extends is added."""
 
     base: str
     suite: str = ""
@@ -120,7 +120,7 @@ class Recipe(msgspec.Struct, frozen=True):
 
     @property
     def init(self) -> Literal["systemd", "agent"]:
-        """What process 1 is."""
+        """Which program process 1 is in the guest."""
         return "systemd" if self.base == "debian" else "agent"
 
     def key(self) -> str:
@@ -220,7 +220,7 @@ def _resolve(document: _Document, path: Path, derived: tuple[Path, ...]) -> Reci
 
 
 def _below(base: str, path: Path, derived: tuple[Path, ...]) -> Recipe:
-    """What a recipe adds to."""
+    """The recipe or the built-in kind that a recipe extends."""
     if base in _BASES:
         arch = platform.machine()
         if arch not in _DPKG_ARCHITECTURES:

@@ -43,7 +43,7 @@ _DAY: Final = 24 * 3600.0
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """`image.json`."""
+    """The content of an image's `image.json`."""
 
     name: str
     arch: str
@@ -142,7 +142,7 @@ class ImageStore:
         )
 
     def images(self) -> list[Image]:
-        """All images, the one used last first."""
+        """All images in the store, in the order of their last use, the latest first."""
         found = [image for path in _entries(self.directory / "images") if (image := _read(path))]
         return sorted(found, key=lambda image: image.last_used, reverse=True)
 

@@ -43,7 +43,7 @@ class MakeChannel(Protocol):
     """Makes the connection to a guest."""
 
     def __call__(self, name: str, sock: socket.socket, padding: bool) -> Channel:
-        """Make it.
+        """Make the connection.
 
         Args:
             name: The machine's name, for errors.
@@ -57,7 +57,7 @@ class Source(Protocol):
 
     @property
     def may_boot(self) -> bool:
-        """Where the snapshot is of no use, the machine boots."""
+        """Whether the machine boots where its snapshot is of no use; otherwise that is an error."""
 
     def find(self) -> Saved | None:
         """The snapshot to start from, or None to boot; may take as long as a boot.

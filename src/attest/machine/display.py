@@ -8,12 +8,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attest.errors import MachineError, UsageError, WaitFailed
+from attest.errors import MachineError, UsageError
 from attest.events import Kind
 from attest.machine.commands import Commands
 from attest.machine.conditions import watched
 from attest.machine.monitor import Monitor
 from attest.support.polling import DEFAULT_TIMEOUT, tries
+from attest.support.text import last_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,10 +76,8 @@ class Display(Commands, Monitor):
                             return
             picture = self.out_dir / f"{self.name}-not-found.png"
             picture.write_bytes(seen[0])
-            raise WaitFailed(
-                self.name,
-                f"did not show {regex!r} in {timeout:g} s; picture: {picture}; last seen:\n{text}",
-            )
+            message = f"did not show {regex!r} in {timeout:g} s; picture: {picture}"
+            raise self._wait_failed(message, {"last seen": last_lines(text)})
 
     def send_key(self, key: str, delay: float | None = 0.01, log: bool | None = True) -> None:
         """Press a key, or several together.

@@ -78,6 +78,9 @@ _TURNS: Final = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
 
 _STARTS: Final = "the machine starts"
 
+_EVIDENCE: Final = 10
+"""Console lines that the error of something that was done in the machine shows."""
+
 
 class Return(msgspec.Struct, frozen=True):
     """An earlier moment of a machine to which it comes back.
@@ -100,7 +103,27 @@ class Superseded(Exception):
 
 
 class Instance:
-    """A guest that has been started; it comes up in a thread of its own.
+    """A guest from the start of its VMM to its end.
+
+    A machine's `Lifecycle` makes one for each start, and has the present one as ``instance``; what
+    boots a template for the cache makes its own. It comes up in a thread of its own: making one
+    returns at once, and `ready` waits. Whoever makes one ends it: `kill` ends its VMM and its
+    threads. A VMM that ends by itself leaves nothing behind, and `kill` then does nothing more.
+
+    Public methods may be called from several threads at once. What is told to the context, such as
+    ``on_fatal``, is told in the instance's worker, which therefore must not wait for the instance.
+
+    Example::
+
+        machine.start()
+        instance = machine._lifecycle.instance
+        channel = instance.ready()
+        assert channel.run("hostname").status == 0
+        assert instance.stage == "ready"
+
+        instance.kill()
+        assert instance.ended
+        assert instance.death is None  # this end was wanted
 
     Args:
         name: The machine's name.
@@ -148,12 +171,12 @@ class Instance:
 
     @property
     def stage(self) -> Stage:
-        """How far it has come."""
+        """How far the guest has come since this instance began, or since it rebooted."""
         return self._state.stage
 
     @property
     def ended(self) -> bool:
-        """Its VMM has ended, or could not be started."""
+        """Whether its VMM has ended, or could not be started."""
         exited = self._vmm is not None and self._vmm.exit is not None
         return self._state.phase is Phase.OFF or (exited and self._state.launched)
 
@@ -191,6 +214,15 @@ class Instance:
         self._await_launch()
         assert self._console is not None, "it is launched"
         return self._console
+
+    def console_lines(self, count: int) -> list[str]:
+        """The last lines of its console; none before its VMM runs. Waits for nothing."""
+        console = self._console
+        return console.last_lines(count) if console is not None else []
+
+    def console_evidence(self) -> dict[str, list[str]]:
+        """What its console has shown last, for the error of something that was done in it."""
+        return {f"last console lines of {self._name}": self.console_lines(_EVIDENCE)}
 
     def ready(self) -> Channel:
         """The channel, once the machine is ready; waits for that.
@@ -332,7 +364,7 @@ class Instance:
         return at_once
 
     def _employ(self, first: Callable[[], None] | None = None) -> None:
-        """Have a worker, under the lock."""
+        """Start a worker where there is none; the caller has the lock."""
         if self._worker is None:
             self._worker = threading.Thread(
                 target=self._work, args=[first], name=f"instance {self._name}", daemon=True

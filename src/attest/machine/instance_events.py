@@ -46,7 +46,7 @@ __all__ = [
 
 
 class Event(Struct, frozen=True):
-    """Something that has happened."""
+    """The base of all events: something has happened, and may change the state."""
 
 
 class WorkerEvent(Event, frozen=True):
@@ -60,7 +60,7 @@ class WorkerEvent(Event, frozen=True):
 
 
 class SourceFound(WorkerEvent, frozen=True):
-    """What it starts from is known.
+    """It has been found out what it starts from.
 
     Attributes:
         at: When.
@@ -74,7 +74,7 @@ class SourceFound(WorkerEvent, frozen=True):
 
 
 class VmmStarted(WorkerEvent, frozen=True):
-    """Its VMM runs, or is loaded and waits."""
+    """Its VMM has been started: it runs, or has loaded a snapshot and stands still."""
 
 
 class AgentAnswered(WorkerEvent, frozen=True):
@@ -180,11 +180,11 @@ class BeginAnew(Event, frozen=True):
 
 
 class Used(Event, frozen=True):
-    """Somebody has been given its channel."""
+    """Its channel has been handed to somebody: from now on its death is the test's concern."""
 
 
 class EndWanted(Event, frozen=True):
-    """From now on its end is no failure."""
+    """Somebody wants it to end: from now on its end is no failure."""
 
 
 class EndRetracted(Event, frozen=True):
@@ -192,11 +192,11 @@ class EndRetracted(Event, frozen=True):
 
 
 class EndAccepted(Event, frozen=True):
-    """It has ended, and however that came is what was wanted."""
+    """Somebody accepts its end, however that came, as one that was wanted."""
 
 
 class KillWanted(Event, frozen=True):
-    """It is to end at once.
+    """Somebody wants its VMM to be killed at once.
 
     Attributes:
         reason: What whoever uses it is told.
@@ -209,7 +209,7 @@ class KillWanted(Event, frozen=True):
 
 
 class Effect(Struct, frozen=True):
-    """Something to do."""
+    """The base of all effects: something is to be done because of an event."""
 
 
 class StartVmm(Effect, frozen=True):
@@ -255,7 +255,7 @@ class Interrupt(Effect, frozen=True):
 
 
 class KillVmm(Effect, frozen=True):
-    """End its VMM; the channel is its user's."""
+    """End its VMM; its channel is left to whoever has it."""
 
 
 class Discard(Effect, frozen=True):

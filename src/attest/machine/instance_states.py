@@ -23,7 +23,7 @@ class Stage(StrEnum):
     READY = "ready"
 
     def reached(self, other: Stage) -> bool:
-        """This stage is ``other``, or a later one."""
+        """Whether this stage is ``other``, or a later one."""
         return STAGES.index(self) >= STAGES.index(other)
 
 
@@ -43,7 +43,7 @@ class Phase(StrEnum):
     PROBATION = "probation"
     """A clone that has answered, and that nobody has used."""
     COMING_UP = "coming up"
-    """It boots."""
+    """Its guest boots; its agent has not answered yet, or its unit is not active."""
     READY = "ready"
     FAILED = "failed"
     """It did not come up. Its VMM runs on, for whoever wants to look at the console."""
@@ -53,13 +53,13 @@ class Phase(StrEnum):
 
 
 class StartKind(StrEnum):
-    """What an instance begins with."""
+    """How an instance begins."""
 
     BOOT = "boot"
     CLONE = "clone"
-    """With a snapshot of a machine of its shape; it becomes another one than that was."""
+    """From a snapshot of a machine of its shape, which is then given another identity."""
     RETURN = "return"
-    """With an earlier moment of its own machine, to which nothing else is equal."""
+    """From an earlier moment of its own machine; it cannot boot instead."""
 
 
 class Limits(Struct, frozen=True):
@@ -134,15 +134,15 @@ class State(Struct, frozen=True):
 
     @property
     def up(self) -> bool:
-        """Its channel can be used."""
+        """Whether its channel can be used."""
         return self.phase in (Phase.PROBATION, Phase.READY)
 
     @property
     def settled(self) -> bool:
-        """Whoever waits for it to be ready need not wait any longer, whatever became of it."""
+        """Whether it is ready, or never will be: waiting for that is over."""
         return self.up or self.phase in (Phase.FAILED, Phase.OFF)
 
     @property
     def launched(self) -> bool:
-        """Its VMM is one that it keeps, or there will be none."""
+        """Whether its VMM is one that it keeps, or there will be none."""
         return self.phase not in (Phase.PENDING, Phase.STARTING, Phase.ON_TRIAL)

@@ -47,7 +47,7 @@ class Attachment(msgspec.Struct, frozen=True):
 
     @property
     def tap(self) -> str:
-        """The host interface's name in the cell."""
+        """The name that its tap has in the cell."""
         return f"t{self.node}v{self.vlan}"
 
     @property

@@ -10,7 +10,7 @@ __all__ = ["VLan"]
 
 
 class VLan(msgspec.Struct, frozen=True):
-    """One network.
+    """One network of a test.
 
     Attributes:
         nr: Its number, as in the nodes' ``vlans``.

@@ -34,10 +34,10 @@ class Sources(Protocol):
 
     @property
     def may_boot(self) -> bool:
-        """Where a snapshot is of no use, its machine boots."""
+        """Whether a machine boots where its snapshot is of no use; otherwise that is an error."""
 
     def find(self, launcher: Launcher, context: InstanceContext) -> Saved | None:
-        """The snapshot for a machine that sources, or None when it must boot.
+        """The snapshot that a machine starts from, or None when it must boot.
 
         Raises:
             Cancelled: The machine is not wanted any more.
@@ -49,7 +49,7 @@ class Sources(Protocol):
         """Learn why the snapshot that was found for a machine is of no use."""
 
     def close(self) -> None:
-        """No machine starts any more."""
+        """Give back what was held for machines to start from; none starts after this."""
 
 
 class NodeSource(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class NodeSource(msgspec.Struct, frozen=True):
 
     @property
     def may_boot(self) -> bool:
-        """Where the snapshot is of no use, the machine boots."""
+        """Whether the machine boots where its snapshot is of no use."""
         return self.sources.may_boot
 
     def find(self) -> Saved | None:
@@ -85,29 +85,29 @@ class BootSource:
     may_boot = True
 
     def find(self) -> Saved | None:
-        """None: there is no snapshot."""
+        """Return None, so that the machine boots."""
         return None
 
     def report_spoilt(self, reason: str) -> None:
-        """Not called, as there is no snapshot."""
+        """Do nothing: no snapshot was given out."""
 
 
 class ColdSources:
-    """Each machine boots."""
+    """Lets each machine boot, and looks for no snapshot."""
 
     may_boot = True
 
     def find(self, launcher: Launcher, context: InstanceContext) -> Saved | None:
-        """None: there is no snapshot."""
+        """Return None, so that the machine boots."""
         if not launcher.disks.written:
             launcher.look_at_shape()
         return None
 
     def report_spoilt(self, launcher: Launcher, reason: str) -> None:
-        """Not called, as there is no snapshot."""
+        """Do nothing: no snapshot was given out."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held while machines run."""
 
 
 class SnapshotSources(ColdSources):
@@ -171,7 +171,7 @@ class PrebuiltSources:
                 )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held while machines run."""
 
     def _find(self, shape: Shape, launcher: Launcher) -> Saved | None:
         try:

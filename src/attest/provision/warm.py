@@ -16,10 +16,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from attest.errors import CommandFailed, HostError, MachineError, reason_of
+from attest.errors import HostError, MachineError, reason_of
 from attest.events import Event, EventLog, Kind
-from attest.guest.channel import Channel
 from attest.guest.identity import Identity
+from attest.machine.completed import command_failed
 from attest.machine.contracts import InstanceContext
 from attest.machine.instance import Instance
 from attest.machine.instance_states import Stage
@@ -107,7 +107,7 @@ class WarmSources:
             )
 
     def close(self) -> None:
-        """Let others remove what was used."""
+        """Give the snapshots that were used free, so that the cache may remove them."""
         self._cache.close()
 
     # Inside
@@ -221,7 +221,7 @@ def _boot_and_save(
     instance = Instance(launcher.name, template, BootSource(), allow_reboot=False)
     try:
         with cancellable(instance.kill):
-            _warm_up(instance.ready(), launcher, context.events)
+            _warm_up(instance, launcher, context.events)
             _save(instance.vmm, into)
     except MachineError as error:
         explained = instance.explain(error)  # waits for the end of a VMM that is about to end
@@ -232,16 +232,16 @@ def _boot_and_save(
         instance.kill()
 
 
-def _warm_up(channel: Channel, launcher: Launcher, events: EventLog) -> None:
+def _warm_up(instance: Instance, launcher: Launcher, events: EventLog) -> None:
+    channel = instance.ready()
     for step in launcher.node.declared.warm_steps:
         with events.span(Kind.COMMAND, step, machine=launcher.name) as span:
             done = channel.run(step, strict=True)
             span.data["status"] = done.status
         if done.status != 0:
-            raise CommandFailed(
-                launcher.name, step, done.status, done.stdout.decode(errors="replace"),
-                done.stderr.decode(errors="replace"), expected="to succeed, as a warm step",
-            )  # fmt: skip
+            console = instance.console_evidence()
+            expected = "to succeed, as a warm step"
+            raise command_failed(launcher.name, step, done, expected, console)
     if channel.welcome.init == "systemd":
         # What is still under way would be done again in every clone.
         channel.run(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE)

@@ -17,7 +17,7 @@ _RUNNING: Final = (Kind.COMMAND, Kind.WAIT, Kind.COPY, Kind.ACTION)
 
 
 class Activity(msgspec.Struct, frozen=True):
-    """What a machine is doing.
+    """What a machine is doing at one moment.
 
     Attributes:
         machine: Its name.
@@ -62,7 +62,7 @@ class Doing:
                 self._spans[event.machine].pop(event.span, None)
 
     def now(self) -> list[Activity]:
-        """What each machine is doing."""
+        """What each machine is doing at this moment, in the order of their names."""
         with self._lock:
             return [
                 Activity(name, stage, self._action(list(self._spans[name].values())))

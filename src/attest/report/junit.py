@@ -71,7 +71,7 @@ class _Cases:
         self._case_of: dict[int, int] = {}  # each span under way, and the case that it is in
 
     def take(self, event: Event) -> None:
-        """Take the next event."""
+        """Add the next event to the case that it belongs to."""
         number = self._case_of.get(event.parent, 0)
         if event.phase == "begin":
             if self._begins_case(event, number):

@@ -22,7 +22,7 @@ __all__ = ["View", "view"]
 
 
 class View(msgspec.Struct, eq=False):
-    """What is shown.
+    """Decides which events are shown, and as which lines.
 
     Attributes:
         verbose: The output of commands, and what else mostly goes into the journal only.
@@ -34,7 +34,7 @@ class View(msgspec.Struct, eq=False):
     _checks: set[int] = set()
 
     def lines(self, event: Event) -> list[str]:
-        """The lines for an event."""
+        """The lines that show an event, with its time; none when it is not shown."""
         if event.kind is Kind.CONSOLE and not self.consoles:
             return []
         if event.kind is Kind.CONDITION and not self.verbose:

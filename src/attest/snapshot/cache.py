@@ -72,13 +72,13 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def saved(self) -> Saved:
-        """What clones start from."""
+        """The files from which clones start."""
         disks = tuple(self.path / f"disk{index}" for index in range(len(self.shape.disks)))
         return saved_in(self.path, disks)
 
 
 class Why(StrEnum):
-    """Why something was removed from the cache."""
+    """A reason for which a snapshot was removed from the cache; its value is for people."""
 
     OLD = "not used for long"
     LIMIT = "the cache was beyond its limit"
@@ -216,13 +216,13 @@ class SnapshotCache:
         return removed
 
     def limit(self) -> int:
-        """Bytes that the cache may take."""
+        """How many bytes the cache may take; less on a disk that has little room."""
         self.directory.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.directory).free
         return min(_LIMIT, int(_SHARE * (free + self._size())))
 
     def close(self) -> None:
-        """Let others remove what was used."""
+        """Give the snapshots that were used free, so that any process may remove them."""
         while self._held:
             _release(self._held.popitem()[1])
 

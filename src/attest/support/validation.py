@@ -135,7 +135,7 @@ def _expected(message: str, struct: type[msgspec.Struct], key: str) -> str:
 
 
 def _choices(annotation: Any) -> list[Any]:
-    """The values that a type names."""
+    """The values that a type allows by name: those of each `Literal` in it."""
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     return [choice for inner in get_args(annotation) for choice in _choices(inner)]
@@ -153,5 +153,5 @@ def kind_of(value: Any) -> str:
 
 
 def unreadable(error: OSError | UnicodeDecodeError) -> str | None:
-    """Why a text could not be read."""
+    """The reason for which a file could not be read or decoded, for people."""
     return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

@@ -86,7 +86,7 @@ class ShellChannel:
 
     @property
     def welcome(self) -> Welcome:
-        """What is known of the guest."""
+        """What is known of any guest with a backdoor shell: it has systemd and bash."""
         return _SHELL
 
     # The session
@@ -106,7 +106,7 @@ class ShellChannel:
         Args:
             sock: The connection, which may be the same as before.
             reason: What happened; whatever is under way fails with a `ChannelError` that says so.
-            padding: Of no concern here.
+            padding: Has no effect: a shell's greeting is found behind anything else.
         """
         self._session.end(reason)
         self._sock = sock
@@ -144,6 +144,7 @@ class ShellChannel:
         command: str | list[str],
         *,
         timeout: float | None = None,
+        cwd: str | None = None,
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bool = False,
@@ -157,12 +158,13 @@ class ShellChannel:
         Args:
             command: For bash, or a program and its arguments.
             timeout: Seconds from its beginning, after which it is ended.
+            cwd: Its working directory; where there is none, its exit code is 125.
             user: Who runs it; default root.
             env: Added to its environment.
-            stdin: Refused.
+            stdin: Must be False: a shell has no input for it.
             stdout: Called with its output, in a thread of the channel; default: it is collected.
-            stderr: Is never called: errors go to the console.
-            pty: Refused.
+            stderr: Is never called, as what a command says there goes to the console.
+            pty: Must be None: a shell has no terminal for it.
             strict: The shell runs it under ``set -euo pipefail``, in ``/tmp``.
 
         Raises:
@@ -171,11 +173,15 @@ class ShellChannel:
         if stdin or pty is not None:
             what = "a terminal" if pty is not None else "standard input"
             raise self._cannot(f"give a command {what}")
+        environment = [
+            *([f"--chdir={cwd}"] if cwd else []),
+            *(f"{name}={value}" for name, value in (env or {}).items()),
+        ]
         words = [
             *(["timeout", f"--kill-after={_KILLED:g}", f"{max(timeout, 0.001):.3f}"]
               if timeout is not None else []),
             *(["runuser", "--user", user, "--"] if user else []),
-            *(["env", *(f"{name}={value}" for name, value in env.items())] if env else []),
+            *(["env", *environment] if environment else []),
             *(["bash", *(["-euo", "pipefail"] if strict else []), "-c", command]
               if isinstance(command, str) else command),
         ]  # fmt: skip
@@ -341,10 +347,10 @@ class ShellChannel:
         return self._host.forward(host_port, guest_port)
 
     def identity(self, identity: Identity) -> None:
-        """It cannot: who the guest is, is its own business.
+        """Refuse, as a guest with a backdoor shell has its identity from its own configuration.
 
         Raises:
-            MachineError: Always.
+            MachineError: In any case; says so.
         """
         raise self._cannot("tell a guest who it is")
 
@@ -409,30 +415,38 @@ class ShellProcess:
         self.request.cancel()
 
     def abandon(self) -> None:
-        """As `cancel`."""
+        """Do the same as `cancel`: a command that has begun cannot be killed."""
         self.request.cancel()
 
     def read(self, timeout: float | None = None) -> bytes:
-        """It cannot.
+        """Refuse, as a backdoor shell gives output only when the command has ended.
 
         Raises:
-            MachineError: Always.
+            MachineError: In any case; says so.
         """
         raise self._cannot("read a command's output as it comes")
 
     def write(self, data: bytes) -> None:
-        """It cannot.
+        """Refuse, as a backdoor shell gives a command no standard input.
 
         Raises:
-            MachineError: Always.
+            MachineError: In any case; says so.
         """
         raise self._cannot("give a command standard input")
 
+    def feed(self, source: bytes) -> None:
+        """Refuse, as `write` does.
+
+        Raises:
+            MachineError: In any case; says so.
+        """
+        self.write(source)
+
     def close_stdin(self) -> None:
-        """Nothing happens: its standard input is empty."""
+        """Do nothing: its standard input is empty and closed from the start."""
 
     def resize(self, rows: int, columns: int) -> None:
-        """Nothing happens: it has no terminal."""
+        """Do nothing: a command of a backdoor shell has no terminal."""
 
     def _evaluate(self) -> Completed:
         status = self.request.status
