@@ -39,7 +39,7 @@ def look(event, arguments):
         collects["while importing"] = gc.isenabled()
     if event == "subprocess.Popen" and "-name" in arguments[1]:
         collects["then"] = gc.isenabled()
-        collects["modules"] = gc.get_freeze_count() == 0
+        collects["from modules"] = gc.get_freeze_count() == 0
         print(json.dumps({"modules": list(sys.modules), "collects": collects}), flush=True)
         os._exit(0)
 
@@ -149,4 +149,4 @@ def test_a_run_has_no_use_for(until_vmm: dict[str, Any], name: str) -> None:
 
 
 def test_no_garbage_is_looked_for_among_modules(until_vmm: dict[str, Any]) -> None:
-    assert until_vmm["collects"] == {"while importing": False, "then": True, "modules": False}
+    assert until_vmm["collects"] == {"while importing": False, "then": True, "from modules": False}
