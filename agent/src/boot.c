@@ -346,7 +346,7 @@ void boot_guest(char **arguments)
     /* The console's driver may have been one of the modules. */
     if (!console && open_console())
         say_on_console("attest-stage: init\n");
-    char *disks = kernel_parameter("attest.disk.machine_disks");
+    char *disks = kernel_parameter("attest.disks");
     if (disks)
         name_disks(disks);
     free(disks);

@@ -174,7 +174,7 @@ in
     };
 
     # The cache of whoever runs it has its snapshots, and nothing has to be built for them.
-    interactive.attest.provision.warm = mkDefault false;
+    interactive.attest.warm = mkDefault false;
 
     extraBaseNodeModules =
       { pkgs, ... }:

@@ -127,7 +127,7 @@ def test_disks(
     }  # fmt: skip
     assert [shown(start, name) for name in ("disk0", "disk1")] == list(files)
     arguments = body(bench, "PUT /boot-source")["boot_args"]
-    assert f" attest.disk.machine_disks={devices} " in arguments
+    assert f" attest.disks={devices} " in arguments
 
 
 def test_a_balloon(start: Starter, bench: Bench) -> None:

@@ -103,7 +103,7 @@ def test_each_vmm_attaches_the_root_and_tells_only_attests_initrd_of_disks(
         "qemu": [] if own else ["attest.root=root"],
         "firecracker": []
         if own
-        else ["attest.disk.machine_disks=/dev/vdb", "attest.root=/dev/vda"],
+        else ["attest.disks=/dev/vdb", "attest.root=/dev/vda"],
         "cloud-hypervisor": [] if own else ["attest.root=root"],
     }
     assert [vmm for vmm, line in told.items() if "init=/nix/store/x/init" not in line] == []

@@ -369,5 +369,5 @@ def _kernel_arguments(spec: MachineSpec) -> str:
     image = spec.image
     devices = [f"/dev/vd{letter}" for letter in ascii_lowercase[image.root is not None :]]
     named = bool(spec.disks) and not image.own_initrd  # by attest's initrd
-    disks = [f"attest.disk.machine_disks={','.join(devices[: len(spec.disks)])}"] if named else []
+    disks = [f"attest.disks={','.join(devices[: len(spec.disks)])}"] if named else []
     return " ".join([_KERNEL, *disks, *image.parameters(root="/dev/vda")])
