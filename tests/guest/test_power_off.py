@@ -12,7 +12,8 @@ from attest.guest.channel import PowerAction
 from attest.guest.console import Console
 from attest.image.described import load_described
 from attest.vmm.base import MachineSpec
-from attest.vmm.qemu.vmm import Qemu, find_qemu
+from attest.vmm.qemu.binary import find_qemu
+from attest.vmm.qemu.vmm import Qemu
 from tests.guest.elsewhere import built, describe_debian
 
 

@@ -23,7 +23,8 @@ from attest.support.procfs import descendants
 from attest.support.scratch import Scratch
 from attest.vmm.base import MachineSpec, Saved, SaveError, saved_in
 from attest.vmm.qemu import migration
-from attest.vmm.qemu.vmm import Qemu, find_qemu
+from attest.vmm.qemu.binary import find_qemu
+from attest.vmm.qemu.vmm import Qemu
 
 MEMORY = 96
 POOL = Path("/proc/sys/vm/nr_hugepages")

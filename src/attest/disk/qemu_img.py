@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from attest.errors import HostError
-from attest.vmm.qemu.vmm import QemuBinary, find_qemu
+from attest.vmm.qemu.binary import QemuBinary, find_qemu
 
 __all__ = ["ChainFile", "chain", "copy", "create", "find_qemu_img", "image_format", "rebase"]
 

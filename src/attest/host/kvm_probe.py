@@ -35,7 +35,8 @@ from attest.support.scratch import Scratch
 from attest.support.text import plain_text
 from attest.support.validation import check_choice
 from attest.vmm.base import MachineSpec
-from attest.vmm.qemu.vmm import Qemu, QemuBinary, find_qemu
+from attest.vmm.qemu.binary import QemuBinary, find_qemu
+from attest.vmm.qemu.vmm import Qemu
 
 __all__ = ["KvmProbe", "choose", "probe_kvm"]
 

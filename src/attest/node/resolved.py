@@ -26,8 +26,9 @@ from attest.net.cell import Cell
 from attest.snapshot.shape import Shape, host_cpu
 from attest.support.nix_sandbox import remedy
 from attest.vmm.base import Binary, MachineSpec, Nic, Saved, Vmm, VmmExit
+from attest.vmm.qemu.binary import QemuBinary, find_qemu
+from attest.vmm.qemu.command_line import cpu_model
 from attest.vmm.qemu.nested import check_machine
-from attest.vmm.qemu.vmm import QemuBinary, cpu_model, find_qemu
 from attest.vmm.registry import BACKENDS, Backend, Lack, choose, lacks
 
 __all__ = ["ResolvedNode", "find_vmm", "attachments_of"]

@@ -71,7 +71,7 @@ class Lack:
 
 
 def _find_qemu(program: str) -> Binary:
-    from attest.vmm.qemu.vmm import find_qemu
+    from attest.vmm.qemu.binary import find_qemu
 
     return find_qemu(program)
 
@@ -95,7 +95,7 @@ def _start_firecracker(*machine: Any, **callbacks: Any) -> Vmm:
 
 
 def _find_cloud_hypervisor(program: str) -> Binary:
-    from attest.vmm.cloud_hypervisor.vmm import find_cloud_hypervisor
+    from attest.vmm.cloud_hypervisor.binary import find_cloud_hypervisor
 
     return find_cloud_hypervisor(program)
 

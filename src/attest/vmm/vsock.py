@@ -21,9 +21,9 @@ from attest.support.nix_sandbox import remedy
 from attest.support.unix_sockets import connect, readable
 from attest.vmm.dial import FailedError, Reason, VmmEndedError
 
-__all__ = ["AGENT_PORT", "HostVsock", "HybridVsock", "check_vhost_vsock"]
+__all__ = ["AGENT_VSOCK_PORT", "HostVsock", "HybridVsock", "check_vhost_vsock"]
 
-AGENT_PORT: Final = 1024
+AGENT_VSOCK_PORT: Final = 1024
 """The vsock port on which the guest's agent listens."""
 
 _LONGEST_ANSWER: Final = 32
@@ -79,7 +79,7 @@ class HybridVsock:
     """
 
     path: Path
-    port: int = AGENT_PORT
+    port: int = AGENT_VSOCK_PORT
 
     def __call__(self, limit: float, end: int) -> socket.socket:
         """One attempt, see `attest.vmm.dial.Connect`.
@@ -122,7 +122,7 @@ class HostVsock:
     """
 
     cid: int
-    port: int = AGENT_PORT
+    port: int = AGENT_VSOCK_PORT
 
     def __call__(self, limit: float, end: int) -> socket.socket:
         """One attempt, see `attest.vmm.dial.Connect`."""
