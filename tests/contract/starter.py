@@ -13,9 +13,10 @@ from attest.errors import ChannelError
 from attest.guest.agent.channel import AgentChannel
 from attest.guest.console import Console
 from attest.net.cell import Cell
-from attest.vmm.base import Binary, MachineSpec, VmmExit
+from attest.vmm.base import MachineSpec, VmmExit
 from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor
 from attest.vmm.firecracker.vmm import Firecracker
+from attest.vmm.program import Binary
 from tests.contract.server import Bench
 
 ApiVmm = Firecracker | CloudHypervisor

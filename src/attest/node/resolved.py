@@ -25,7 +25,8 @@ from attest.net.bridge import SPARE, Attachment, make_taps, set_cable
 from attest.net.cell import Cell
 from attest.snapshot.shape import Shape, host_cpu
 from attest.support.nix_sandbox import remedy
-from attest.vmm.base import Binary, MachineSpec, Nic, Saved, Vmm, VmmExit
+from attest.vmm.base import MachineSpec, Nic, Saved, Vmm, VmmExit
+from attest.vmm.program import Binary
 from attest.vmm.qemu.binary import QemuBinary, find_qemu
 from attest.vmm.qemu.command_line import cpu_model
 from attest.vmm.qemu.nested import check_machine

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from attest.image.model import Image
 
 __all__ = [
-    "Binary",
     "ConsolePipes",
     "DialError",
     "Greet",
@@ -30,7 +29,6 @@ __all__ = [
     "Saved",
     "Vmm",
     "VmmExit",
-    "identity",
     "saved_in",
 ]
 
@@ -196,34 +194,6 @@ class VmmExit:
     def __str__(self) -> str:
         how = f"signal {-self.status}" if self.status < 0 else f"exit code {self.status}"
         return f"{how}: {self.stderr.strip()}" if self.stderr.strip() else how
-
-
-class Binary(Protocol):
-    """A VMM's program that was found; its text names it with version and path."""
-
-    @property
-    def identity(self) -> str:
-        """Text that is another one where this is a program that makes other snapshots."""
-
-    @property
-    def opens_read_only(self) -> bool:
-        """It maps a saved memory that it may not write; else it opens it for writing."""
-
-    def doubt(self, kernel: str) -> str:
-        """What its user should know of it with this guest kernel's version; mostly nothing.
-
-        Args:
-            kernel: The version; empty: whichever it is.
-        """
-
-    def unfit(self, kernel: str) -> str:
-        """Why guests with this kernel's version do not survive a snapshot; empty: they do."""
-
-
-def identity(binary: object, path: Path) -> str:
-    """A program's text with what changes when its file does."""
-    status = path.stat()
-    return f"{binary} {status.st_size} {status.st_mtime_ns}"
 
 
 class Vmm(Protocol):

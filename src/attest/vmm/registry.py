@@ -10,8 +10,9 @@ from attest.errors import HostError
 from attest.manifest import VmmName
 from attest.support.validation import check_choice
 from attest.vmm import capabilities
-from attest.vmm.base import Binary, MachineSpec, Vmm, VmmExit
+from attest.vmm.base import MachineSpec, Vmm, VmmExit
 from attest.vmm.capabilities import Capabilities
+from attest.vmm.program import Binary
 
 __all__ = ["AUTO", "BACKENDS", "Backend", "Lack", "Start", "check_vmm_names", "choose", "lacks"]
 

@@ -3,57 +3,27 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
-from attest.errors import HostError
-from attest.vmm.base import identity
-from attest.vmm.program import ask, locate
+from attest.vmm.program import Binary, ask_version, locate, require_version
 
 __all__ = ["CloudHypervisorBinary", "find_cloud_hypervisor"]
 
-OLDEST: Final = (50, 0)
-_TESTED: Final = ((53, 0),)
+_OLDEST: Final = (50,)
 
+_VARIABLE: Final = "ATTEST_CLOUD_HYPERVISOR"
 _RELEASES: Final = "https://github.com/cloud-hypervisor/cloud-hypervisor/releases"
 
 
-@dataclass(frozen=True)
-class CloudHypervisorBinary:
+class CloudHypervisorBinary(Binary, frozen=True):
     """A Cloud Hypervisor that was found.
 
-    Attributes:
-        path: The executable.
-        version: Major and minor number.
+    It opens a saved memory for writing, though what it maps is private; and it restores every
+    kernel.
     """
 
-    path: Path
-    version: tuple[int, int]
-
-    def __str__(self) -> str:
-        return f"Cloud Hypervisor {'.'.join(map(str, self.version))} ({self.path})"
-
-    @property
-    def identity(self) -> str:
-        """Text that is another one where this is a program that makes other snapshots."""
-        return identity(self, self.path)
-
-    @property
-    def opens_read_only(self) -> bool:
-        """It opens a saved memory for writing, though what it maps is private."""
-        return False
-
-    def doubt(self, kernel: str) -> str:
-        """What its user should know of it; mostly nothing, whatever the guest's kernel."""
-        if self.version in _TESTED:
-            return ""
-        tested = " and ".join(f"{major}.{minor}" for major, minor in _TESTED)
-        return f"{self} has not been tested with attest: {tested} has"
-
-    def unfit(self, kernel: str) -> str:
-        """Nothing: it restores every kernel."""
-        return ""
+    title: ClassVar = "Cloud Hypervisor"
+    tested: ClassVar = ((53, 0),)
 
 
 @functools.cache
@@ -66,12 +36,8 @@ def find_cloud_hypervisor(program: str = "") -> CloudHypervisorBinary:
     Raises:
         HostError: There is none, it does not run, or it is older than 50.
     """
-    path = locate(program, "ATTEST_CLOUD_HYPERVISOR", "cloud-hypervisor", _RELEASES)
-    match = ask(path, "--version", r"cloud-hypervisor v(\d+)\.(\d+)")
-    binary = CloudHypervisorBinary(path, (int(match[1]), int(match[2])))
-    if binary.version < OLDEST:
-        raise HostError(
-            f"{binary} is too old: 50 is the oldest that works",
-            hint=f"get a newer one from {_RELEASES}",
-        )
+    hint = f"get it from {_RELEASES}, and put it on PATH or its path into {_VARIABLE}"
+    path = locate(program, _VARIABLE, "cloud-hypervisor", hint)
+    binary = CloudHypervisorBinary(path, ask_version(path, r"cloud-hypervisor v(\d+)\.(\d+)"))
+    require_version(binary, _OLDEST, f"get a newer one from {_RELEASES}")
     return binary

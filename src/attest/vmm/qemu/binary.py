@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
-import re
-import shutil
-import subprocess
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
-from attest.errors import HostError
-from attest.vmm.base import identity
+from attest.vmm.program import Binary, ask_version, locate, require_version
 
 __all__ = ["QemuBinary", "find_qemu"]
 
-OLDEST: Final = (7, 2)
+_OLDEST: Final = (7, 2)
 
 _CONSOLE_PIPES: Final = (8, 1)
 """The first QEMU whose console can have its input in another descriptor than its output."""
@@ -26,25 +19,10 @@ _READ_ONLY: Final = (8, 2)
 """The first QEMU that maps a file which it may not write; older ones open it for writing."""
 
 
-@dataclass(frozen=True)
-class QemuBinary:
-    """A QEMU that was found.
+class QemuBinary(Binary, frozen=True):
+    """A QEMU that was found. Each version that `find_qemu` takes has been tested."""
 
-    Attributes:
-        path: The executable.
-        version: Major, minor and micro number.
-    """
-
-    path: Path
-    version: tuple[int, int, int]
-
-    def __str__(self) -> str:
-        return f"QEMU {'.'.join(map(str, self.version))} ({self.path})"
-
-    @property
-    def identity(self) -> str:
-        """Text that is another one where this is a program that makes other snapshots."""
-        return identity(self, self.path)
+    title: ClassVar = "QEMU"
 
     @property
     def opens_read_only(self) -> bool:
@@ -55,14 +33,6 @@ class QemuBinary:
     def has_console_pipes(self) -> bool:
         """Its console can be on two pipes; else it is on a socket."""
         return self.version >= _CONSOLE_PIPES
-
-    def doubt(self, kernel: str) -> str:
-        """Nothing: each version that `find_qemu` takes has been tested."""
-        return ""
-
-    def unfit(self, kernel: str) -> str:
-        """Nothing: it restores every kernel."""
-        return ""
 
 
 @functools.cache
@@ -76,23 +46,7 @@ def find_qemu(program: str = "") -> QemuBinary:
         HostError: There is none, it does not run, or it is older than 7.2.
     """
     name = f"qemu-system-{platform.machine()}"
-    wanted = program or os.environ.get("ATTEST_QEMU") or name
-    path = shutil.which(wanted)
-    if path is None:
-        raise HostError(f"`{wanted}` was not found", hint="apt-get install qemu-system-x86")
-    binary = QemuBinary(Path(path).absolute(), _version(path))
-    if binary.version < OLDEST:
-        raise HostError(f"{binary} is too old: 7.2 is the oldest that works")
+    path = locate(program, "ATTEST_QEMU", name, "apt-get install qemu-system-x86")
+    binary = QemuBinary(path, ask_version(path, r"version (\d+)\.(\d+)\.(\d+)"))
+    require_version(binary, _OLDEST)
     return binary
-
-
-def _version(path: str) -> tuple[int, int, int]:
-    try:
-        result = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    except OSError as error:  # such as that of a file for another architecture
-        raise HostError(f"{path} --version failed: {error.strerror}") from None
-    match = re.search(r"version (\d+)\.(\d+)\.(\d+)", result.stdout)
-    if match is None:
-        raise HostError(f"{path} --version failed: {(result.stderr or result.stdout).strip()}")
-    major, minor, micro = (int(number) for number in match.groups())
-    return major, minor, micro
