@@ -6,8 +6,10 @@ import re
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from attest.errors import ChannelError
 from attest.guest.agent.channel import AgentChannel

@@ -1,11 +1,11 @@
 """The kernel parameter that makes a power-off a reboot, for VMMs that end with nothing else."""
 
 import socket
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from attest.guest.agent.channel import AgentChannel
 from attest.guest.channel import PowerAction

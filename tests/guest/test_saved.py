@@ -7,11 +7,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from attest.disk import qemu_img as disk
 from attest.guest.agent.channel import AgentChannel

@@ -6,11 +6,11 @@ import json
 import os
 import platform
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from attest.cluster.archive import Archive, ArchivedMachine
 from attest.errors import RecipeError, UsageError

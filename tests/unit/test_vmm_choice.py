@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from msgspec.structs import replace
 
 from attest.cluster.cluster import Cluster
 from attest.errors import HostError, MachineError, ManifestError, UsageError

@@ -15,13 +15,13 @@ import select
 import subprocess
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from hashlib import sha256
 from io import FileIO
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from attest.errors import HostError
 from attest.guest.agent.binary import agent_binary

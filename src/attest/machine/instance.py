@@ -21,9 +21,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from attest.errors import AttestError, ChannelError, MachineError, reason_of
 from attest.events import Kind

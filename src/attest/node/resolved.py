@@ -10,9 +10,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from attest.disk.machine_disks import Disks
 from attest.errors import AttestError, HostError, MachineError, ManifestError

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
 
 from attest.support.validation import check_choice
 
@@ -53,16 +54,14 @@ class DialError(Exception):
         self.attempts = list(attempts)
 
 
-@dataclass(frozen=True)
-class Nic:
+class Nic(msgspec.Struct, frozen=True):
     """A network card: the tap interface it is plugged into, and its MAC address."""
 
     tap: str
     mac: str
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(msgspec.Struct, frozen=True):
     """A machine on disk, from which others start.
 
     Attributes:
@@ -82,8 +81,7 @@ def saved_in(directory: Path, disks: tuple[Path, ...] = ()) -> Saved:
     return Saved(memory if memory.exists() else None, directory / "state", disks)
 
 
-@dataclass(frozen=True)
-class MachineSpec:
+class MachineSpec(msgspec.Struct, frozen=True):
     """One machine to run.
 
     Attributes:
@@ -154,8 +152,7 @@ class MachineSpec:
             raise ValueError(f"{self.name}: only what is loaded can begin paused")
 
 
-@dataclass(frozen=True)
-class ConsolePipes:
+class ConsolePipes(msgspec.Struct, frozen=True):
     """The driver's ends of a console.
 
     They are pipes where the VMM can use them, not a socket: a serial port writes byte by byte, and
@@ -175,8 +172,7 @@ class ConsolePipes:
         self.keyboard.close()
 
 
-@dataclass(frozen=True)
-class VmmExit:
+class VmmExit(msgspec.Struct, frozen=True):
     """How a VMM ended.
 
     Attributes:
@@ -189,7 +185,7 @@ class VmmExit:
     status: int
     expected: bool
     stderr: str
-    metrics: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, int] = msgspec.field(default_factory=dict)
 
     def __str__(self) -> str:
         how = f"signal {-self.status}" if self.status < 0 else f"exit code {self.status}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Protocol
+
+import msgspec
 
 from attest.errors import HostError
 from attest.manifest import VmmName
@@ -35,8 +36,7 @@ class Start(Protocol):
         """Start it, see `attest.vmm.qemu.vmm.Qemu`."""
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(msgspec.Struct, frozen=True):
     """A kind of VMM.
 
     Attributes:
@@ -55,8 +55,7 @@ class Backend:
     disk_format: Literal["qcow2", "raw"]
 
 
-@dataclass(frozen=True)
-class Lack:
+class Lack(msgspec.Struct, frozen=True):
     """What a machine wants and a VMM cannot do.
 
     Attributes:
@@ -132,10 +131,10 @@ def lacks(backend: Backend, wants: Mapping[str, bool]) -> Iterator[Lack]:
 
     What is so on every host comes first.
     """
-    for field in fields(Capabilities):
-        reason: str = getattr(backend.capabilities, field.name)
-        if reason and wants.get(field.name):
-            yield Lack(field.name, reason)
+    for name in Capabilities.__struct_fields__:
+        reason: str = getattr(backend.capabilities, name)
+        if reason and wants.get(name):
+            yield Lack(name, reason)
 
 
 def choose(

@@ -12,9 +12,10 @@ import os
 import select
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from attest.errors import HostError
 from attest.support.nix_sandbox import remedy
@@ -69,8 +70,7 @@ _HOST_REASONS: Final = {
 _DEVICE: Final = Path("/dev/vhost-vsock")
 
 
-@dataclass(frozen=True)
-class HybridVsock:
+class HybridVsock(msgspec.Struct, frozen=True):
     """Attempts to connect to a port in a guest through a VMM's Unix socket.
 
     Attributes:
@@ -112,8 +112,7 @@ class HybridVsock:
         return sock
 
 
-@dataclass(frozen=True)
-class HostVsock:
+class HostVsock(msgspec.Struct, frozen=True):
     """Attempts to connect to a port in a guest through the host kernel's vsock, see vsock(7).
 
     Attributes:

@@ -12,9 +12,10 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
+
+import msgspec
 
 from attest.errors import ChannelError, MachineError, reason_of
 from attest.guest.backdoor.session import NO_OUTPUT, Request, ShellSession, in_lines
@@ -52,8 +53,7 @@ cp -a -T "$work/root" "$target"
 """
 
 
-@dataclass(frozen=True)
-class ShellHost:
+class ShellHost(msgspec.Struct, frozen=True):
     """What the host does for a guest that has a shell only.
 
     Attributes:
