@@ -111,7 +111,7 @@ class Running(Protocol):
 
 
 class Waiting(Protocol):
-    """A wait under way, see `attest.guest.agent.channel.Wait`."""
+    """A wait under way, see `attest.guest.agent.wait.Wait`."""
 
     def cancel(self) -> None:
         """End the wait."""
