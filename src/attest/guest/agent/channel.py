@@ -378,13 +378,11 @@ class AgentChannel:
         what = action.name.lower().replace("_", " ")
         fields = Fields().u32(PowerField.ACTION, action)
         limit = Limit(self._machine, what, 0)
-        with self._operation(Operation.POWER, fields, limit.until) as stream:
+        with self._operation(Operation.POWER, fields, limit.until) as stream, limit.bound() as end:
             try:
-                result = stream.result(limit.until)
+                result = stream.result(end)
             except ChannelError:  # the session has ended
                 return
-            except TimeoutError:
-                raise limit.passed() from None
         self._require_done(result, what)
 
     def info(self) -> dict[str, str]:
@@ -395,11 +393,8 @@ class AgentChannel:
 
     def _ask(self, operation: Operation, fields: bytes, what: str) -> Result:
         limit = Limit(self._machine, what, 0)
-        with self._operation(operation, fields, limit.until) as stream:
-            try:
-                result = stream.result(limit.until)
-            except TimeoutError:
-                raise limit.passed() from None
+        with self._operation(operation, fields, limit.until) as stream, limit.bound() as end:
+            result = stream.result(end)
         return self._require_done(result, what)
 
     @contextlib.contextmanager

@@ -45,15 +45,11 @@ class Wait:
             WaitFailed: The time limit passed, or it cannot come any more.
             ChannelError: The session has ended.
         """
-        until = deadline(timeout)
-        limits = [limit for limit in (until, self._limit.until) if limit is not None]
         try:
-            result = self._stream.result(min(limits))
+            with self._limit.bound(deadline(timeout)) as end:
+                result = self._stream.result(end)
         except TimeoutError:
-            if min(limits) == until:
-                raise
-            self._stream.abandon()
-            raise self._limit.passed() from None
+            raise
         except BaseException:
             self._stream.abandon()
             raise
