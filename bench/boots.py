@@ -11,7 +11,7 @@ from itertools import pairwise
 from attest.cluster.cluster import Cluster
 from attest.events import Event, EventLog, Kind
 from attest.machine.instance_states import Stage
-from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.qemu.binary import find_qemu
 from bench.figures import Figure, series
 
 _RUNS = 3

@@ -30,7 +30,7 @@ from attest.image.model import Image
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.support.paths import cache_dir
-from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.qemu.binary import find_qemu
 from bench import record
 from bench.runs import Home, home, timed
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attest import __version__
-from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.qemu.binary import find_qemu
 
 __all__ = ["host", "write"]
 

@@ -35,8 +35,8 @@ from attest.image.store import ImageStore
 from attest.machine.machine import Machine
 from attest.report.journal import journal
 from attest.support.scratch import Scratch
+from attest.vmm.qemu.binary import find_qemu
 from attest.vmm.qemu.nested import STEADY_QEMU
-from attest.vmm.qemu.vmm import find_qemu
 
 __all__ = ["Frozen", "Lab", "LabError", "lab_machine"]
 

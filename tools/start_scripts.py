@@ -8,8 +8,8 @@ from pathlib import Path
 from attest.image.model import Image
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
+from attest.vmm.qemu.binary import find_qemu
 from attest.vmm.qemu.emulation import KERNEL_ARGUMENTS, processor_features
-from attest.vmm.qemu.vmm import find_qemu
 
 _RECIPE = Path(__file__).parent / "backdoor" / "backdoor.toml"
 

@@ -6,16 +6,19 @@ import re
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from attest.errors import ChannelError
 from attest.guest.agent.channel import AgentChannel
 from attest.guest.console import Console
 from attest.net.cell import Cell
-from attest.vmm.base import Binary, MachineSpec, VmmExit
+from attest.vmm.base import MachineSpec, VmmExit
 from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor
 from attest.vmm.firecracker.vmm import Firecracker
+from attest.vmm.program import Binary
 from tests.contract.server import Bench
 
 ApiVmm = Firecracker | CloudHypervisor

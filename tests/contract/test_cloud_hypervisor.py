@@ -7,11 +7,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from attest.errors import HostError
 from attest.image.model import Image
@@ -19,7 +19,8 @@ from attest.net.cell import Cell
 from attest.support.concurrency import call_in_thread
 from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError
 from attest.vmm.cloud_hypervisor import config as cloud_hypervisor_config
-from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor, find_cloud_hypervisor
+from attest.vmm.cloud_hypervisor.binary import find_cloud_hypervisor
+from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor
 from attest.vmm.cloud_hypervisor.whole_state import read_devices
 from attest.vmm.http_api import ApiError
 from tests.contract.server import Bench

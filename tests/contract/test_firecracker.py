@@ -6,10 +6,10 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from attest.errors import HostError
 from attest.image.model import Image

@@ -18,7 +18,7 @@ from attest.cluster.cluster import Cluster
 from attest.host import kvm_probe as accel
 from attest.image.described import load_described
 from attest.support.paths import cache_dir
-from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.qemu.binary import find_qemu
 from tests.guest.elsewhere import built, describe_debian
 
 _TALK = """

@@ -1,18 +1,19 @@
 """The kernel parameter that makes a power-off a reboot, for VMMs that end with nothing else."""
 
 import socket
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from attest.guest.agent.channel import AgentChannel
 from attest.guest.channel import PowerAction
 from attest.guest.console import Console
 from attest.image.described import load_described
 from attest.vmm.base import MachineSpec
-from attest.vmm.qemu.vmm import Qemu, find_qemu
+from attest.vmm.qemu.binary import find_qemu
+from attest.vmm.qemu.vmm import Qemu
 from tests.guest.elsewhere import built, describe_debian
 
 

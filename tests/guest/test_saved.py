@@ -7,11 +7,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from attest.disk import qemu_img as disk
 from attest.guest.agent.channel import AgentChannel
@@ -23,7 +23,8 @@ from attest.support.procfs import descendants
 from attest.support.scratch import Scratch
 from attest.vmm.base import MachineSpec, Saved, SaveError, saved_in
 from attest.vmm.qemu import migration
-from attest.vmm.qemu.vmm import Qemu, find_qemu
+from attest.vmm.qemu.binary import find_qemu
+from attest.vmm.qemu.vmm import Qemu
 
 MEMORY = 96
 POOL = Path("/proc/sys/vm/nr_hugepages")

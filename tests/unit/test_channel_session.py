@@ -201,6 +201,10 @@ def _ask(channel: AgentChannel) -> object:
     return channel.info()
 
 
+def _leave(channel: AgentChannel) -> object:
+    return channel.power(PowerAction.REBOOT_NOW)  # type: ignore[func-returns-value]
+
+
 def _run(channel: AgentChannel) -> object:
     return channel.run("true", timeout=0.05)
 
@@ -215,6 +219,7 @@ def _wait(channel: AgentChannel) -> object:
         pytest.param(_run, "`true`, with 0.05 s for it", id="command"),
         pytest.param(_wait, "the wait for file_exists /x, with 0.05 s for it", id="wait"),
         pytest.param(_ask, "ask the agent", id="question"),
+        pytest.param(_leave, "reboot now", id="power"),
     ],
 )
 def test_an_agent_that_falls_silent_is_not_waited_for_longer_than_the_limit_and_a_grace(

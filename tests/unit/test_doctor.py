@@ -6,9 +6,9 @@ A lack is made in a private user and mount namespace, in which the doctor then r
 import os
 import subprocess
 import sys
-from dataclasses import astuple, fields
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from attest.vmm.capabilities import Capabilities
@@ -206,11 +206,11 @@ def test_what_each_vmm_can_do() -> None:
     grid, _, reasons = result.stdout.partition("\n\n")
     head, *rows = grid.splitlines()
     assert head.split() == list(BACKENDS)
-    assert len(rows) == len(fields(Capabilities))
+    assert len(rows) == len(Capabilities.__struct_fields__)
     lacks = [
         reason
         for backend in BACKENDS.values()
-        for reason in astuple(backend.capabilities) if reason
+        for reason in msgspec.structs.astuple(backend.capabilities) if reason
     ]  # fmt: skip
     cells = " ".join(row[len(head) - len(head.lstrip()) :] for row in rows).split()
     assert cells.count("no") == len(lacks)

@@ -6,11 +6,11 @@ import json
 import os
 import platform
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from attest.cluster.archive import Archive, ArchivedMachine
 from attest.errors import RecipeError, UsageError
@@ -22,7 +22,7 @@ from attest.snapshot.shape import Shape
 from attest.vmm.base import MachineSpec
 from attest.vmm.cloud_hypervisor.config import vm_config
 from attest.vmm.firecracker import vmm as firecracker
-from attest.vmm.qemu import vmm as qemu
+from attest.vmm.qemu.command_line import kernel_arguments
 
 ARCH = platform.machine()
 OTHER = "aarch64" if ARCH == "x86_64" else "x86_64"
@@ -91,7 +91,7 @@ def test_each_vmm_attaches_the_root_and_tells_only_attests_initrd_of_disks(
     config = vm_config(spec, tmp_path)
     assert [disk["id"] for disk in config["disks"]] == ["root", "disk0"]
     told = {
-        "qemu": qemu._kernel_arguments(spec),
+        "qemu": kernel_arguments(spec),
         "firecracker": firecracker._kernel_arguments(spec),
         "cloud-hypervisor": config["payload"]["cmdline"],
     }

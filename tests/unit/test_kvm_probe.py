@@ -18,7 +18,7 @@ from attest.errors import HostError, UsageError
 from attest.host import kvm_probe as accel
 from attest.host.kvm_probe import choose, probe_kvm
 from attest.image.model import Image
-from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.qemu.binary import find_qemu
 
 _STAND_IN = """#!/bin/sh
 if [ "$1" = --version ]; then

@@ -15,7 +15,7 @@ from attest.manifest import parse_manifest
 from attest.node.resolved import resolve
 from attest.snapshot.shape import Shape
 from attest.vmm.qemu import nested
-from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.qemu.binary import find_qemu
 
 OLD, NEW = (7, 2, 22), (10, 0, 2)
 

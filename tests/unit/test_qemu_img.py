@@ -10,7 +10,7 @@ import pytest
 
 from attest.disk import qemu_img as disk
 from attest.errors import HostError
-from attest.vmm.qemu.vmm import QemuBinary
+from attest.vmm.qemu.binary import QemuBinary
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 
 from attest.snapshot.shape import Shape, host_cpu
 from attest.vmm.qemu import tsc
-from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.qemu.binary import find_qemu
 
 SHAPE = Shape(
     image="0" * 64, image_name="tiny", vmm="QEMU 10.0.2", accelerator="tcg", cpu="a processor",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from msgspec.structs import replace
 
 from attest.cluster.cluster import Cluster
 from attest.errors import HostError, MachineError, ManifestError, UsageError
@@ -17,9 +17,9 @@ from attest.image.model import Image
 from attest.manifest import Node, VmmName
 from attest.node.vmm_choice import find_vmm
 from attest.vmm.base import MachineSpec
-from attest.vmm.cloud_hypervisor.vmm import find_cloud_hypervisor
+from attest.vmm.cloud_hypervisor.binary import find_cloud_hypervisor
 from attest.vmm.firecracker.binary import find_firecracker
-from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.qemu.binary import find_qemu
 from attest.vmm.registry import BACKENDS, choose, lacks
 
 _SAYS = {

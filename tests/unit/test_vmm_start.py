@@ -8,22 +8,24 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from attest.image.model import Image
 from attest.vmm import process
 from attest.vmm.base import MachineSpec, Saved, SaveError, VmmExit
-from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor, CloudHypervisorBinary
+from attest.vmm.cloud_hypervisor.binary import CloudHypervisorBinary
+from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor
 from attest.vmm.firecracker.binary import FirecrackerBinary
 from attest.vmm.firecracker.vmm import Firecracker
 from attest.vmm.process import WatchedProcess
 from attest.vmm.qemu import qmp
+from attest.vmm.qemu.binary import QemuBinary
 from attest.vmm.qemu.start_script import ScriptSpec, StartScript
-from attest.vmm.qemu.vmm import Qemu, QemuBinary
+from attest.vmm.qemu.vmm import Qemu
 from tests.unit.descriptors import open_descriptors, room_for
 
 _MISSING = Path("/nonexistent/program")

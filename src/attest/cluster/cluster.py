@@ -53,7 +53,7 @@ from attest.support.concurrency import call_in_thread, wait_all
 from attest.support.scratch import Scratch
 from attest.support.validation import did_you_mean
 from attest.vmm.base import Saved
-from attest.vmm.qemu.vmm import find_qemu
+from attest.vmm.qemu.binary import find_qemu
 
 __all__ = ["Cluster"]
 

@@ -17,7 +17,7 @@ from attest.disk import qemu_img as disk
 from attest.disk.qemu_img import ChainFile
 from attest.errors import HostError
 from attest.support.paths import cache_dir
-from attest.vmm.qemu.vmm import QemuBinary
+from attest.vmm.qemu.binary import QemuBinary
 
 __all__ = ["Foreign", "CollectedDisks"]
 

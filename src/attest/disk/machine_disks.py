@@ -15,7 +15,7 @@ from typing import Literal
 from attest.disk import qemu_img as disk
 from attest.errors import ManifestError
 from attest.manifest import Disk
-from attest.vmm.qemu.vmm import QemuBinary
+from attest.vmm.qemu.binary import QemuBinary
 
 __all__ = ["Disks"]
 

@@ -18,7 +18,7 @@ from typing import Final, Literal
 import msgspec
 
 from attest.errors import HostError
-from attest.vmm.qemu.vmm import QemuBinary, find_qemu
+from attest.vmm.qemu.binary import QemuBinary, find_qemu
 
 __all__ = ["ChainFile", "chain", "copy", "create", "find_qemu_img", "image_format", "rebase"]
 

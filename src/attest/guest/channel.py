@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from attest.guest.identity import Identity
 
@@ -45,8 +46,7 @@ class PowerAction(IntEnum):
     REBOOT_NOW = 4
 
 
-@dataclass(frozen=True)
-class Welcome:
+class Welcome(msgspec.Struct, frozen=True):
     """What whoever answers in a guest says of itself and of the guest.
 
     Attributes:
@@ -67,8 +67,7 @@ class Welcome:
     architecture: str = ""
 
 
-@dataclass(frozen=True)
-class Completed:
+class Completed(msgspec.Struct, frozen=True):
     """A command that has ended.
 
     Attributes:
@@ -115,7 +114,7 @@ class Running(Protocol):
 
 
 class Waiting(Protocol):
-    """A wait under way, see `attest.guest.agent.channel.Wait`."""
+    """A wait under way, see `attest.guest.agent.wait.Wait`."""
 
     def cancel(self) -> None:
         """Give up the wait; `result` then raises `WaitFailed`."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 __all__ = ["Identity", "Interface"]
 
 
-@dataclass(frozen=True)
-class Interface:
+class Interface(msgspec.Struct, frozen=True):
     """A network interface of a guest.
 
     Attributes:
@@ -24,8 +23,7 @@ class Interface:
     up: bool = True
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """What tells a machine from its clones. What is None stays as it is.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Final
+
+import msgspec
 
 from attest.vmm.registry import BACKENDS
 
@@ -34,7 +35,7 @@ _FIRST: Final = max(map(len, WORDS.values())) + 2
 
 def table() -> Iterator[str]:
     """A line for each capability and a column for each VMM, then the reason for each ``no``."""
-    lacks = {vmm: asdict(backend.capabilities) for vmm, backend in BACKENDS.items()}
+    lacks = {vmm: msgspec.structs.asdict(backend.capabilities) for vmm, backend in BACKENDS.items()}
     yield " " * _FIRST + "  ".join(lacks)
     for field, words in WORDS.items():
         cells = (

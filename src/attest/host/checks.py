@@ -29,12 +29,12 @@ from attest.net.cell import Cell
 from attest.support.nix_sandbox import remedy
 from attest.support.paths import cache_dir
 from attest.support.user_namespace import require_tools
-from attest.vmm.base import Binary
-from attest.vmm.cloud_hypervisor.vmm import find_cloud_hypervisor
+from attest.vmm.cloud_hypervisor.binary import find_cloud_hypervisor
 from attest.vmm.firecracker.binary import find_firecracker
 from attest.vmm.firecracker.jailer import check_root, find_jailer
+from attest.vmm.program import Binary
+from attest.vmm.qemu.binary import find_qemu
 from attest.vmm.qemu.nested import STEADY_QEMU, host_support
-from attest.vmm.qemu.vmm import find_qemu
 from attest.vmm.vsock import check_vhost_vsock
 
 if TYPE_CHECKING:

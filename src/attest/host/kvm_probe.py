@@ -15,13 +15,13 @@ import select
 import subprocess
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from hashlib import sha256
 from io import FileIO
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from attest.errors import HostError
 from attest.guest.agent.binary import agent_binary
@@ -34,7 +34,8 @@ from attest.support.scratch import Scratch
 from attest.support.text import plain_text
 from attest.support.validation import check_choice
 from attest.vmm.base import MachineSpec
-from attest.vmm.qemu.vmm import Qemu, QemuBinary, find_qemu
+from attest.vmm.qemu.binary import QemuBinary, find_qemu
+from attest.vmm.qemu.vmm import Qemu
 
 __all__ = ["KvmProbe", "choose", "probe_kvm"]
 

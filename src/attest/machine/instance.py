@@ -21,11 +21,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from attest.errors import AttestError, ChannelError, MachineError, reason_of
 from attest.events import Kind

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from attest.errors import AttestError, MachineError, reason_of
 from attest.node.launcher import Launcher

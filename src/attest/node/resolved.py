@@ -6,9 +6,11 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from attest.guest.identity import Identity, Interface
 from attest.image.model import Image
@@ -16,9 +18,11 @@ from attest.manifest import Node, VmmName
 from attest.net.bridge import SPARE, Attachment
 from attest.node.vmm_choice import find_vmm
 from attest.snapshot.shape import Shape, host_cpu
-from attest.vmm.base import Binary, MachineSpec, Nic
+from attest.vmm.base import MachineSpec, Nic
+from attest.vmm.program import Binary
+from attest.vmm.qemu.binary import QemuBinary, find_qemu
+from attest.vmm.qemu.command_line import cpu_model
 from attest.vmm.qemu.nested import check_machine
-from attest.vmm.qemu.vmm import QemuBinary, cpu_model, find_qemu
 from attest.vmm.registry import Backend
 
 __all__ = ["ResolvedNode", "attachments_of", "resolve"]
@@ -27,8 +31,7 @@ _SEED: Final = 64
 """Bytes of the host's randomness for each machine."""
 
 
-@dataclass
-class ResolvedNode:
+class ResolvedNode(msgspec.Struct, eq=False):
     """A node, and what was decided for it; `resolve` makes it.
 
     Attributes:
@@ -51,7 +54,7 @@ class ResolvedNode:
     backend: Backend
     binary: Binary
     qemu: QemuBinary
-    machine_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    machine_id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def nested_in_emulation(self) -> bool:

@@ -10,7 +10,7 @@ from attest.errors import AttestError, HostError, ManifestError
 from attest.image.model import Image
 from attest.manifest import Node, VmmName
 from attest.support.nix_sandbox import remedy
-from attest.vmm.base import Binary
+from attest.vmm.program import Binary
 from attest.vmm.registry import BACKENDS, Backend, Lack, choose, lacks
 
 __all__ = ["find_vmm", "who_can"]

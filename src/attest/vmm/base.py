@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
 
 from attest.support.validation import check_choice
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from attest.image.model import Image
 
 __all__ = [
-    "Binary",
     "ConsolePipes",
     "DialError",
     "Greet",
@@ -30,7 +30,6 @@ __all__ = [
     "Saved",
     "Vmm",
     "VmmExit",
-    "identity",
     "saved_in",
 ]
 
@@ -55,16 +54,14 @@ class DialError(Exception):
         self.attempts = list(attempts)
 
 
-@dataclass(frozen=True)
-class Nic:
+class Nic(msgspec.Struct, frozen=True):
     """A network card: the tap interface it is plugged into, and its MAC address."""
 
     tap: str
     mac: str
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(msgspec.Struct, frozen=True):
     """A machine on disk, from which others start.
 
     Attributes:
@@ -84,8 +81,7 @@ def saved_in(directory: Path, disks: tuple[Path, ...] = ()) -> Saved:
     return Saved(memory if memory.exists() else None, directory / "state", disks)
 
 
-@dataclass(frozen=True)
-class MachineSpec:
+class MachineSpec(msgspec.Struct, frozen=True):
     """One machine to run.
 
     Attributes:
@@ -156,8 +152,7 @@ class MachineSpec:
             raise ValueError(f"{self.name}: only what is loaded can begin paused")
 
 
-@dataclass(frozen=True)
-class ConsolePipes:
+class ConsolePipes(msgspec.Struct, frozen=True):
     """The driver's ends of a console.
 
     They are pipes where the VMM can use them, not a socket: a serial port writes byte by byte, and
@@ -177,8 +172,7 @@ class ConsolePipes:
         self.keyboard.close()
 
 
-@dataclass(frozen=True)
-class VmmExit:
+class VmmExit(msgspec.Struct, frozen=True):
     """How a VMM ended.
 
     Attributes:
@@ -191,39 +185,11 @@ class VmmExit:
     status: int
     expected: bool
     stderr: str
-    metrics: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, int] = msgspec.field(default_factory=dict)
 
     def __str__(self) -> str:
         how = f"signal {-self.status}" if self.status < 0 else f"exit code {self.status}"
         return f"{how}: {self.stderr.strip()}" if self.stderr.strip() else how
-
-
-class Binary(Protocol):
-    """A VMM's program that was found; its text names it with version and path."""
-
-    @property
-    def identity(self) -> str:
-        """Text that is another one where this is a program that makes other snapshots."""
-
-    @property
-    def opens_read_only(self) -> bool:
-        """It maps a saved memory that it may not write; else it opens it for writing."""
-
-    def doubt(self, kernel: str) -> str:
-        """What its user should know of it with this guest kernel's version; mostly nothing.
-
-        Args:
-            kernel: The version; empty: whichever it is.
-        """
-
-    def unfit(self, kernel: str) -> str:
-        """Why guests with this kernel's version do not survive a snapshot; empty: they do."""
-
-
-def identity(binary: object, path: Path) -> str:
-    """A program's text with what changes when its file does."""
-    status = path.stat()
-    return f"{binary} {status.st_size} {status.st_mtime_ns}"
 
 
 class Vmm(Protocol):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 __all__ = ["CLOUD_HYPERVISOR", "FIRECRACKER", "QEMU", "Capabilities"]
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """What a VMM can do, each with the reason where it cannot; empty where it can.
 
     Attributes:

@@ -11,8 +11,9 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from attest.errors import ChannelError
 from attest.support.procfs import children, thread_time
@@ -40,8 +41,7 @@ _HALTED: Final = 30.0
 """Seconds of standing still that end the attempts, as each of them wakes a guest that can run."""
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True):
     """Why an attempt failed: what was seen, and what to do when it stays so."""
 
     seen: str
@@ -83,8 +83,7 @@ class Connect(Protocol):
         """
 
 
-@dataclass
-class _Tally:
+class _Tally(msgspec.Struct):
     """How often a reason was seen; the times are seconds since the start."""
 
     reason: Reason

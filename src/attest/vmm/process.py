@@ -9,9 +9,10 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from attest.support.procfs import descendants
 from attest.vmm.base import ConsolePipes, VmmExit

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Protocol
+
+import msgspec
 
 from attest.errors import HostError
 from attest.manifest import VmmName
 from attest.support.validation import check_choice
 from attest.vmm import capabilities
-from attest.vmm.base import Binary, MachineSpec, Vmm, VmmExit
+from attest.vmm.base import MachineSpec, Vmm, VmmExit
 from attest.vmm.capabilities import Capabilities
+from attest.vmm.program import Binary
 
 __all__ = ["AUTO", "BACKENDS", "Backend", "Lack", "Start", "check_vmm_names", "choose", "lacks"]
 
@@ -34,8 +36,7 @@ class Start(Protocol):
         """Start it, see `attest.vmm.qemu.vmm.Qemu`."""
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(msgspec.Struct, frozen=True):
     """A kind of VMM.
 
     Attributes:
@@ -54,8 +55,7 @@ class Backend:
     disk_format: Literal["qcow2", "raw"]
 
 
-@dataclass(frozen=True)
-class Lack:
+class Lack(msgspec.Struct, frozen=True):
     """What a machine wants and a VMM cannot do.
 
     Attributes:
@@ -71,7 +71,7 @@ class Lack:
 
 
 def _find_qemu(program: str) -> Binary:
-    from attest.vmm.qemu.vmm import find_qemu
+    from attest.vmm.qemu.binary import find_qemu
 
     return find_qemu(program)
 
@@ -95,7 +95,7 @@ def _start_firecracker(*machine: Any, **callbacks: Any) -> Vmm:
 
 
 def _find_cloud_hypervisor(program: str) -> Binary:
-    from attest.vmm.cloud_hypervisor.vmm import find_cloud_hypervisor
+    from attest.vmm.cloud_hypervisor.binary import find_cloud_hypervisor
 
     return find_cloud_hypervisor(program)
 
@@ -131,10 +131,10 @@ def lacks(backend: Backend, wants: Mapping[str, bool]) -> Iterator[Lack]:
 
     What is so on every host comes first.
     """
-    for field in fields(Capabilities):
-        reason: str = getattr(backend.capabilities, field.name)
-        if reason and wants.get(field.name):
-            yield Lack(field.name, reason)
+    for name in Capabilities.__struct_fields__:
+        reason: str = getattr(backend.capabilities, name)
+        if reason and wants.get(name):
+            yield Lack(name, reason)
 
 
 def choose(

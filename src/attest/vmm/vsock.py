@@ -12,18 +12,19 @@ import os
 import select
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from attest.errors import HostError
 from attest.support.nix_sandbox import remedy
 from attest.support.unix_sockets import connect, readable
 from attest.vmm.dial import FailedError, Reason, VmmEndedError
 
-__all__ = ["AGENT_PORT", "HostVsock", "HybridVsock", "check_vhost_vsock"]
+__all__ = ["AGENT_VSOCK_PORT", "HostVsock", "HybridVsock", "check_vhost_vsock"]
 
-AGENT_PORT: Final = 1024
+AGENT_VSOCK_PORT: Final = 1024
 """The vsock port on which the guest's agent listens."""
 
 _LONGEST_ANSWER: Final = 32
@@ -69,8 +70,7 @@ _HOST_REASONS: Final = {
 _DEVICE: Final = Path("/dev/vhost-vsock")
 
 
-@dataclass(frozen=True)
-class HybridVsock:
+class HybridVsock(msgspec.Struct, frozen=True):
     """Attempts to connect to a port in a guest through a VMM's Unix socket.
 
     Attributes:
@@ -79,7 +79,7 @@ class HybridVsock:
     """
 
     path: Path
-    port: int = AGENT_PORT
+    port: int = AGENT_VSOCK_PORT
 
     def __call__(self, limit: float, end: int) -> socket.socket:
         """One attempt, see `attest.vmm.dial.Connect`.
@@ -112,8 +112,7 @@ class HybridVsock:
         return sock
 
 
-@dataclass(frozen=True)
-class HostVsock:
+class HostVsock(msgspec.Struct, frozen=True):
     """Attempts to connect to a port in a guest through the host kernel's vsock, see vsock(7).
 
     Attributes:
@@ -122,7 +121,7 @@ class HostVsock:
     """
 
     cid: int
-    port: int = AGENT_PORT
+    port: int = AGENT_VSOCK_PORT
 
     def __call__(self, limit: float, end: int) -> socket.socket:
         """One attempt, see `attest.vmm.dial.Connect`."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from attest.errors import ChannelError, MachineError, WaitFailed, reason_of
+from attest.errors import ChannelError, MachineError, reason_of
 from attest.guest.agent.forward import Connection, PortForward
 from attest.guest.agent.identity import encode_identity
 from attest.guest.agent.process import Process
@@ -29,11 +29,11 @@ from attest.guest.agent.protocol import (
 )
 from attest.guest.agent.session import Session
 from attest.guest.agent.stream import Limit, Stream, StreamEnded
+from attest.guest.agent.wait import Wait
 from attest.guest.channel import Completed, PowerAction, Sink, WaitKind, Welcome
 from attest.guest.identity import Identity
-from attest.support.polling import deadline
 
-__all__ = ["AgentChannel", "Wait"]
+__all__ = ["AgentChannel"]
 
 
 class AgentChannel:
@@ -378,13 +378,11 @@ class AgentChannel:
         what = action.name.lower().replace("_", " ")
         fields = Fields().u32(PowerField.ACTION, action)
         limit = Limit(self._machine, what, 0)
-        with self._operation(Operation.POWER, fields, limit.until) as stream:
+        with self._operation(Operation.POWER, fields, limit.until) as stream, limit.bound() as end:
             try:
-                result = stream.result(limit.until)
+                result = stream.result(end)
             except ChannelError:  # the session has ended
                 return
-            except TimeoutError:
-                raise limit.passed() from None
         self._require_done(result, what)
 
     def info(self) -> dict[str, str]:
@@ -395,11 +393,8 @@ class AgentChannel:
 
     def _ask(self, operation: Operation, fields: bytes, what: str) -> Result:
         limit = Limit(self._machine, what, 0)
-        with self._operation(operation, fields, limit.until) as stream:
-            try:
-                result = stream.result(limit.until)
-            except TimeoutError:
-                raise limit.passed() from None
+        with self._operation(operation, fields, limit.until) as stream, limit.bound() as end:
+            result = stream.result(end)
         return self._require_done(result, what)
 
     @contextlib.contextmanager
@@ -419,66 +414,6 @@ class AgentChannel:
             reason = result.message or result.status.name.lower().replace("_", " ")
             raise MachineError(self._machine, f"cannot {what}: {reason}")
         return result
-
-
-class Wait:
-    """A wait under way in a guest.
-
-    Args:
-        machine: The machine's name, for errors.
-        stream: The wait's stream.
-        what: What is waited for, for errors.
-        timeout: Its time limit in seconds.
-        limit: How long the agent may take to end it.
-    """
-
-    def __init__(
-        self, machine: str, stream: Stream, what: str, timeout: float, limit: Limit
-    ) -> None:
-        self._machine = machine
-        self._stream = stream
-        self._what = what
-        self._timeout = timeout
-        self._limit = limit
-
-    def cancel(self) -> None:
-        """End the wait; `result` then raises `WaitFailed`."""
-        self._stream.cancel()
-
-    def result(self, timeout: float | None = None) -> str:
-        """What was seen.
-
-        Args:
-            timeout: Seconds to wait for it here.
-
-        Raises:
-            TimeoutError: It has not come in ``timeout`` seconds; the wait goes on.
-            WaitFailed: The time limit passed, or it cannot come any more.
-            ChannelError: The session has ended.
-        """
-        until = deadline(timeout)
-        limits = [limit for limit in (until, self._limit.until) if limit is not None]
-        try:
-            result = self._stream.result(min(limits))
-        except TimeoutError:
-            if min(limits) == until:
-                raise
-            self._stream.abandon()
-            raise self._limit.passed() from None
-        except BaseException:
-            self._stream.abandon()
-            raise
-        if result.status is Status.DONE:
-            return result.value
-        raise WaitFailed(self._machine, self._failed(result), state=decode_pairs(result.state))
-
-    def _failed(self, result: Result) -> str:
-        if result.status is Status.TIMED_OUT:
-            seen = f"; last seen: {result.message}" if result.message else ""
-            return f"no {self._what} in {self._timeout:g} s{seen}"
-        if result.status is Status.CANCELLED:
-            return f"the wait for {self._what} was cancelled"
-        return f"no {self._what}: {result.message}"
 
 
 def _reader(stream: Stream) -> Callable[[], bytes]:

@@ -139,14 +139,9 @@ class Process:
         self._drop_output()
 
     def _take_all(self, until: float | None) -> None:
-        limits = [limit for limit in (until, self._limit.until) if limit is not None]
-        try:
-            while (piece := self._stream.take(min(limits, default=None))) is not None:
+        with self._limit.bound(until) as end:
+            while (piece := self._stream.take(end)) is not None:
                 self._hand_over(*piece)
-        except TimeoutError:
-            if min(limits) == until:
-                raise
-            raise self._limit.passed() from None
         if self._feed_error is not None:
             raise self._feed_error
 

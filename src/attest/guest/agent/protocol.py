@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Final, NamedTuple, Self
+
+import msgspec
 
 from attest.errors import UsageError
 from attest.guest.channel import Welcome
@@ -430,8 +431,7 @@ def decode_fields(payload: bytes, tags: type[IntEnum]) -> dict[int, bytes]:
     return fields
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """How an operation ended.
 
     Attributes:

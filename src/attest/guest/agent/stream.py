@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 from attest.errors import ChannelError
@@ -51,8 +52,30 @@ class Limit:
         self._timeout = timeout
         self.until = deadline(None if timeout is None else timeout + _GRACE)
 
-    def passed(self) -> ChannelError:
-        """What to raise then."""
+    @contextmanager
+    def bound(self, until: float | None = None) -> Iterator[float | None]:
+        """Bound a wait by the limit, and by a moment that may come earlier.
+
+        Args:
+            until: That moment, on the monotonic clock.
+
+        Yields:
+            The earlier of the two; None where there is neither.
+
+        Raises:
+            TimeoutError: What was waited for did not come by ``until``.
+            ChannelError: It did not come within the limit.
+        """
+        moments = [moment for moment in (until, self.until) if moment is not None]
+        end = min(moments, default=None)
+        try:
+            yield end
+        except TimeoutError:
+            if end == until:
+                raise
+            raise self._passed() from None
+
+    def _passed(self) -> ChannelError:
         timeout = self._timeout or 0
         allowed = f", with {timeout:g} s for it" if timeout else ""
         return ChannelError(

@@ -11,7 +11,6 @@ What continues a saved machine is given a directory as `vm.snapshot` makes it, b
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import shutil
@@ -20,15 +19,15 @@ import threading
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from attest.errors import HostError, reason_of
+from attest.errors import reason_of
 from attest.support.listeners import tell
 from attest.support.unix_sockets import listen
-from attest.vmm.base import ConsolePipes, Greet, MachineSpec, Saved, SaveError, VmmExit, identity
+from attest.vmm.base import ConsolePipes, Greet, MachineSpec, Saved, SaveError, VmmExit
+from attest.vmm.cloud_hypervisor.binary import CloudHypervisorBinary
 from attest.vmm.cloud_hypervisor.config import VSOCK, vm_config
 from attest.vmm.cloud_hypervisor.event_monitor import GuestEvent, read_events
 from attest.vmm.cloud_hypervisor.whole_state import read_devices, write_whole
@@ -36,19 +35,9 @@ from attest.vmm.dial import dial
 from attest.vmm.ends import Ends
 from attest.vmm.http_api import Api, ApiError, explained
 from attest.vmm.process import VmmProcess, WatchedProcess
-from attest.vmm.program import ask, locate
 from attest.vmm.vsock import HybridVsock
 
-__all__ = [
-    "CloudHypervisor",
-    "CloudHypervisorBinary",
-    "find_cloud_hypervisor",
-]
-
-OLDEST: Final = (50, 0)
-_TESTED: Final = ((53, 0),)
-
-_RELEASES: Final = "https://github.com/cloud-hypervisor/cloud-hypervisor/releases"
+__all__ = ["CloudHypervisor"]
 
 _API, _SNAPSHOT = "api", "snapshot"
 """Names of the API's socket, and of the directory for snapshots, in the process's directory."""
@@ -56,68 +45,9 @@ _API, _SNAPSHOT = "api", "snapshot"
 _MEMORY_LIMIT: Final = 600.0
 """Seconds in which a memory must be allocated, written, or loaded."""
 
-
 _TAP_QUEUE: Final = 1000
 """Packets that wait in a tap at most; Linux drops what comes beyond its `txqueuelen`, which is that
 for a tap unless somebody changes it."""
-
-
-@dataclass(frozen=True)
-class CloudHypervisorBinary:
-    """A Cloud Hypervisor that was found.
-
-    Attributes:
-        path: The executable.
-        version: Major and minor number.
-    """
-
-    path: Path
-    version: tuple[int, int]
-
-    def __str__(self) -> str:
-        return f"Cloud Hypervisor {'.'.join(map(str, self.version))} ({self.path})"
-
-    @property
-    def identity(self) -> str:
-        """Text that is another one where this is a program that makes other snapshots."""
-        return identity(self, self.path)
-
-    @property
-    def opens_read_only(self) -> bool:
-        """It opens a saved memory for writing, though what it maps is private."""
-        return False
-
-    def doubt(self, kernel: str) -> str:
-        """What its user should know of it; mostly nothing, whatever the guest's kernel."""
-        if self.version in _TESTED:
-            return ""
-        tested = " and ".join(f"{major}.{minor}" for major, minor in _TESTED)
-        return f"{self} has not been tested with attest: {tested} has"
-
-    def unfit(self, kernel: str) -> str:
-        """Nothing: it restores every kernel."""
-        return ""
-
-
-@functools.cache
-def find_cloud_hypervisor(program: str = "") -> CloudHypervisorBinary:
-    """A Cloud Hypervisor.
-
-    Args:
-        program: Its path or name; default: ``$ATTEST_CLOUD_HYPERVISOR``, else the one on PATH.
-
-    Raises:
-        HostError: There is none, it does not run, or it is older than 50.
-    """
-    path = locate(program, "ATTEST_CLOUD_HYPERVISOR", "cloud-hypervisor", _RELEASES)
-    match = ask(path, "--version", r"cloud-hypervisor v(\d+)\.(\d+)")
-    binary = CloudHypervisorBinary(path, (int(match[1]), int(match[2])))
-    if binary.version < OLDEST:
-        raise HostError(
-            f"{binary} is too old: 50 is the oldest that works",
-            hint=f"get a newer one from {_RELEASES}",
-        )
-    return binary
 
 
 class CloudHypervisor(VmmProcess):

@@ -4,49 +4,44 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
-from attest.errors import HostError
-from attest.vmm.base import identity
-from attest.vmm.program import ask, locate
+from attest.vmm.program import Binary, ask, ask_version, locate, require_version
 
 __all__ = ["FirecrackerBinary", "find_firecracker"]
 
-OLDEST: Final = (1, 15)
+_OLDEST: Final = (1, 15)
 
+_VARIABLE: Final = "ATTEST_FIRECRACKER"
 _RELEASES: Final = "https://github.com/firecracker-microvm/firecracker/releases"
 
 _MODERN_GUESTS: Final = (1, 16, 1)
 """The first Firecracker whose restores guest kernel 6.18 survives."""
 
-_GUESTS: Final = {(1, 15): ("5.10", "6.1", "6.12"), (1, 16): ("5.10", "6.1", "6.12", "6.18")}
+_GUESTS: Final[dict[tuple[int, ...], tuple[str, ...]]] = {
+    (1, 15): ("5.10", "6.1", "6.12"),
+    (1, 16): ("5.10", "6.1", "6.12", "6.18"),
+}
 """The tested versions, each with the guest kernels that it restores: those of its
 docs/kernel-policy.md, and Debian 13's 6.12, of which 20 of 20 restores lived."""
 
 
-@dataclass(frozen=True)
-class FirecrackerBinary:
+class FirecrackerBinary(Binary, frozen=True):
     """A Firecracker that was found.
 
     Attributes:
-        path: The executable.
-        version: Major, minor and patch number.
         snapshots: The version of its snapshots, as it prints it.
     """
 
-    path: Path
-    version: tuple[int, int, int]
-    snapshots: str
+    title: ClassVar = "Firecracker"
+    tested: ClassVar = tuple(_GUESTS)
 
-    def __str__(self) -> str:
-        return f"Firecracker {'.'.join(map(str, self.version))} ({self.path})"
+    snapshots: str
 
     @property
     def identity(self) -> str:
         """Text that is another one where this is a program that makes other snapshots."""
-        return f"{identity(self, self.path)} snapshots {self.snapshots}"
+        return f"{super().identity} snapshots {self.snapshots}"
 
     @property
     def opens_read_only(self) -> bool:
@@ -55,10 +50,9 @@ class FirecrackerBinary:
 
     def doubt(self, kernel: str) -> str:
         """What its user should know of it with this guest kernel, or with any; mostly nothing."""
-        guests = _GUESTS.get(self.version[:2])
-        if guests is None:
-            tested = " and ".join(f"{major}.{minor}" for major, minor in _GUESTS)
-            return f"{self} has not been tested with attest: {tested} have"
+        if untested := super().doubt(kernel):
+            return untested
+        guests = _GUESTS[self.version[:2]]
         if kernel and _series(kernel) not in guests and not self.unfit(kernel):
             known = ", ".join(guests)
             return f"guest kernel {kernel} is not known to survive snapshots of {self}: {known} are"
@@ -82,16 +76,12 @@ def find_firecracker(program: str = "") -> FirecrackerBinary:
     Raises:
         HostError: There is none, it does not run, or it is older than 1.15.
     """
-    path = locate(program, "ATTEST_FIRECRACKER", "firecracker", _RELEASES)
-    match = ask(path, "--version", r"Firecracker v(\d+)\.(\d+)\.(\d+)")
-    version = (int(match[1]), int(match[2]), int(match[3]))
+    hint = f"get it from {_RELEASES}, and put it on PATH or its path into {_VARIABLE}"
+    path = locate(program, _VARIABLE, "firecracker", hint)
+    version = ask_version(path, r"Firecracker v(\d+)\.(\d+)\.(\d+)")
     snapshots = ask(path, "--snapshot-version", r"v(\d\S*)")[1]
     binary = FirecrackerBinary(path, version, snapshots)
-    if version < OLDEST:
-        raise HostError(
-            f"{binary} is too old: 1.15 is the oldest that works",
-            hint=f"get a newer one from {_RELEASES}",
-        )
+    require_version(binary, _OLDEST, f"get a newer one from {_RELEASES}")
     return binary
 
 

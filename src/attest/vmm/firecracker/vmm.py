@@ -15,10 +15,11 @@ import fcntl
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Final, Literal
+
+from msgspec.structs import replace
 
 from attest.errors import reason_of
 from attest.vmm.base import (

@@ -25,7 +25,7 @@ _LATER: Final = (8, 0)
 """The first QEMU that knows, and sets, the later ones."""
 
 
-def processor_features(qemu: tuple[int, int, int]) -> str:
+def processor_features(qemu: tuple[int, ...]) -> str:
     """The end of QEMU's ``-cpu``: what an emulated processor had better not have.
 
     Args:

@@ -86,7 +86,7 @@ def host_support(accelerator: str) -> str:
 
 
 def check_machine(
-    name: str, image: Image, vcpus: int, accelerator: str, qemu: tuple[int, int, int]
+    name: str, image: Image, vcpus: int, accelerator: str, qemu: tuple[int, ...]
 ) -> None:
     """Require that KVM will work in a nested machine.
 

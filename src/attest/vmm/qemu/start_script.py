@@ -12,9 +12,10 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
+
+import msgspec
 
 from attest.errors import MachineError
 from attest.vmm.base import ConsolePipes, Greet, Saved, VmmExit
@@ -27,8 +28,7 @@ __all__ = ["UNSAVED", "ScriptSpec", "StartScript", "unplugged_names"]
 UNSAVED: Final = "a machine of a start script cannot be saved"
 
 
-@dataclass(frozen=True)
-class ScriptSpec:
+class ScriptSpec(msgspec.Struct, frozen=True):
     """One start script to run.
 
     Attributes:
@@ -48,8 +48,8 @@ class ScriptSpec:
     state_dir: Path
     shared_dir: Path
     log: Path
-    sockets: Mapping[int, Path] = field(default_factory=dict)
-    cards: Mapping[str, socket.socket] = field(default_factory=dict)
+    sockets: Mapping[int, Path] = msgspec.field(default_factory=dict)
+    cards: Mapping[str, socket.socket] = msgspec.field(default_factory=dict)
     allow_reboot: bool = False
 
     def environment(self) -> dict[str, str]:
