@@ -100,7 +100,9 @@ def make(tmp_path: Path) -> Iterator[Callable[..., World]]:
     for world in worlds:
         for instance in world.instances:
             instance.kill()
-        assert all(vmm.exit is not None for vmm in world.guest.vmms)
+        for vmm in world.guest.vmms:
+            assert vmm.exit is not None
+            vmm.watcher.join(30)  # of one that was abandoned, nobody waits for it
         assert all(vmm.console.output.closed for vmm in world.guest.vmms)
     assert threading.active_count() == before
 

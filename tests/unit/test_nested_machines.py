@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -14,8 +15,10 @@ from attest.image.model import Image
 from attest.manifest import parse_manifest
 from attest.node.resolved import resolve
 from attest.snapshot.shape import Shape
+from attest.vmm.base import MachineSpec
 from attest.vmm.qemu import nested
 from attest.vmm.qemu.binary import find_qemu
+from attest.vmm.qemu.command_line import Inherited, command_line
 
 OLD, NEW = (7, 2, 22), (10, 0, 2)
 
@@ -154,3 +157,18 @@ def test_the_doctor_tells_of_the_hosts_kvm(
     assert finding.level is level
     assert "kvm_amd" in finding.text
     assert ("nested=1" in finding.fix) == (level is Level.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "nested", "expected"),
+    [("tcg", True, "tcg,tb-size=2047"), ("tcg", False, "tcg"), ("kvm", True, "kvm")],
+)
+def test_emulated_ones_have_room_for_translations(
+    accelerator: Literal["kvm", "tcg"], nested: bool, expected: str, tmp_path: Path
+) -> None:
+    spec = MachineSpec(
+        name="a", image=image("kvm_amd"), memory=64, vcpus=1, machine="q35",
+        accelerator=accelerator, directory=tmp_path, nested=nested,
+    )  # fmt: skip
+    line = command_line(find_qemu(), spec, Inherited(3, 4, 5, 6, 7))
+    assert line[line.index("-accel") + 1] == expected

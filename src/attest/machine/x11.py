@@ -6,7 +6,6 @@ import re
 import time
 from typing import Final
 
-from attest.display.inside import X_ACCESS
 from attest.events import Kind
 from attest.machine.waits import Waits
 from attest.support.polling import DEFAULT_TIMEOUT, tries
@@ -37,8 +36,9 @@ class X11(Waits):
             self.wait_until_succeeds(_SESSION, timeout=max(deadline - time.monotonic(), 0.001))
 
     def get_window_names(self) -> list[str]:
-        """The names of all windows."""
         """The names of all windows that the X server has."""
+        from attest.display.inside import X_ACCESS
+
         tree = self._look_at(f"{X_ACCESS}\nxwininfo -root -tree")
         return re.findall(r'0x[0-9a-f]+ "([^"]*)"', tree)
 

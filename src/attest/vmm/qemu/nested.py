@@ -16,6 +16,7 @@ from attest.image.model import Image
 __all__ = [
     "RAN_A_GUEST",
     "STEADY_QEMU",
+    "TRANSLATIONS",
     "check_machine",
     "cpu_model",
     "host_support",
@@ -30,6 +31,11 @@ in ``exception_index``. Where another CPU makes all stand still before the guest
 the memory for translated code is full, it is delivered again, whatever the guest's interrupt flag
 says.
 """
+
+TRANSLATIONS: Final = 2047
+"""MiB for translated code in an emulated nested machine, the most that QEMU takes; by default it
+has 1024, which some twenty boots of guests in it fill. The fuller, the more often all of its CPUs
+are made to stand still, see `STEADY_QEMU`. The host gives what is used only."""
 
 RAN_A_GUEST: Final = "vCPU set in guest-mode inconsistent"
 """What QEMU says of an emulated machine whose processor ran a guest when it was saved: it does not
