@@ -359,7 +359,7 @@ def test_its_qemu(shell_cluster: Cluster) -> None:
 def test_run_what_is_not_there(shell_cluster: Cluster, debian: Cluster) -> None:
     agent, shell = debian["a"], shell_cluster["shared"]
     for options in ({"command": ["nonesuch"]}, {"command": "true", "cwd": "/nonesuch"}):
-        with pytest.raises(MachineError, match="could not be started: .*nonesuch"):
+        with pytest.raises(MachineError, match=r"could not be started: .*nonesuch"):
             agent.run(**options)
     assert shell.run(["nonesuch"]).status == 127
     assert shell.run("true", cwd="/nonesuch").status == 125
