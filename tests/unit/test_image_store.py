@@ -22,7 +22,7 @@ from attest.support.paths import cache_dir
 HOLDER = """
 import sys
 from pathlib import Path
-from attest.image.claim import claimed
+from attest.support.claims import claimed
 with claimed(Path(sys.argv[1])) as work:
     (work / "half").write_text("half")
     print("claimed", flush=True)
