@@ -67,7 +67,7 @@ _DRIVER = """
 import subprocess, sys, time
 from attest.net.bridge import Attachment, make_bridges
 from attest.net.cell import Cell
-from attest.scratch import Scratch
+from attest.support.scratch import Scratch
 scratch = Scratch()
 cell = Cell(scratch.path)
 scratch.create()

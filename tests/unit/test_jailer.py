@@ -13,7 +13,7 @@ from attest.vmm.firecracker.jailer import find_jailer
 
 _CHECK = """
 from attest.errors import HostError
-from attest.vmm.jailer import check_root
+from attest.vmm.firecracker.jailer import check_root
 try:
     check_root()
 except HostError as error:

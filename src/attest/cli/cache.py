@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import click
 from attest.cli.group import Group
 from attest.cli.options import accel_option, programs, vmm_options
 from attest.errors import UsageError
+from attest.support.text import local_time
 
 if TYPE_CHECKING:
     from attest.manifest import Accelerator, VmmName
@@ -45,7 +45,7 @@ def list_() -> None:
         shape = each.shape
         cells = (
             each.path.name[:12], shape.image_name, f"{shape.memory} MiB", shape.vcpus,
-            shape.accelerator, _mib(each.size), _date(each.last_used), _date(each.made),
+            shape.accelerator, _mib(each.size), local_time(each.last_used), local_time(each.made),
         )  # fmt: skip
         click.echo(row.format(*cells))
 
@@ -182,7 +182,3 @@ def _name(entry: Entry) -> str:
 
 def _mib(size: int) -> str:
     return f"{size >> 20} MiB"
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

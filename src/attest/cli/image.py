@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from attest.cli.group import Group
+from attest.support.text import local_time
 
 if TYPE_CHECKING:
     from attest.image.model import Image
@@ -58,7 +59,7 @@ def list_() -> None:
     row = "{:<12}  {:<16}  {:<8}  {:>8}  {:<16}  {}"
     click.echo(row.format("DIGEST", "NAME", "ARCH", "SIZE", "LAST USED", "KERNEL"))
     for each in ImageStore().images():
-        used = _date(each.last_used)
+        used = local_time(each.last_used)
         size = f"{each.size >> 20} MiB"
         click.echo(
             row.format(each.digest[:12], each.name, each.arch, size, used, each.kernel_version)
@@ -117,8 +118,8 @@ def _facts(found: Image, packages: int) -> list[tuple[str, object]]:
         ("name", found.name),
         ("digest", found.digest),
         ("recipe", found.recipe),
-        ("built", _date(found.built)),
-        ("last used", _date(found.last_used)),
+        ("built", local_time(found.built)),
+        ("last used", local_time(found.last_used)),
         ("init", found.init),
         ("packages", packages),
         ("kernel", f"{found.kernel_version} ({found.arch})"),
@@ -163,7 +164,3 @@ def gc(days: float) -> None:
     for found in removed:
         click.echo(f"removed {found.name} {found.digest[:12]}")
     print(f"{len(removed)} images removed", file=sys.stderr)
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

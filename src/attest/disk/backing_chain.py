@@ -6,7 +6,6 @@ before, and at the bottom an empty disk or a user's image. Some of them belong t
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,6 @@ import msgspec
 
 from attest.disk import qemu_img as disk
 from attest.disk.qemu_img import ChainFile
-from attest.errors import HostError
 from attest.support.paths import cache_dir
 from attest.vmm.qemu.binary import QemuBinary
 
@@ -84,7 +82,7 @@ class CollectedDisks:
         placed = ChainFile(Path(f"{len(self._brought)}.disk"), layer.format)
         target = self._into / placed.path
         if not (self._may_link(layer.path, below) and _link(layer.path, target)):
-            _copy(layer.path, target)
+            disk.copy(target, layer.path)
         if below is not None:
             disk.rebase(target, below, qemu=self._qemu)
         if target.stat().st_nlink > 1 and not layer.path.is_relative_to(self._own):
@@ -102,10 +100,3 @@ def _link(source: Path, target: Path) -> bool:
         target.hardlink_to(source.resolve())
         return True
     return False
-
-
-def _copy(source: Path, target: Path) -> None:
-    command = ["cp", "--reflink=auto", "--sparse=always", str(source), str(target)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise HostError(result.stderr.strip())

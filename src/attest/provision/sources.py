@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from typing import Protocol
 
 import msgspec
@@ -17,6 +16,7 @@ from attest.machine.contracts import InstanceContext
 from attest.node.launcher import Launcher
 from attest.snapshot.prebuilt import PrebuiltSnapshots, UnfitError
 from attest.snapshot.shape import Shape
+from attest.support.text import local_time
 from attest.vmm.base import Saved
 
 __all__ = [
@@ -182,7 +182,7 @@ class PrebuiltSources:
         except (UnfitError, HostError) as error:
             self._warn(launcher, f"it boots: {reason_of(error)}")
             return None
-        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.made))
+        made = local_time(entry.made)
         text = f"it starts from the snapshot in {self._snapshots.directory}, made {made}"
         self._events.emit(Kind.LOG, text, machine=launcher.name)
         return saved

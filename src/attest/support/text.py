@@ -1,11 +1,12 @@
-"""Text that comes from guests, made fit for people's terminals."""
+"""Text for people: what guests have said, made fit for a terminal, and moments."""
 
 from __future__ import annotations
 
 import re
+import time
 from typing import Final
 
-__all__ = ["last_lines", "plain_text"]
+__all__ = ["last_lines", "local_time", "plain_text"]
 
 _LINES: Final = 40
 _CHARACTERS: Final = 4096
@@ -32,3 +33,8 @@ def last_lines(text: str) -> list[str]:
     lines = end[-_CHARACTERS:].split("\n")[-_LINES:] if end else []
     left_out = len(text) > 4 * _CHARACTERS or len("\n".join(lines)) < len(end)
     return ["[…]", *lines] if left_out else lines
+
+
+def local_time(seconds: float) -> str:
+    """A moment in seconds since the epoch, to the minute, by the local clock."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
