@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from attest.errors import ChannelError, MachineError, WaitFailed
-from attest.guest.backdoor import channel as shell_channel
 from attest.guest.backdoor.channel import ShellChannel, ShellHost
 from attest.guest.channel import PowerAction, WaitKind
 from attest.guest.identity import Identity
@@ -189,16 +188,17 @@ def test_what_a_shell_cannot_do(channel: ShellChannel) -> None:
 # When the guest is not as it should be
 
 
-def test_a_guest_that_hangs(
-    fake: tuple[ShellChannel, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    channel, _ = fake
-    monkeypatch.setattr(shell_channel, "_GRACE", 0.1)
-    monkeypatch.setattr(shell_channel, "_KILLED", 0.1)
-    with pytest.raises(ChannelError, match="no longer answers"):
-        channel.run("true", timeout=0.1)
-    with pytest.raises(ChannelError, match="no longer answers"):
-        channel.start("true")
+def test_a_guest_that_hangs(host: ShellHost) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(_GREETING)
+        channel = ShellChannel("m", ours, host, grace=0.1, kill_after=0.1)
+        channel.connect(10)
+        with pytest.raises(ChannelError, match="no longer answers"):
+            channel.run("true", timeout=0.1)
+        with pytest.raises(ChannelError, match="no longer answers"):
+            channel.start("true")
+        channel.close()
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ from typing import Literal
 import pytest
 
 from attest.errors import HostError, ManifestError
-from attest.host import kvm_probe as accel
-from attest.host.checks import Level, check_nested
-from attest.host.kvm_probe import KvmProbe
+from attest.host.checks import Level, nested_finding
 from attest.image.model import Image
 from attest.manifest import parse_manifest
 from attest.node.resolved import resolve
@@ -34,9 +32,8 @@ def image(*kvm: str, root: bool = True) -> Image:
 
 
 @pytest.fixture
-def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What stands for the modules that the host has loaded."""
-    monkeypatch.setattr(nested, "_LOADED", tmp_path)
+def loaded(tmp_path: Path) -> Path:
+    """What stands for the modules that the host has loaded: none, so far."""
     return tmp_path
 
 
@@ -63,7 +60,7 @@ def test_several_cpus_are_for_newer_qemus_or_kvm(
     vcpus: int, accelerator: str, qemu: tuple[int, int, int], loaded: Path
 ) -> None:
     load(loaded, "kvm_amd", "1")
-    nested.check_machine("a", image("kvm_amd"), vcpus, accelerator, qemu)
+    nested.check_machine("a", image("kvm_amd"), vcpus, accelerator, qemu, modules=loaded)
 
 
 def test_several_cpus_on_an_old_qemu_are_refused() -> None:
@@ -101,12 +98,12 @@ def test_its_snapshots_are_not_those_of_other_machines() -> None:
 @pytest.mark.parametrize("module", ["kvm_amd", "kvm_intel"])
 def test_with_kvm_the_module_is_the_hosts(module: str, loaded: Path) -> None:
     load(loaded, module, "Y")
-    nested.check_machine("a", image(module), 1, "kvm", NEW)
+    nested.check_machine("a", image(module), 1, "kvm", NEW, modules=loaded)
     other = "kvm_intel" if module == "kvm_amd" else "kvm_amd"
     with pytest.raises(ManifestError, match=module):
-        nested.check_machine("a", image(other), 1, "kvm", NEW)
-    assert module in nested.kernel_argument("kvm", nested=True)
-    assert other not in nested.kernel_argument("kvm", nested=True)
+        nested.check_machine("a", image(other), 1, "kvm", NEW, modules=loaded)
+    assert module in nested.kernel_argument("kvm", nested=True, modules=loaded)
+    assert other not in nested.kernel_argument("kvm", nested=True, modules=loaded)
     assert "kvm_amd" in nested.kernel_argument("tcg", nested=True)
 
 
@@ -114,7 +111,7 @@ def test_with_kvm_the_module_is_the_hosts(module: str, loaded: Path) -> None:
 def test_a_host_that_does_not_nest_is_told_how_it_would(setting: str, loaded: Path) -> None:
     load(loaded, "kvm_intel", setting)
     with pytest.raises(HostError, match="kvm_intel is loaded without") as caught:
-        nested.check_machine("a", image("kvm_intel"), 1, "kvm", NEW)
+        nested.check_machine("a", image("kvm_intel"), 1, "kvm", NEW, modules=loaded)
     assert "modprobe kvm_intel nested=1" in caught.value.hint
     nested.check_machine("a", image("kvm_amd"), 1, "tcg", NEW)  # what is emulated does not care
 
@@ -136,10 +133,9 @@ def test_the_doctor_tells_of_emulation(
     program.write_text(f"#!/bin/sh\necho QEMU emulator version {version}\n")
     program.chmod(0o755)
     monkeypatch.setenv("ATTEST_QEMU", str(program))
-    monkeypatch.setattr(accel, "probe_kvm", lambda image: KvmProbe(False, "it does not"))
     find_qemu.cache_clear()
     try:
-        finding = check_nested()
+        finding = nested_finding("tcg")
     finally:
         find_qemu.cache_clear()
     assert finding.level is level
@@ -148,12 +144,9 @@ def test_the_doctor_tells_of_emulation(
 
 
 @pytest.mark.parametrize(("setting", "level"), [("1", Level.OK), ("0", Level.WARNING)])
-def test_the_doctor_tells_of_the_hosts_kvm(
-    setting: str, level: Level, loaded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_tells_of_the_hosts_kvm(setting: str, level: Level, loaded: Path) -> None:
     load(loaded, "kvm_amd", setting)
-    monkeypatch.setattr(accel, "probe_kvm", lambda image: KvmProbe(True, "it does"))
-    finding = check_nested()
+    finding = nested_finding("kvm", modules=loaded)
     assert finding.level is level
     assert "kvm_amd" in finding.text
     assert ("nested=1" in finding.fix) == (level is Level.WARNING)

@@ -34,7 +34,7 @@ from attest.vmm.firecracker.binary import find_firecracker
 from attest.vmm.firecracker.jailer import check_root, find_jailer
 from attest.vmm.program import Binary
 from attest.vmm.qemu.binary import find_qemu
-from attest.vmm.qemu.nested import STEADY_QEMU, host_support
+from attest.vmm.qemu.nested import LOADED_MODULES, STEADY_QEMU, host_support
 from attest.vmm.vsock import check_vhost_vsock
 
 if TYPE_CHECKING:
@@ -208,10 +208,19 @@ def check_host_vsock() -> Finding:
 
 def check_nested() -> Finding:
     """Machines in which KVM works, ``nested = true``: whether there can be any, and how."""
+    return nested_finding("kvm" if _kvm_works() else "tcg")
+
+
+def nested_finding(accelerator: str, *, modules: Path = LOADED_MODULES) -> Finding:
+    """Whether there can be nested machines with an accelerator, and how.
+
+    Args:
+        accelerator: ``"kvm"`` or ``"tcg"``.
+        modules: The directory in which the host's kernel tells of its modules.
+    """
     try:
         qemu = find_qemu()
-        accelerator = "kvm" if _kvm_works() else "tcg"
-        how = host_support(accelerator)
+        how = host_support(accelerator, modules=modules)
     except HostError as error:
         return Finding("nested machines", Level.WARNING, error.message, error.hint)
     if accelerator == "tcg" and qemu.version < STEADY_QEMU:

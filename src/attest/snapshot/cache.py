@@ -34,9 +34,8 @@ from attest.vmm.base import Saved, saved_in
 
 __all__ = ["Entry", "NoRoomError", "Removed", "SnapshotCache", "Stopped", "Why", "read_entry"]
 
-_LIMIT: Final = 20 << 30
 _SHARE: Final = 0.2
-"""The cache may grow to 20 GiB, or to this part of the disk's free space, whichever is less."""
+"""The part of the disk's free space to which the cache may grow."""
 
 _MARGIN: Final = 64 << 20
 """Bytes left free beside a snapshot's memory."""
@@ -106,10 +105,13 @@ class SnapshotCache:
 
     Args:
         directory: Where; by default ``snapshots`` in attest's cache directory.
+        largest: Bytes to which it may grow, or to a fifth of the disk's free space where that is
+            less.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, *, largest: int = 20 << 30) -> None:
         self.directory = directory or cache_dir() / "snapshots"
+        self._largest = largest
         self._making = self.directory / "making"
         self._held: dict[Path, int] = {}
 
@@ -219,7 +221,7 @@ class SnapshotCache:
         """How many bytes the cache may take; less on a disk that has little room."""
         self.directory.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.directory).free
-        return min(_LIMIT, int(_SHARE * (free + self._size())))
+        return min(self._largest, int(_SHARE * (free + self._size())))
 
     def close(self) -> None:
         """Give the snapshots that were used free, so that any process may remove them."""

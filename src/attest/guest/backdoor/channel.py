@@ -25,12 +25,6 @@ from attest.guest.identity import Identity
 
 __all__ = ["ShellChannel", "ShellHost"]
 
-_GRACE: Final = 60.0
-"""Seconds in which a shell that is alive has said what became of a command whose time is up."""
-
-_KILLED: Final = 5.0
-"""Seconds after its time limit until a command that has not ended by itself is killed."""
-
 _PROBE: Final = 30.0
 """Seconds that a probe of a wait may take."""
 
@@ -76,12 +70,26 @@ class ShellChannel:
         machine: The machine's name, for errors.
         sock: The connection, which the channel closes.
         host: What the host does for it.
+        grace: Seconds in which a shell that is alive has said what became of a command whose time
+            is up.
+        kill_after: Seconds after its time limit until a command that has not ended by itself is
+            killed.
     """
 
-    def __init__(self, machine: str, sock: socket.socket, host: ShellHost) -> None:
+    def __init__(
+        self,
+        machine: str,
+        sock: socket.socket,
+        host: ShellHost,
+        *,
+        grace: float = 60.0,
+        kill_after: float = 5.0,
+    ) -> None:
         self._machine = machine
         self._sock = sock
         self._host = host
+        self._grace = grace
+        self._kill_after = kill_after
         self._session = ShellSession(machine, sock)
 
     @property
@@ -178,7 +186,7 @@ class ShellChannel:
             *(f"{name}={value}" for name, value in (env or {}).items()),
         ]
         words = [
-            *(["timeout", f"--kill-after={_KILLED:g}", f"{max(timeout, 0.001):.3f}"]
+            *(["timeout", f"--kill-after={self._kill_after:g}", f"{max(timeout, 0.001):.3f}"]
               if timeout is not None else []),
             *(["runuser", "--user", user, "--"] if user else []),
             *(["env", *environment] if environment else []),
@@ -192,7 +200,8 @@ class ShellChannel:
     def _submit(
         self, line: str, timeout: float | None, stdout: Sink | None = None, data: bytes = b""
     ) -> ShellProcess:
-        process = ShellProcess(self._machine, line, timeout, stdout, data)
+        answer = self._kill_after + self._grace
+        process = ShellProcess(self._machine, line, timeout, stdout, data, answer=answer)
         self._session.submit(process.request)
         return process
 
@@ -360,7 +369,7 @@ class ShellChannel:
             self._host.press("ctrl-alt-delete")
             return
         force = " --force --force" if action is PowerAction.POWER_OFF_NOW else ""
-        self._session.submit(Request(f"poweroff{force}", limit=_GRACE, sink=None))
+        self._session.submit(Request(f"poweroff{force}", limit=self._grace, sink=None))
 
     def _cannot(self, what: str) -> MachineError:
         return MachineError(
@@ -377,6 +386,8 @@ class ShellProcess:
         timeout: Seconds from its beginning, after which it is ended.
         stdout: Takes its output; None collects it.
         data: What the line reads from the shell's own input.
+        answer: Seconds after its time limit in which a shell that is alive has said what became of
+            it.
     """
 
     def __init__(
@@ -386,13 +397,15 @@ class ShellProcess:
         timeout: float | None,
         stdout: Sink | None,
         data: bytes = b"",
+        *,
+        answer: float,
     ) -> None:
         self._machine = machine
         self._timeout = timeout
         self._output = bytearray()
         self.request = Request(
             line,
-            limit=None if timeout is None else timeout + _KILLED + _GRACE,
+            limit=None if timeout is None else timeout + answer,
             sink=stdout or self._output.extend,
             data=data,
         )

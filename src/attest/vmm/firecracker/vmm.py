@@ -56,9 +56,6 @@ _STATE, _MEMORY, _METRICS, _UFFD = "state", "memory", "metrics", "uffd"
 
 _ARGUMENTS: Final = ("--api-sock", _API, "--log-path", _LOG, "--level", "Error")
 
-_API_LIMIT: Final = 30.0
-"""Seconds until the process listens; it takes some milliseconds."""
-
 _MEMORY_LIMIT: Final = 600.0
 """Seconds in which a memory must be written, or loaded."""
 
@@ -82,6 +79,7 @@ class Firecracker(VmmProcess):
         enter: Turns a command line into one that runs in the cluster's cell.
         on_exit: Called once when the process has ended.
         on_event: Not called: Firecracker tells of no events.
+        api_limit: Seconds until the process listens; it takes some milliseconds.
 
     Attributes:
         name: The machine's name.
@@ -101,6 +99,7 @@ class Firecracker(VmmProcess):
         enter: Callable[[Sequence[str]], list[str]],
         on_exit: Callable[[VmmExit], None],
         on_event: Callable[[str, dict[str, Any]], None],
+        api_limit: float = 30.0,
     ) -> None:
         self.name = spec.name
         self.channel: Literal["serial", "vsock"] = "vsock"
@@ -117,7 +116,7 @@ class Firecracker(VmmProcess):
             self._workdir.remove()
             raise
         try:
-            self._api.await_server(self._process.wait, _API_LIMIT)
+            self._api.await_server(self._process.wait, api_limit)
             self._put("/metrics", {"metrics_path": _METRICS})
             if spec.saved is None:
                 self._boot()

@@ -14,6 +14,7 @@ from attest.errors import HostError, ManifestError
 from attest.image.model import Image
 
 __all__ = [
+    "LOADED_MODULES",
     "RAN_A_GUEST",
     "STEADY_QEMU",
     "TRANSLATIONS",
@@ -50,7 +51,8 @@ _KVM_MODULES: Final = ("kvm_amd", "kvm_intel")
 _DEVICES: Final = "vhost_vsock,vhost_net,tun"
 """Modules for what hypervisors open beside ``/dev/kvm``."""
 
-_LOADED: Final = Path("/sys/module")
+LOADED_MODULES: Final = Path("/sys/module")
+"""Where the host's kernel tells of its modules."""
 
 
 def cpu_model(accelerator: str, *, nested: bool) -> str:
@@ -61,18 +63,27 @@ def cpu_model(accelerator: str, *, nested: bool) -> str:
     return _EMULATED_CPU if nested else "max"
 
 
-def kernel_argument(accelerator: str, *, nested: bool) -> str:
+def kernel_argument(accelerator: str, *, nested: bool, modules: Path = LOADED_MODULES) -> str:
     """What makes systemd load KVM before anything else runs, or udev leave it alone.
 
     Emulated processors have SVM, for which udev would load KVM in every machine.
+
+    Args:
+        accelerator: ``"kvm"`` or ``"tcg"``.
+        nested: KVM is to work in the machine.
+        modules: The directory in which the host's kernel tells of its modules.
     """
     if nested:
-        return f"modules_load={_kvm_module(accelerator)},{_DEVICES}"
+        return f"modules_load={_kvm_module(accelerator, modules)},{_DEVICES}"
     return f"modprobe.blacklist={','.join(_KVM_MODULES)}"
 
 
-def host_support(accelerator: str) -> str:
+def host_support(accelerator: str, *, modules: Path = LOADED_MODULES) -> str:
     """How nested machines get their KVM on this host.
+
+    Args:
+        accelerator: ``"kvm"`` or ``"tcg"``.
+        modules: The directory in which the host's kernel tells of its modules.
 
     Raises:
         HostError: They cannot; the text says what is missing.
@@ -81,8 +92,8 @@ def host_support(accelerator: str) -> str:
         raise HostError("nested machines need an x86-64 host")
     if accelerator == "tcg":
         return "QEMU emulates AMD SVM for them; times in them mean nothing"
-    module = _kvm_module(accelerator)
-    if (_LOADED / module / "parameters/nested").read_text().strip() not in ("1", "Y"):
+    module = _kvm_module(accelerator, modules)
+    if (modules / module / "parameters/nested").read_text().strip() not in ("1", "Y"):
         raise HostError(
             f"{module} is loaded without nested virtualisation",
             hint=f"as root: modprobe -r {module} && modprobe {module} nested=1; "
@@ -92,7 +103,13 @@ def host_support(accelerator: str) -> str:
 
 
 def check_machine(
-    name: str, image: Image, vcpus: int, accelerator: str, qemu: tuple[int, ...]
+    name: str,
+    image: Image,
+    vcpus: int,
+    accelerator: str,
+    qemu: tuple[int, ...],
+    *,
+    modules: Path = LOADED_MODULES,
 ) -> None:
     """Require that KVM will work in a nested machine.
 
@@ -102,12 +119,13 @@ def check_machine(
         vcpus: How many CPUs it has.
         accelerator: ``"kvm"`` or ``"tcg"``.
         qemu: QEMU's version.
+        modules: The directory in which the host's kernel tells of its modules.
 
     Raises:
         HostError: It cannot on this host.
         ManifestError: It cannot with this image, or not with so many CPUs.
     """
-    host_support(accelerator)
+    host_support(accelerator, modules=modules)
     if accelerator == "tcg" and vcpus > 1 and qemu < STEADY_QEMU:
         version = ".".join(map(str, qemu))
         raise ManifestError(
@@ -115,7 +133,7 @@ def check_machine(
             "with more than one CPU",
             hint=f"`vcpus = 1`, or QEMU {STEADY_QEMU[0]} (`attest doctor` says how to get it)",
         )
-    module = _kvm_module(accelerator)
+    module = _kvm_module(accelerator, modules)
     if module not in image.kvm:
         has_root = image.root is not None
         raise ManifestError(
@@ -127,11 +145,11 @@ def check_machine(
         )
 
 
-def _kvm_module(accelerator: str) -> str:
+def _kvm_module(accelerator: str, modules: Path) -> str:
     """The module for the processor that the machine sees."""
     if accelerator == "kvm":
         for module in _KVM_MODULES:
-            if (_LOADED / module).exists():
+            if (modules / module).exists():
                 return module
         raise HostError("neither kvm_amd nor kvm_intel is loaded on this host")
     return "kvm_amd"

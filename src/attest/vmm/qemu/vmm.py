@@ -28,7 +28,7 @@ from attest.vmm.ends import Ends
 from attest.vmm.process import WatchedProcess
 from attest.vmm.qemu.binary import QemuBinary
 from attest.vmm.qemu.command_line import Inherited, command_line
-from attest.vmm.qemu.monitored import Monitored
+from attest.vmm.qemu.monitored import REPLY_LIMIT, Monitored
 from attest.vmm.vsock import HostVsock, check_vhost_vsock
 
 __all__ = ["Qemu"]
@@ -56,6 +56,7 @@ class Qemu(Monitored):
         enter: Turns a command line into one that runs in the cluster's cell.
         on_exit: Called once when the process has ended.
         on_event: Called with each QMP event's name and data.
+        reply_limit: Seconds that an answer over QMP may take.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Qemu(Monitored):
         enter: Callable[[Sequence[str]], list[str]],
         on_exit: Callable[[VmmExit], None],
         on_event: Callable[[str, dict[str, Any]], None],
+        reply_limit: float = REPLY_LIMIT,
     ) -> None:
         self.name = spec.name
         self.channel = spec.channel or "serial"
@@ -77,7 +79,10 @@ class Qemu(Monitored):
             check_vhost_vsock()
         with Ends() as ends:
             ours, qmp = ends.socket()
-            super().__init__(spec.name, ours, on_exit, on_event, keyboard=spec.machine == "q35")
+            super().__init__(
+                spec.name, ours, on_exit, on_event,
+                keyboard=spec.machine == "q35", reply_limit=reply_limit,
+            )  # fmt: skip
             agent = None
             if self.channel == "serial":
                 self._agent, agent = ends.socket()
