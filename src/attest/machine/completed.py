@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from attest.errors import CommandFailed
 from attest.guest.channel import Completed as GuestCompleted
@@ -12,8 +13,7 @@ from attest.support.text import last_lines
 __all__ = ["Completed", "command_failed", "text_of"]
 
 
-@dataclass(frozen=True)
-class Completed:
+class Completed(msgspec.Struct, frozen=True):
     """A command that has ended, as `Machine.run` returns it.
 
     Attributes:

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from attest.disk.machine_disks import Disks
 from attest.errors import MachineError
-from attest.guest.agent.channel import AgentChannel
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
 from attest.net.bridge import SPARE, make_taps, set_cable
@@ -135,6 +134,8 @@ class Launcher:
 
     def make_channel(self, name: str, sock: socket.socket, padding: bool) -> Channel:
         """The connection to its agent; see `attest.machine.contracts.MakeChannel`."""
+        from attest.guest.agent.channel import AgentChannel  # while its VMM starts
+
         return AgentChannel(name, sock, padding=padding)
 
     @contextmanager

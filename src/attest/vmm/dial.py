@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import msgspec
 from msgspec import Struct
 
 from attest.errors import ChannelError
@@ -60,7 +59,7 @@ class DialLimits(Struct, frozen=True):
 DEFAULT_LIMITS: Final = DialLimits()
 
 
-class Reason(msgspec.Struct, frozen=True):
+class Reason(Struct, frozen=True):
     """Why an attempt failed: what was seen, and what to do when it stays so."""
 
     seen: str
@@ -102,7 +101,7 @@ class Connect(Protocol):
         """
 
 
-class _Tally(msgspec.Struct):
+class _Tally(Struct):
     """How often a reason was seen; the times are seconds since the start."""
 
     reason: Reason

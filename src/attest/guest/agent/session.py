@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 import select
 import socket
 import threading
@@ -72,7 +71,7 @@ class Session:
         self._sock.setblocking(False)
         self._writer = _Writer(self._sock)
         self._end_signal = os.eventfd(0, os.EFD_CLOEXEC)
-        self._nonce = secrets.token_bytes(NONCE_SIZE)
+        self._nonce = os.urandom(NONCE_SIZE)
         self._parser = FrameParser(self._nonce)
         self._welcomed = threading.Event()
         self._welcome: Welcome | None = None

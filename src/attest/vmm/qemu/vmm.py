@@ -7,7 +7,6 @@ nothing to poll for. It lives in the cluster's cell and dies with it.
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Callable, Sequence
 from io import FileIO
@@ -74,7 +73,7 @@ class Qemu(Monitored):
         self._spec = spec
         self._binary = binary
         self._agent: socket.socket | None = None
-        self._cid = _FIRST_CID + secrets.randbelow(_CIDS)
+        self._cid = _FIRST_CID + int.from_bytes(os.urandom(4), "big") % _CIDS
         if self.channel == "vsock":
             check_vhost_vsock()
         with Ends() as ends:
