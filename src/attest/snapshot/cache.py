@@ -28,7 +28,7 @@ import msgspec
 
 from attest.snapshot import record
 from attest.snapshot.shape import Shape
-from attest.support.claims import claimed_at_once, lock, remove, sweep
+from attest.support.claims import claimed_at_once, lock, locked, release, remove, sweep
 from attest.support.paths import cache_dir
 from attest.vmm.base import Saved, saved_in
 
@@ -172,12 +172,12 @@ class SnapshotCache:
             if descriptor is None:
                 continue  # it is being removed
             if record.is_withdrawn(path):
-                _release(descriptor)
+                release(descriptor)
                 continue
             if wrong := record.damage(path, every_byte=True):
                 self._give_up(path, descriptor)
             else:
-                _release(descriptor)
+                release(descriptor)
             yield path, wrong
 
     def remove(self, entry: Entry) -> bool:
@@ -226,7 +226,7 @@ class SnapshotCache:
     def close(self) -> None:
         """Give the snapshots that were used free, so that any process may remove them."""
         while self._held:
-            _release(self._held.popitem()[1])
+            release(self._held.popitem()[1])
 
     # Inside
 
@@ -237,14 +237,14 @@ class SnapshotCache:
             return None
         entry = None if record.damage(path) else read_entry(path)
         if entry is None:
-            _release(descriptor)
+            release(descriptor)
             return None
         with suppress(OSError):  # a cache that this user may only read
             os.utime(path / record.RECORD)
         if not record.is_synced(path):
             _sync_behind(descriptor)
         if path in self._held:
-            _release(descriptor)
+            release(descriptor)
         else:
             self._held[path] = descriptor
         return entry
@@ -298,7 +298,7 @@ class SnapshotCache:
         try:
             record.withdraw(descriptor)
         finally:
-            _release(descriptor)
+            release(descriptor)
         if not (path / record.RECORD).exists():  # else it is a new one already
             self._remove(path)
 
@@ -306,13 +306,10 @@ class SnapshotCache:
         with self._claim(path.name) as work:
             if work is None:
                 return False
-            descriptor = lock(path, fcntl.LOCK_EX)
-            if descriptor is None:
-                return not path.exists()
-            try:
+            with locked(path, fcntl.LOCK_EX) as free:
+                if not free:
+                    return not path.exists()
                 remove(self._set_aside(path))
-            finally:
-                os.close(descriptor)
         return True
 
     def _set_aside(self, path: Path) -> Path:
@@ -331,15 +328,6 @@ class SnapshotCache:
     def _paths(self) -> Iterator[Path]:
         paths = sorted(self.directory.iterdir()) if self.directory.is_dir() else []
         return (path for path in paths if re.fullmatch("[0-9a-f]{64}", path.name))
-
-
-def _release(descriptor: int) -> None:
-    """Close a descriptor that holds a directory.
-
-    A child that is being started has a copy of it for a moment, which would hold it too.
-    """
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
 
 
 def _sync_behind(held: int) -> None:

@@ -20,6 +20,7 @@ import msgspec
 
 from attest.errors import reason_of
 from attest.snapshot.shape import Shape
+from attest.support.claims import release
 
 __all__ = [
     "RECORD",
@@ -157,8 +158,7 @@ def sync(directory: int) -> None:
             _fsync(_SYNCED, os.O_WRONLY | os.O_CREAT, directory)
             os.fsync(directory)
     finally:
-        fcntl.flock(directory, fcntl.LOCK_UN)  # also for a child that has just got a copy
-        os.close(directory)
+        release(directory)
 
 
 def _fsync(name: str, flags: int, directory: int) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 
 from attest.support.user_namespace import removal, remove_as_root
 
-__all__ = ["claimed", "claimed_at_once", "lock", "remove", "sweep"]
+__all__ = ["claimed", "claimed_at_once", "lock", "locked", "release", "remove", "sweep"]
 
 # Waits for the end of a pipe that only the process with the claim holds. What that has done itself
 # is not done again: the directory is no longer the one that the shared lock is on. The killed steps
@@ -65,14 +65,21 @@ def claimed_at_once(path: Path) -> Iterator[Path | None]:
 
 def sweep(path: Path) -> bool:
     """Remove the directory when no process has it; whether that was so."""
-    descriptor = lock(path, fcntl.LOCK_EX)
-    if descriptor is None:
-        return False
+    with locked(path, fcntl.LOCK_EX) as free:
+        if free:
+            remove(path)
+    return free
+
+
+@contextmanager
+def locked(path: Path, kind: int, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+    """Hold the directory within the ``with`` block; whether that is so, see `lock`."""
+    descriptor = lock(path, kind, waiting)
     try:
-        remove(path)
+        yield descriptor is not None
     finally:
-        os.close(descriptor)
-    return True
+        if descriptor is not None:
+            release(descriptor)
 
 
 def lock(path: Path, kind: int, waiting: Callable[[], None] | None = None) -> int | None:
@@ -96,6 +103,15 @@ def lock(path: Path, kind: int, waiting: Callable[[], None] | None = None) -> in
         raise
     os.close(descriptor)
     return None
+
+
+def release(descriptor: int) -> None:
+    """Close a descriptor that holds a directory.
+
+    A child that is being started has a copy of it for a moment, which would hold it too.
+    """
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def _lock_made(path: Path, waiting: Callable[[], None] | None) -> int | None:

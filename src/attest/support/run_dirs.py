@@ -7,7 +7,6 @@ that ends: only what nobody holds is removed.
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shutil
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
-from attest.support.claims import lock
+from attest.support.claims import lock, locked, release
 from attest.support.paths import cache_dir
 
 __all__ = ["held", "new_run_directory", "past_runs", "runs_directory"]
@@ -54,7 +53,7 @@ def new_run_directory(name: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        _release(descriptor)
+        release(descriptor)
 
 
 @contextmanager
@@ -63,14 +62,11 @@ def held(run: Path) -> Iterator[None]:
 
     Nothing happens when it is gone, or lies elsewhere than those that are removed.
     """
-    descriptor = None
-    if run.resolve().parent == runs_directory().resolve():
-        descriptor = lock(run, fcntl.LOCK_SH, waiting=lambda: None)
-    try:
+    if run.resolve().parent != runs_directory().resolve():
         yield
-    finally:
-        if descriptor is not None:
-            _release(descriptor)
+        return
+    with locked(run, fcntl.LOCK_SH, waiting=lambda: None):
+        yield
 
 
 def _make(name: str) -> tuple[Path, int]:
@@ -93,19 +89,9 @@ def _make(name: str) -> tuple[Path, int]:
 
 def _remove(run: Path) -> None:
     """Remove the directory of a run that nobody holds."""
-    descriptor = lock(run, fcntl.LOCK_EX)
-    if descriptor is None:
-        return
-    try:
-        shutil.rmtree(run, ignore_errors=True)
-    finally:
-        _release(descriptor)
-
-
-def _release(descriptor: int) -> None:
-    """Close a descriptor that holds a directory, of which a starting child may have a copy."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+    with locked(run, fcntl.LOCK_EX) as free:
+        if free:
+            shutil.rmtree(run, ignore_errors=True)
 
 
 def _age(path: Path) -> float:

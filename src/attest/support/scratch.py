@@ -14,6 +14,7 @@ import stat
 from pathlib import Path
 
 from attest.errors import HostError
+from attest.support.claims import lock, locked
 
 __all__ = ["Scratch"]
 
@@ -43,37 +44,23 @@ class Scratch:
         for stale in base.iterdir():
             _sweep(stale)
         self.path = base / f"{os.getpid()}-{os.urandom(4).hex()}"
-        self._lock = -1
+        self._lock: int | None = None
 
     def create(self) -> None:
         """Make the directory, and lock it."""
-        while self._lock < 0:
+        while self._lock is None:  # another run may have swept it before it was locked
             self.path.mkdir(mode=0o700)
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if self.path.is_dir():  # another run may have swept it before it was locked
-                    self._lock = descriptor
-                else:
-                    os.close(descriptor)
+            self._lock = lock(self.path, fcntl.LOCK_SH, waiting=lambda: None)
 
     def close(self) -> None:
         """Remove the directory; nothing happens when it is not there."""
         shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock >= 0:
+        if self._lock is not None:
             os.close(self._lock)
-            self._lock = -1
+            self._lock = None
 
 
 def _sweep(stale: Path) -> None:
-    try:
-        descriptor = os.open(stale, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return  # gone already
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(stale, ignore_errors=True)
-    except BlockingIOError:
-        return  # its driver lives
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError), locked(stale, fcntl.LOCK_EX) as free:
+        if free:  # else its driver lives
+            shutil.rmtree(stale, ignore_errors=True)

@@ -17,6 +17,8 @@ from io import FileIO
 from types import TracebackType
 from typing import Protocol, TypeVar
 
+from attest.vmm.base import ConsolePipes
+
 __all__ = ["Ends"]
 
 
@@ -63,6 +65,12 @@ class Ends:
         """A pipe: where the driver writes, and the descriptor from which the process reads."""
         read, write = os.pipe()
         return self.ours(FileIO(write, "w")), self.theirs(read)
+
+    def console(self) -> tuple[ConsolePipes, int, int]:
+        """A console on two pipes, and the descriptors of the process's output and input."""
+        output, stdout = self.from_process()
+        keyboard, stdin = self.to_process()
+        return ConsolePipes(output, keyboard), stdout, stdin
 
     def ours(self, end: _Ours) -> _Ours:
         """Take something for the driver's end."""

@@ -23,7 +23,6 @@ from msgspec.structs import replace
 
 from attest.errors import reason_of
 from attest.vmm.base import (
-    ConsolePipes,
     Greet,
     MachineSpec,
     Saved,
@@ -135,9 +134,7 @@ class Firecracker(VmmProcess):
         log.touch()
         self._workdir.show(_LOG, log, writable=True)
         with Ends() as ends:
-            output, stdout = ends.from_process()
-            keyboard, stdin = ends.to_process()
-            self.console = ConsolePipes(output, keyboard)
+            self.console, stdout, stdin = ends.console()
             with contextlib.suppress(OSError):  # the user has many pipes
                 fcntl.fcntl(stdout, fcntl.F_SETPIPE_SZ, _CONSOLE)
             return WatchedProcess(

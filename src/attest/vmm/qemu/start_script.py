@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from attest.errors import MachineError
-from attest.vmm.base import ConsolePipes, Greet, Saved, VmmExit
+from attest.vmm.base import Greet, Saved, VmmExit
 from attest.vmm.ends import Ends
 from attest.vmm.process import WatchedProcess
 from attest.vmm.qemu.monitored import Monitored
@@ -109,9 +109,7 @@ class StartScript(Monitored):
             ours, qmp = ends.socket()
             super().__init__(spec.name, ours, on_exit, on_event)
             self._shell, shell = ends.socket()
-            output, stdout = ends.from_process()
-            keyboard, stdin = ends.to_process()
-            self.console = ConsolePipes(output, keyboard)
+            self.console, stdout, stdin = ends.console()
             self._process = WatchedProcess(
                 enter(["sh", "-c", run, "sh", *spec.arguments(qmp, shell)]),
                 pass_fds=[qmp, shell, *(frames.fileno() for frames in spec.cards.values())],

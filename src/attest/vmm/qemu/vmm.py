@@ -193,9 +193,7 @@ class Qemu(Monitored):
 def _console_ends(ends: Ends, binary: QemuBinary) -> tuple[ConsolePipes, int, int]:
     """The driver's ends of the console, and those for QEMU's output and its keyboard."""
     if binary.has_console_pipes:
-        output, to_output = ends.from_process()
-        keyboard, from_keyboard = ends.to_process()
-        return ConsolePipes(output, keyboard), to_output, from_keyboard
+        return ends.console()
     ours, theirs = socket.socketpair()
     output, to_output = ends.ours(FileIO(ours.detach())), ends.theirs(theirs.detach())
     keyboard = ends.ours(FileIO(os.dup(output.fileno()), "w"))
