@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from attest.cluster.checkpoint import Checkpoint
     from attest.cluster.cluster import Cluster
+    from attest.cluster.options import ClusterOptions
     from attest.errors import (
         AttestError,
         ChannelError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "Cluster",
+    "ClusterOptions",
     "Completed",
     "Machine",
     "Manifest",
@@ -58,6 +60,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Cluster": "attest.cluster.cluster",
+    "ClusterOptions": "attest.cluster.options",
     "Checkpoint": "attest.cluster.checkpoint",
     "Completed": "attest.machine.completed",
     "Snapshot": "attest.machine.machine",
