@@ -74,9 +74,9 @@ class ConsoleAccess(Commands):
             interact_at(self, address)
 
     def get_console_log(self) -> str:
-        """All that the console has shown since the test began."""
+        """All that the console has shown since the test began; waits for nothing."""
         instance = self._lifecycle.instance
-        return instance.console.text() if instance else ""
+        return instance.console_text() if instance else ""
 
     def console_lines(self, count: int = 20) -> list[str]:
         """The last lines that its console has shown, at most ``count``; waits for nothing."""

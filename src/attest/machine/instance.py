@@ -220,6 +220,11 @@ class Instance:
         console = self._console
         return console.last_lines(count) if console is not None else []
 
+    def console_text(self) -> str:
+        """All that its console has shown; waits for nothing."""
+        console = self._console
+        return console.text() if console is not None else ""
+
     def console_evidence(self) -> dict[str, list[str]]:
         """What its console has shown last, for the error of something that was done in it."""
         return {f"last console lines of {self._name}": self.console_lines(_EVIDENCE)}
