@@ -7,8 +7,6 @@ import sys
 
 import attest
 from attest import errors
-from attest.check.check import check
-from attest.check.subject import Subject
 
 _NO_ERRORS = {"Terminated", "message_of", "reason_of"}
 """What `attest.errors` has beside the errors that a user can meet."""
@@ -32,9 +30,3 @@ def test_nothing_is_imported_before_it_is_used() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "['attest.errors']\n"
-
-
-def test_a_type_checker_knows_the_names() -> None:
-    script = "import attest\nattest.CommandFailed\nattest.Clustr\n"
-    findings = check(Subject(script, "test.py", ("machine",), (1,)), ["names"])
-    assert [(each.line, each.code) for each in findings] == [(3, "attr-defined")]
