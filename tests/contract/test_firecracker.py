@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -341,7 +342,7 @@ def test_a_process_that_does_not_come_up(
 def test_a_process_that_does_not_listen(
     start: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hasty = replace(start, kind=partial(Firecracker, api_limit=0.1))
+    hasty = dataclasses.replace(start, kind=partial(Firecracker, api_limit=0.1))
     instead(tmp_path, monkeypatch, "exec sleep 1000")
     with pytest.raises(ApiError, match=r"no API on its socket in 0\.1 s"):
         hasty()

@@ -14,18 +14,17 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 import threading
 import tty
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from io import FileIO
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from attest.errors import reason_of
 from attest.support.listeners import tell
 from attest.support.unix_sockets import listen
+from attest.vmm.api_vmm import API, ApiVmm
 from attest.vmm.base import ConsolePipes, Greet, MachineSpec, Saved, SaveError, VmmExit
 from attest.vmm.cloud_hypervisor.binary import CloudHypervisorBinary
 from attest.vmm.cloud_hypervisor.config import VSOCK, vm_config
@@ -33,14 +32,15 @@ from attest.vmm.cloud_hypervisor.event_monitor import GuestEvent, read_events
 from attest.vmm.cloud_hypervisor.whole_state import read_devices, write_whole
 from attest.vmm.dial import dial
 from attest.vmm.ends import Ends
-from attest.vmm.http_api import Api, ApiError, explained
-from attest.vmm.process import VmmProcess, WatchedProcess
+from attest.vmm.http_api import ApiError
+from attest.vmm.process import WatchedProcess
 from attest.vmm.vsock import HybridVsock
+from attest.vmm.workdir import OpenWorkdir
 
 __all__ = ["CloudHypervisor"]
 
-_API, _SNAPSHOT = "api", "snapshot"
-"""Names of the API's socket, and of the directory for snapshots, in the process's directory."""
+_SNAPSHOT: Final = "snapshot"
+"""Name of the directory for snapshots in the process's directory."""
 
 _MEMORY_LIMIT: Final = 600.0
 """Seconds in which a memory must be allocated, written, or loaded."""
@@ -50,7 +50,7 @@ _TAP_QUEUE: Final = 1000
 for a tap unless somebody changes it."""
 
 
-class CloudHypervisor(VmmProcess):
+class CloudHypervisor(ApiVmm):
     """One Cloud Hypervisor process, running from construction.
 
     Args:
@@ -69,6 +69,8 @@ class CloudHypervisor(VmmProcess):
         SaveError: It refused to load what was saved.
     """
 
+    title = "Cloud Hypervisor"
+
     def __init__(
         self,
         spec: MachineSpec,
@@ -80,34 +82,17 @@ class CloudHypervisor(VmmProcess):
     ) -> None:
         if spec.memory_file is not None:
             _make_memory(spec.memory_file, spec.memory)
-        self.name = spec.name
-        self.channel: Literal["serial", "vsock"] = "vsock"
-        self._spec = spec
-        self._on_exit = on_exit
+        workdir = OpenWorkdir(spec.directory, "cloud-hypervisor-")
+        super().__init__(spec, workdir, on_exit, base="/api/v1")
+        self._binary = binary
+        self._enter = enter
         self._on_event = on_event
-        self._paused = False
-        self._directory = Path(tempfile.mkdtemp(prefix="cloud-hypervisor-", dir=spec.directory))
-        self._api = Api(self._directory / _API, base="/api/v1")
-        try:
-            self._config = vm_config(spec, self._directory)
-            self._process = self._start(binary, enter)
-        except BaseException:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            raise
-        try:
-            if spec.saved is None:
-                self._boot()
-            else:
-                self._load(spec.saved)
-        except BaseException:
-            self.abandon()
-            raise
+        self._run(self._start, self._begin)
 
-    def _start(
-        self, binary: CloudHypervisorBinary, enter: Callable[[Sequence[str]], list[str]]
-    ) -> WatchedProcess:
+    def _start(self) -> WatchedProcess:
+        self._config = vm_config(self._spec, self._workdir.path)
         with Ends() as ends:
-            listener = ends.theirs(listen(self._directory / _API).detach())
+            listener = ends.theirs(listen(self._workdir.path / API).detach())
             output, stdout = ends.from_process()
             typist, stdin = _keyboard(ends)
             self.console = ConsolePipes(output, typist)
@@ -121,13 +106,19 @@ class CloudHypervisor(VmmProcess):
             )
             self._monitor.start()
             return WatchedProcess(
-                enter(_command_line(binary, self._directory, listener, tell)),
+                self._enter(self._workdir.command(self._binary.path, _arguments(listener, tell))),
                 pass_fds=(listener, tell),
                 stderr=self._spec.directory / "cloud-hypervisor.log",
                 stdin=stdin,
                 stdout=stdout,
                 on_exit=self._ended,
             )
+
+    def _begin(self) -> None:
+        if self._spec.saved is None:
+            self._boot()
+        else:
+            self._load(self._spec.saved)
 
     def _boot(self) -> None:
         self._put("/vm.create", self._config)
@@ -150,13 +141,10 @@ class CloudHypervisor(VmmProcess):
         with self._explained():
             self._api.put(path, body, timeout=_MEMORY_LIMIT)
 
-    def _explained(self) -> AbstractContextManager[None]:
-        return explained("Cloud Hypervisor", self.wait)
-
     @contextlib.contextmanager
     def _saving(self) -> Iterator[Path]:
         """A directory for a snapshot, which is of no use afterwards; what fails is a SaveError."""
-        directory = (self._directory / _SNAPSHOT).absolute()
+        directory = self._workdir.path / _SNAPSHOT
         try:
             directory.mkdir()
             yield directory
@@ -192,16 +180,15 @@ class CloudHypervisor(VmmProcess):
     def _ended(self, exit: VmmExit) -> None:
         try:
             self._monitor.join()
-            self._api.close()
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._workdir.remove()
         finally:
-            self._on_exit(exit)
+            super()._ended(exit)
 
     # What a machine asks of its VMM
 
     def dial(self, greet: Greet, timeout: float, dead: Callable[[], str]) -> None:
         """Connect to the guest's agent and greet it, see `attest.vmm.base.Vmm.dial`."""
-        connect = HybridVsock(self._directory / VSOCK)
+        connect = HybridVsock(self._workdir.path / VSOCK)
         dial(connect, greet, timeout, vmm=self._process, vcpus="vcpu", dead=dead)
 
     def drain(self) -> None:
@@ -276,13 +263,9 @@ class CloudHypervisor(VmmProcess):
         return saved
 
 
-def _command_line(
-    binary: CloudHypervisorBinary, directory: Path, listener: int, tell: int
-) -> list[str]:
+def _arguments(listener: int, tell: int) -> list[str]:
     return [
-        "env", f"--chdir={directory.absolute()}",
-        str(binary.path), "--api-socket", f"fd={listener}", "--event-monitor", f"fd={tell}",
-        "--seccomp", "true",
+        "--api-socket", f"fd={listener}", "--event-monitor", f"fd={tell}", "--seccomp", "true",
     ]  # fmt: skip
 
 

@@ -14,14 +14,14 @@ import contextlib
 import fcntl
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 from attest.errors import reason_of
+from attest.vmm.api_vmm import API, ApiVmm
 from attest.vmm.base import (
     Greet,
     MachineSpec,
@@ -34,8 +34,8 @@ from attest.vmm.ends import Ends
 from attest.vmm.firecracker.binary import FirecrackerBinary
 from attest.vmm.firecracker.jailer import Jail
 from attest.vmm.firecracker.uffd import UffdHandler
-from attest.vmm.http_api import Api, ApiError, explained
-from attest.vmm.process import VmmProcess, WatchedProcess
+from attest.vmm.http_api import ApiError
+from attest.vmm.process import WatchedProcess
 from attest.vmm.vsock import HybridVsock
 from attest.vmm.workdir import OpenWorkdir, Workdir
 
@@ -47,13 +47,13 @@ _TRANSPARENT: Final = (1, 17)
 _CID: Final = 3
 """The guest's address on its own vsock, to which no other machine has a connection."""
 
-_API, _VSOCK, _LOG, _KERNEL_FILE, _INITRD, _ROOT = (
-    "api", "vsock", "log", "vmlinux", "initrd", "root",
+_VSOCK, _LOG, _KERNEL_FILE, _INITRD, _ROOT = (
+    "vsock", "log", "vmlinux", "initrd", "root",
 )  # fmt: skip
 _STATE, _MEMORY, _METRICS, _UFFD = "state", "memory", "metrics", "uffd"
 """Names in the process's directory."""
 
-_ARGUMENTS: Final = ("--api-sock", _API, "--log-path", _LOG, "--level", "Error")
+_ARGUMENTS: Final = ("--api-sock", API, "--log-path", _LOG, "--level", "Error")
 
 _MEMORY_LIMIT: Final = 600.0
 """Seconds in which a memory must be written, or loaded."""
@@ -68,7 +68,7 @@ _KERNEL: Final = (
 )
 
 
-class Firecracker(VmmProcess):
+class Firecracker(ApiVmm):
     """One Firecracker process, running from construction.
 
     Args:
@@ -90,6 +90,8 @@ class Firecracker(VmmProcess):
         SaveError: It refused to load what was saved.
     """
 
+    title = "Firecracker"
+
     def __init__(
         self,
         spec: MachineSpec,
@@ -100,36 +102,14 @@ class Firecracker(VmmProcess):
         on_event: Callable[[str, dict[str, Any]], None],
         api_limit: float = 30.0,
     ) -> None:
-        self.name = spec.name
-        self.channel: Literal["serial", "vsock"] = "vsock"
-        self._spec = spec
+        super().__init__(spec, _workdir(spec, binary.path), on_exit)
         self._binary = binary
-        self._on_exit = on_exit
-        self._paused = False
+        self._enter = enter
         self._handler: UffdHandler | None = None
-        self._workdir = _workdir(spec, binary.path)
-        self._api = Api(self._workdir.path / _API)
-        try:
-            self._process = self._start(enter)
-        except BaseException:
-            self._workdir.remove()
-            raise
-        try:
-            self._api.await_server(self._process.wait, api_limit)
-            self._put("/metrics", {"metrics_path": _METRICS})
-            if spec.saved is None:
-                self._boot()
-            else:
-                if spec.hugepages:
-                    self._handler = self._start_handler(spec.saved, enter)
-                self._load()
-        except BaseException:
-            self.abandon()
-            if self._handler is not None:  # it may have come after the end, which ends it too
-                self._handler.end()
-            raise
+        self._api_limit = api_limit
+        self._run(self._start, self._begin)
 
-    def _start(self, enter: Callable[[Sequence[str]], list[str]]) -> WatchedProcess:
+    def _start(self) -> WatchedProcess:
         log = self._spec.directory / "firecracker.log"
         log.touch()
         self._workdir.show(_LOG, log, writable=True)
@@ -138,7 +118,7 @@ class Firecracker(VmmProcess):
             with contextlib.suppress(OSError):  # the user has many pipes
                 fcntl.fcntl(stdout, fcntl.F_SETPIPE_SZ, _CONSOLE)
             return WatchedProcess(
-                enter(self._workdir.command(self._binary.path, _ARGUMENTS)),
+                self._enter(self._workdir.command(self._binary.path, _ARGUMENTS)),
                 pass_fds=(),
                 # Firecracker writes its log from the start of the file, and a last error, which
                 # goes to standard error, behind it.
@@ -149,9 +129,17 @@ class Firecracker(VmmProcess):
                 complete=self._complete,
             )
 
-    def _start_handler(
-        self, saved: Saved, enter: Callable[[Sequence[str]], list[str]]
-    ) -> UffdHandler:
+    def _begin(self) -> None:
+        self._api.await_server(self._process.wait, self._api_limit)
+        self._put("/metrics", {"metrics_path": _METRICS})
+        if self._spec.saved is None:
+            self._boot()
+            return
+        if self._spec.hugepages:
+            self._handler = self._start_handler(self._spec.saved)
+        self._load()
+
+    def _start_handler(self, saved: Saved) -> UffdHandler:
         """What brings the guest its memory, which Firecracker cannot map as huge pages."""
         assert saved.memory is not None, "Firecracker saves it into a file of its own"
         path = self._workdir.path / _UFFD
@@ -159,7 +147,7 @@ class Firecracker(VmmProcess):
             handler = UffdHandler(
                 saved.memory,
                 path,
-                enter=enter,
+                enter=self._enter,
                 log=self._spec.directory / "uffd.log",
                 on_failure=lambda: self._process.kill(wait=False),
             )
@@ -235,14 +223,11 @@ class Firecracker(VmmProcess):
         except ApiError as error:
             raise SaveError(reason_of(error)) from error
 
-    def _explained(self) -> AbstractContextManager[None]:
-        return explained("Firecracker", self.wait)
-
-    def _ended(self, exit: VmmExit) -> None:
-        try:
-            self._api.close()
-        finally:
-            self._on_exit(exit)
+    def abandon(self) -> None:
+        """End it where its start has failed, see `VmmProcess.abandon`."""
+        super().abandon()
+        if self._handler is not None:  # it may have come after the end, which ends it too
+            self._handler.end()
 
     def _complete(self, exit: VmmExit) -> VmmExit:
         metrics = _read_metrics(self._workdir.path / _METRICS)
