@@ -20,7 +20,7 @@ from attest.errors import AttestError, Terminated, UsageError
 from attest.events import Event, EventLog, Kind
 from attest.machine.machine import Machine
 from attest.manifest import Manifest
-from attest.report.activity import Doing
+from attest.report.activity import Activities
 from attest.report.journal import journal
 from attest.report.live import View, view
 from attest.script.driver import Driver, namespace
@@ -77,7 +77,7 @@ def run_test(test: Manifest, options: Options) -> int:
             hint="--snapshot-on-failure keeps the machines for `attest resume`",
         )
     events = EventLog()
-    doing = Doing(events, test.nodes)
+    doing = Activities(events, test.nodes)
     script = _script(test, options, doing)
     with _directory(test, options) as directory:
         run = _Run(test, options, script, events, directory)
@@ -118,7 +118,7 @@ def _junit(events: EventLog, path: Path | None) -> AbstractContextManager[None]:
     return junit(events, path)
 
 
-def _script(test: Manifest, options: Options, doing: Doing) -> ScriptRun:
+def _script(test: Manifest, options: Options, doing: Activities) -> ScriptRun:
     """The test's script.
 
     Raises:

@@ -11,7 +11,7 @@ import msgspec
 from attest.events import Event, EventLog, Kind
 from attest.report.lines import headline
 
-__all__ = ["Activity", "Doing"]
+__all__ = ["Activity", "Activities"]
 
 _RUNNING: Final = (Kind.COMMAND, Kind.WAIT, Kind.COPY, Kind.ACTION)
 
@@ -33,7 +33,7 @@ class Activity(msgspec.Struct, frozen=True):
         return f"{self.machine}: {self.stage}, {self.action or 'nothing is being done in it'}"
 
 
-class Doing:
+class Activities:
     """Follows what happens, from now on.
 
     Args:

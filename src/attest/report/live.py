@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 import msgspec
 
 from attest.events import Event, EventLog, Kind, Subscriber
-from attest.report.activity import Doing
+from attest.report.activity import Activities
 from attest.report.lines import describe
 from attest.support.nix_sandbox import in_build
 
@@ -47,7 +47,7 @@ class View(msgspec.Struct, eq=False):
 @contextmanager
 def view(
     events: EventLog,
-    doing: Doing,
+    doing: Activities,
     *,
     verbose: bool,
     table: bool = True,
@@ -88,7 +88,7 @@ def _print_plain(event: Event, shown: View, stream: TextIO) -> None:
 
 
 @contextmanager
-def _live(events: EventLog, doing: Doing, shown: View, stream: TextIO) -> Iterator[None]:
+def _live(events: EventLog, doing: Activities, shown: View, stream: TextIO) -> Iterator[None]:
     from rich.console import Console
     from rich.live import Live
 
@@ -112,7 +112,7 @@ def _show(event: Event, shown: View, console: Console) -> None:
         console.print(line, style=style, markup=False)
 
 
-def _table(doing: Doing) -> Table:
+def _table(doing: Activities) -> Table:
     from rich.table import Table
     from rich.text import Text
 

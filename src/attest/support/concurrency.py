@@ -1,4 +1,4 @@
-"""Doing the same with several machines at once."""
+"""Activities the same with several machines at once."""
 
 from __future__ import annotations
 
