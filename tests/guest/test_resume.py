@@ -184,7 +184,7 @@ def test_a_machine_that_boots_anew_is_still_itself(host: Host, tmp_path: Path) -
     )
     before = re.findall(r"stdout \| (.*)", told)
     kept = read_archive(archive_path(out))
-    with Cluster(kept.manifest, accelerator=kept.accelerator, cold=True, kept=kept) as cluster:
+    with Cluster(kept.manifest, accelerator=kept.accelerator, cold=True, archive=kept) as cluster:
         now = cluster["one"].succeed("cat /etc/machine-id; uname -n; ip -4 -o address show eth0")
     assert now.splitlines() == before
 

@@ -188,7 +188,9 @@ class FakeChannel:
 
     def connect(self, timeout: float) -> Welcome:
         self._wait(lambda: self.guest.answers, timeout)
-        self.sessions += 1
+        with self.guest.changed:
+            self.sessions += 1
+            self.guest.changed.notify_all()
         return self.welcome
 
     def reconnect(self, sock: socket.socket, reason: str, *, padding: bool = True) -> None:

@@ -376,6 +376,30 @@ def test_a_guest_that_resets_while_its_unit_is_awaited_comes_up(
     assert world.fatal == []
 
 
+def test_what_is_told_late_of_a_reset_does_not_end_the_greeting_that_follows(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    instance = rebooting(world)
+    world.guest.set(unit_active=False)
+
+    def greeted_again() -> bool:
+        return world.guest.channels[0].sessions == 2
+
+    def hold_up(event: Event) -> None:
+        """Where the reset is told, its other effects wait for the worker to get ahead."""
+        if event.text == "the guest reboots":
+            with world.guest.changed:
+                world.guest.changed.wait_for(greeted_again, 30)
+
+    world.context.events.subscribe(hold_up)
+    world.guest.vmms[0].reset()
+    world.guest.set(unit_active=True)
+    waiting(instance.ready).result(60)
+    assert greeted_again()
+    assert world.fatal == []
+
+
 def test_a_panic_of_a_boot_before_is_not_blamed_later(make: Callable[..., World]) -> None:
     world = make()
     instance = rebooting(world)

@@ -161,6 +161,7 @@ class Instance:
         self._console: Console | None = None
         self._channel = back.channel if back else None
         self._channel_lock = threading.RLock()
+        self._greeted_in = 0  # the attempt in which the channel's session was begun
         self._early_exit: VmmExit | None = None
         self._has_turn = False
         self._left = "the machine was ended"
@@ -278,7 +279,7 @@ class Instance:
             self._back.meeting.call_off(self._name, reason)
         with self._changed:
             self._changed.wait_for(lambda: self._state.launched)
-        self._interrupt(reason)
+        self._interrupt(reason, self._state.attempt + 1)
         with self._changed:
             self._changed.wait_for(lambda: self._state.phase is Phase.OFF and not self._worker)
         if self._vmm is not None:
@@ -398,8 +399,8 @@ class Instance:
                 self._try_clone(attempt)
             case ComeUp(attempt=attempt):
                 self._come_up(attempt)
-            case Interrupt(reason=reason):
-                self._interrupt(reason)
+            case Interrupt(reason=reason, before=before):
+                self._interrupt(reason, before)
             case KillVmm():
                 self._end_vmm()
             case Discard():
@@ -541,6 +542,7 @@ class Instance:
             else:
                 self._channel.reconnect(sock, reason, padding=serial)
             channel = self._channel
+            self._greeted_in = attempt
         channel.connect(limit)
 
     def _introduce(self, attempt: int) -> None:
@@ -591,9 +593,10 @@ class Instance:
         if console is not None:
             console.join()
 
-    def _interrupt(self, reason: str) -> None:
+    def _interrupt(self, reason: str, before: int) -> None:
         with self._channel_lock:
-            if self._channel is not None:
+            # The worker may have begun the next attempt's session already.
+            if self._channel is not None and self._greeted_in < before:
                 self._channel.interrupt(reason)
 
     def _take_turn(self) -> None:

@@ -245,13 +245,15 @@ class ComeUp(Effect, frozen=True):
 
 
 class Interrupt(Effect, frozen=True):
-    """End what is under way on its channel.
+    """End what is under way on its channel since before an attempt.
 
     Attributes:
         reason: What whoever waits there is told.
+        before: That attempt. What its own greeting has begun goes on, however late this comes.
     """
 
     reason: str
+    before: int
 
 
 class KillVmm(Effect, frozen=True):

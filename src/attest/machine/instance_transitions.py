@@ -247,7 +247,7 @@ def _begin_anew(state: State, at: float, reason: str, *before: Effect) -> Next:
         stage=Stage.VMM, since=at, introduced=False, panic="", resets=state.resets + 1,
         outcome=None,
     )  # fmt: skip
-    return anew, (*before, Interrupt(reason), ComeUp(anew.attempt))
+    return anew, (*before, Interrupt(reason, anew.attempt), ComeUp(anew.attempt))
 
 
 def _kill_wanted(state: State, reason: str) -> Next:
@@ -258,7 +258,7 @@ def _kill_wanted(state: State, reason: str) -> Next:
             return replace(state, killed=True), ()
         case Phase.STOPPING | Phase.OFF:
             return state, ()
-    return replace(state, phase=Phase.STOPPING), (Interrupt(reason), KillVmm())
+    return replace(state, phase=Phase.STOPPING), (Interrupt(reason, state.attempt + 1), KillVmm())
 
 
 def _off(state: State, outcome: Outcome, *effects: Effect) -> Next:
