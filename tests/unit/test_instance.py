@@ -243,6 +243,22 @@ def test_a_clone_that_dies_on_trial_boots(make: Callable[..., World]) -> None:
     assert world.fatal == []
 
 
+def test_a_source_that_cannot_take_the_report_holds_up_nobody(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Confused(FakeSource):
+        def report_spoilt(self, reason: str) -> None:
+            raise KeyError("shape")
+
+    reported: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: reported.append(told.exc_value))
+    world = make(saved=SAVED)
+    world.source = Confused(SAVED)
+    world.guest.refuses_to_resume = [SaveError("bad state")]
+    waiting(world.start().ready).result(60)
+    assert [type(error) for error in reported] == [KeyError]
+
+
 def test_a_clone_that_may_not_boot_fails(make: Callable[..., World]) -> None:
     world = make(saved=SAVED, may_boot=False)
     world.guest.refuses_to_resume = [SaveError("bad state")]

@@ -69,6 +69,7 @@ from attest.machine.instance_states import Phase, Stage, StartKind, State
 from attest.machine.instance_transitions import advance
 from attest.machine.meeting import Meeting, MeetingFailed
 from attest.support.cancellation import CancelScope
+from attest.support.listeners import tell
 from attest.vmm.base import DialError, Saved, Vmm, VmmExit
 
 __all__ = ["Instance", "Return"]
@@ -389,7 +390,7 @@ class Instance:
                     self._changed.notify_all()
                     return
                 effect = self._queue.popleft()
-            self._carry_out(effect)
+            tell(self._carry_out, effect)  # whatever is raised there, others wait for what follows
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
