@@ -34,10 +34,14 @@ with subtest("both backends get their share"):
 
 with subtest("a backend without its network is left out"):
     two.block()
-    balancer.wait_until_succeeds("journalctl -u haproxy | grep 'Server pool/two is' | tail -1 | grep DOWN")
+    balancer.wait_until_succeeds(
+        "journalctl -u haproxy | grep 'Server pool/two is' | tail -1 | grep DOWN"
+    )
     assert answers(4) == {"one"}
 
 with subtest("and comes back with it"):
     two.unblock()
-    balancer.wait_until_succeeds("journalctl -u haproxy | grep 'Server pool/two is' | tail -1 | grep UP")
+    balancer.wait_until_succeeds(
+        "journalctl -u haproxy | grep 'Server pool/two is' | tail -1 | grep UP"
+    )
     assert answers(4) == {"one", "two"}
