@@ -28,6 +28,8 @@ def answers(count: int) -> set[str]:
     return {client.succeed("curl -sSf http://balancer/").strip() for _ in range(count)}
 
 
+last_said = "journalctl -u haproxy | grep 'Server pool/two is' | tail -1"
+
 with subtest("both backends get their share"):
     client.wait_until_succeeds("curl -sSf http://balancer/")
     assert answers(4) == {"one", "two"}
