@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,28 +14,14 @@ from attest.errors import ChannelError
 from attest.guest.agent.channel import AgentChannel
 from attest.guest.console import Console
 from attest.net.cell import Cell
-from attest.vmm.base import MachineSpec, VmmExit
+from attest.vmm.base import MachineSpec
 from attest.vmm.cloud_hypervisor.vmm import CloudHypervisor
 from attest.vmm.firecracker.vmm import Firecracker
 from attest.vmm.program import Binary
 from tests.contract.server import Bench
+from tests.process_end import End
 
 ApiVmm = Firecracker | CloudHypervisor
-
-
-class End:
-    """Is told of a process's end."""
-
-    def __init__(self) -> None:
-        self.told: list[VmmExit] = []
-        self._came = threading.Event()
-
-    def __call__(self, exit: VmmExit) -> None:
-        self.told.append(exit)
-        self._came.set()
-
-    def wait(self) -> None:
-        assert self._came.wait(30)
 
 
 @dataclass

@@ -28,6 +28,7 @@ from attest.vmm.qemu.binary import QemuBinary
 from attest.vmm.qemu.monitored import REPLY_LIMIT
 from attest.vmm.qemu.start_script import ScriptSpec, StartScript
 from attest.vmm.qemu.vmm import Qemu
+from tests.process_end import End
 from tests.unit.descriptors import open_descriptors, room_for
 
 _MISSING = Path("/nonexistent/program")
@@ -35,22 +36,6 @@ _FIRECRACKER = FirecrackerBinary(_MISSING, (1, 16, 1), "10.0.0")
 _CLOUD_HYPERVISOR = CloudHypervisorBinary(_MISSING, (53, 0))
 
 Start = Callable[[Callable[[Sequence[str]], list[str]]], Any]
-
-
-class End:
-    """Is told of a process's end."""
-
-    def __init__(self) -> None:
-        self.told: list[VmmExit] = []
-        self._came = threading.Event()
-
-    def __call__(self, exit: VmmExit) -> None:
-        self.told.append(exit)
-        self._came.set()
-
-    def wait(self) -> VmmExit:
-        assert self._came.wait(30), "nobody was told of the end"
-        return self.told[0]
 
 
 @pytest.fixture

@@ -348,9 +348,7 @@ class Cluster:
         self._require_open()
         for machine in self._all_machines():
             self._scripted.refuse_saving(machine)
-        with self._lock:
-            launchers = list(self._launchers.values())
-        machines = [(launcher, self._lifecycles[launcher.name]) for launcher in launchers]
+        machines = [(each, self._lifecycles[each.name]) for each in self._all_launchers()]
         with self.events.span(Kind.ACTION, "keep the machines"), self._saving:
             absent = stand_still(machines, hold_bridges(self._cell, self._bridges()))
             wait(self._baking)  # they use files of disks that are to be kept
@@ -378,7 +376,7 @@ class Cluster:
             CommandFailed: A warm step failed.
         """
         self._require_open()
-        launchers = {each.look_at_shape(): each for each in self._launchers.values()}
+        launchers = {each.look_at_shape(): each for each in self._all_launchers()}
         place = directory.absolute()
         return wait_all(
             launchers.values(), lambda each: make_snapshot(each, self._contexts[each.name], place)
@@ -571,6 +569,10 @@ class Cluster:
         with self._lock:
             return list(self.machines.values())
 
+    def _all_launchers(self) -> list[Launcher]:
+        with self._lock:
+            return list(self._launchers.values())
+
     def _all_lifecycles(self) -> list[Lifecycle]:
         return [self._lifecycle(name) for name in self.machines]
 
@@ -588,8 +590,7 @@ class Cluster:
 
     def _bridges(self) -> set[int]:
         """The networks of those machines that can be saved."""
-        with self._lock:
-            return {vlan for each in self._launchers.values() for vlan in each.node.declared.vlans}
+        return {vlan for each in self._all_launchers() for vlan in each.node.declared.vlans}
 
     def _hosts(self, name: str) -> str:
         with self._lock:

@@ -243,10 +243,7 @@ class Instance:
                 self._advance(Used())
                 assert self._channel is not None, "an agent has answered"
                 return self._channel
-            outcome = self._state.outcome
-        if outcome is not None and outcome.error is not None:
-            raise outcome.error
-        raise MachineError(self._name, self._left)
+            raise self._why_not_there()
 
     def want_end(self) -> None:
         """Take its end for one that is wanted, from now on; not one that has come already."""
@@ -699,10 +696,13 @@ class Instance:
             self._changed.wait_for(lambda: self._state.launched)
             if self._vmm is not None and self._console is not None:
                 return self._vmm, self._console
-            outcome = self._state.outcome
+            raise self._why_not_there()
+
+    def _why_not_there(self) -> AttestError:
+        outcome = self._state.outcome
         if outcome is not None and outcome.error is not None:
-            raise outcome.error
-        raise MachineError(self._name, self._left)
+            return outcome.error
+        return MachineError(self._name, self._left)
 
     def _await_end_heard(self) -> None:
         """Wait for what an end that has come already means, lest it pass for one that is wanted."""
