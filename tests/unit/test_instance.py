@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -156,6 +157,26 @@ def test_a_vmm_that_does_not_start_is_a_failure_that_says_why(make: Callable[...
         _ = instance.vmm
     assert instance.ended
     assert len(world.fatal) == 1
+
+
+def test_an_error_tells_only_where_it_was_raised_last(make: Callable[..., World]) -> None:
+    world = make()
+    world.guest.refuses_to_start = [TimeoutError()]
+    instance = world.start()
+
+    def first() -> None:
+        instance.ready()
+
+    def second() -> None:
+        instance.ready()
+
+    with pytest.raises(MachineError):
+        first()
+    with pytest.raises(MachineError) as raised:
+        second()
+    names = [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert "second" in names
+    assert "first" not in names
 
 
 def test_a_console_that_cannot_be_logged_takes_its_vmm_along(make: Callable[..., World]) -> None:

@@ -701,7 +701,7 @@ class Instance:
     def _why_not_there(self) -> AttestError:
         outcome = self._state.outcome
         if outcome is not None and outcome.error is not None:
-            return outcome.error
+            return outcome.error.with_traceback(None)  # or each raise would add to the last one's
         return MachineError(self._name, self._left)
 
     def _await_end_heard(self) -> None:
