@@ -9,7 +9,7 @@ from typing import Final
 
 from attest.errors import CommandFailed, MachineError, WaitFailed
 from attest.events import Kind
-from attest.guest.channel import Channel, Completed, Running
+from attest.guest.channel import Channel, Command, Completed, Running
 from attest.machine.conditions import watched
 from attest.machine.power import Power
 from attest.support.cancellation import cancellable
@@ -55,7 +55,7 @@ class Commands(Power):
             channel = self._channel
             self._events.emit(Kind.COMMAND, f"start: {command.strip()}", machine=self.name)
             process = channel.start(
-                command, timeout=timeout, stdout=_drop, stderr=_drop, strict=True
+                Command(command, timeout=timeout, strict=True), stdout=_drop, stderr=_drop
             )
             threading.Thread(target=_drain, args=[process], daemon=True).start()
             return -2, ""
@@ -105,7 +105,7 @@ class Commands(Power):
         """
         channel = self._channel
         self._events.emit(Kind.COMMAND, f"start: {command}", machine=self.name)
-        return channel.start(command, user=user, env=env, stdin=stdin, pty=pty)
+        return channel.start(Command(command, user=user, env=env, stdin=stdin, pty=pty))
 
     @property
     def shell(self) -> RootShell:
@@ -177,7 +177,7 @@ class Commands(Power):
 
     def _attempt(self, channel: Channel, command: str, timeout: float | None) -> Completed:
         with self._lifecycle.explained():
-            process = channel.start(command, timeout=timeout, strict=True)
+            process = channel.start(Command(command, timeout=timeout, strict=True))
             try:
                 with cancellable(process.cancel):
                     return watched(process.wait)

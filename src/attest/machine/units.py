@@ -7,7 +7,7 @@ from typing import Final
 
 from attest.errors import WaitFailed
 from attest.events import Kind
-from attest.guest.channel import WaitKind
+from attest.guest.channel import WaitFor, WaitKind
 from attest.machine.waits import Waits
 from attest.support.polling import DEFAULT_TIMEOUT, tries
 from attest.support.text import plain_text
@@ -34,7 +34,7 @@ class Units(Waits):
         """
         try:
             if user is None:
-                self._wait(f"unit {unit}", WaitKind.UNIT, _full_name(unit), timeout=timeout)
+                self._wait(f"unit {unit}", WaitFor(WaitKind.UNIT, _full_name(unit), timeout))
             else:
                 self._wait_for_user_unit(unit, user, timeout)
         except WaitFailed as error:

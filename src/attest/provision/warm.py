@@ -17,7 +17,7 @@ from typing import Final
 
 from attest.errors import CommandFailed, HostError, MachineError, reason_of
 from attest.events import Event, EventLog, Kind
-from attest.guest.channel import Channel
+from attest.guest.channel import Channel, Command
 from attest.guest.identity import Identity
 from attest.machine.contracts import InstanceContext
 from attest.machine.instance import Instance
@@ -236,7 +236,7 @@ def _boot_and_save(
 def _warm_up(channel: Channel, resolved: ResolvedNode, events: EventLog) -> None:
     for step in resolved.node.warm_steps:
         with events.span(Kind.COMMAND, step, machine=resolved.name) as span:
-            done = channel.run(step, strict=True)
+            done = channel.run(Command(step, strict=True))
             span.data["status"] = done.status
         if done.status != 0:
             raise CommandFailed(
@@ -245,8 +245,9 @@ def _warm_up(channel: Channel, resolved: ResolvedNode, events: EventLog) -> None
             )  # fmt: skip
     if channel.welcome.init == "systemd":
         # What is still under way would be done again in every clone.
-        channel.run(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE)
-        channel.run(["udevadm", "settle"], timeout=_SETTLE)  # links such as /dev/disk/by-id
+        channel.run(Command(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE))
+        # Links such as /dev/disk/by-id.
+        channel.run(Command(["udevadm", "settle"], timeout=_SETTLE))
 
 
 def _save(vmm: Vmm, into: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from attest.errors import MachineError
 from attest.guest.agent.protocol import Fields, IdentityField
-from attest.guest.channel import Channel, Completed
+from attest.guest.channel import Channel, Command, Completed
 from attest.support.text import plain_text
 
 __all__ = ["new_host_keys"]
@@ -65,13 +65,13 @@ def new_host_keys(channel: Channel, machine: str, paths: list[str], hostname: st
     """
     types = {path: _type(machine, path) for path in paths}
     if hostname is None:
-        hostname = channel.run(["uname", "-n"]).stdout.decode(errors="replace").strip()
+        hostname = channel.run(Command(["uname", "-n"])).stdout.decode(errors="replace").strip()
     command = ["sh", "-c", _MAKE, "ssh-keygen", f"root@{hostname}", *types.values()]
     if shutil.which("ssh-keygen"):
         pairs = _pairs(machine, "on this host", _run_here(command), len(types))
     else:
         where = "in the machine, as this host has no ssh-keygen"
-        pairs = _pairs(machine, where, channel.run(command, timeout=_LIMIT), len(types))
+        pairs = _pairs(machine, where, channel.run(Command(command, timeout=_LIMIT)), len(types))
     fields = Fields()
     for path, pair in zip(types, pairs, strict=True):
         fields.text(IdentityField.SSH_HOST_KEY, f"{path}\n{pair}")
