@@ -79,7 +79,7 @@ python3Packages.buildPythonApplication (finalAttrs: {
 
   pythonImportsCheck = [
     "attest"
-    "attest.cli"
+    "attest.cli.command"
     "attest.cluster.cluster"
   ];
 

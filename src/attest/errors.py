@@ -13,11 +13,15 @@
         ├── WaitFailed            a wait ran into its limit, or cannot be fulfilled any more
         └── ConditionFailed       a polling condition does not hold any more
 
-Each carries the objects it is about; ``str()`` makes the sentence. ``hint`` is the next step,
-where there is one.
+Each carries the objects it is about. ``message`` is one sentence; ``str()``, which a traceback
+shows, adds what else tells why: a command's output, a machine's last console lines. ``hint`` is the
+next step, where there is one. All can be pickled, as test runners with several processes need it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 __all__ = [
     "AttestError",
@@ -33,6 +37,7 @@ __all__ = [
     "WaitFailed",
     "ConditionFailed",
     "Terminated",
+    "message_of",
     "reason_of",
 ]
 
@@ -53,7 +58,16 @@ class AttestError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+        hint = [f"  hint: {self.hint}"] if self.hint else []
+        return "\n".join([self.message, *self._details(), *hint])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # That of `Exception` would call the class with the message alone.
+        return _without_init, (type(self), self.args), self.__dict__
+
+    def _details(self) -> list[str]:
+        """The lines between the message and the hint."""
+        return []
 
 
 class UsageError(AttestError):
@@ -71,7 +85,7 @@ class RecipeError(UsageError):
 
 
 class HostError(AttestError):
-    """This host lacks something that the run needs."""
+    """This host lacks something that the test needs: a program, a right, a kernel's feature."""
 
     exit_code = 3
 
@@ -94,22 +108,32 @@ class ImageBuildError(HostError):
         self.output = output
         self.log = log
 
-    def __str__(self) -> str:
-        parts = [self.message]
-        if self.command:
-            parts.append(f"  command: {self.command}")
-        parts += [f"  | {line}" for line in self.output.splitlines()]
-        if self.log:
-            parts.append(f"  full log: {self.log}")
-        if self.hint:
-            parts.append(f"  hint: {self.hint}")
-        return "\n".join(parts)
+    def _details(self) -> list[str]:
+        command = [f"  command: {self.command}"] if self.command else []
+        log = [f"  full log: {self.log}"] if self.log else []
+        return [*command, *_quoted(self.output.splitlines()), *log]
 
 
 class TestFailure(AttestError):
-    """The test did not get what it asked for."""
+    """The test did not get what it asked for.
+
+    Args:
+        message: One sentence that says what is wrong, with names and values.
+        hint: What to do about it, or an empty string.
+        evidence: Lines that tell more, by what they are, such as ``"stderr"``. Whoever makes the
+            error keeps them few, and free of control sequences.
+    """
 
     __test__ = False  # pytest would collect it by its name
+
+    def __init__(
+        self, message: str, *, hint: str = "", evidence: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.evidence = dict(evidence or {})
+
+    def _details(self) -> list[str]:
+        return _sections(self.evidence)
 
 
 class CommandFailed(TestFailure):
@@ -119,9 +143,10 @@ class CommandFailed(TestFailure):
         machine: The machine's name.
         command: The command as the test gave it.
         status: Exit code; 128 + N after signal N; 124 after its time limit.
-        stdout: What it printed.
-        stderr: What it printed on standard error.
+        stdout: All that it printed.
+        stderr: All that it printed on standard error.
         expected: What the test required, such as ``"to succeed"``.
+        evidence: The last lines of both and of the machine's console, for ``str()``.
     """
 
     def __init__(
@@ -133,6 +158,7 @@ class CommandFailed(TestFailure):
         stderr: str = "",
         *,
         expected: str = "to succeed",
+        evidence: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.machine = machine
         self.command = command
@@ -142,7 +168,9 @@ class CommandFailed(TestFailure):
         verdict = f"exit code {status}"
         if status == 124:
             verdict += " (time limit)"
-        super().__init__(f"{machine}: command `{command}` was required {expected}: {verdict}")
+        super().__init__(
+            f"{machine}: command `{command}` was required {expected}: {verdict}", evidence=evidence
+        )
 
 
 class MachineError(TestFailure):
@@ -176,17 +204,11 @@ class MachineError(TestFailure):
         self.log = log
         self.attempts = attempts or []
 
-    def __str__(self) -> str:
-        parts = [self.message]
-        parts += [f"  tried: {attempt}" for attempt in self.attempts]
-        if self.console:
-            parts.append("  last console lines:")
-            parts += [f"  | {line}" for line in self.console]
-        if self.log:
-            parts.append(f"  console log: {self.log}")
-        if self.hint:
-            parts.append(f"  hint: {self.hint}")
-        return "\n".join(parts)
+    def _details(self) -> list[str]:
+        attempts = [f"  tried: {attempt}" for attempt in self.attempts]
+        console = _sections({f"last console lines of {self.machine}": self.console})
+        log = [f"  console log: {self.log}"] if self.log else []
+        return [*attempts, *console, *log]
 
 
 class ChannelError(MachineError):
@@ -206,16 +228,25 @@ class WaitFailed(TestFailure):
         machine: The machine's name.
         message: What was waited for, and what was last seen.
         state: What is known of the subject (for a unit: its properties).
+        evidence: What was last seen, such as a unit's journal and the machine's console, for
+            ``str()``.
     """
 
-    def __init__(self, machine: str, message: str, *, state: dict[str, str] | None = None) -> None:
-        super().__init__(f"{machine}: {message}")
+    def __init__(
+        self,
+        machine: str,
+        message: str,
+        *,
+        state: dict[str, str] | None = None,
+        evidence: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        super().__init__(f"{machine}: {message}", evidence=evidence)
         self.machine = machine
         self.state = state or {}
 
 
 class ConditionFailed(TestFailure):
-    """What was to hold during a part of the test does not."""
+    """A polling condition does not hold, in the part of the test in which it has to."""
 
 
 class Terminated(SystemExit):
@@ -227,15 +258,37 @@ class Terminated(SystemExit):
     def __str__(self) -> str:
         return "terminated"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (), self.__dict__
 
-def reason_of(error: BaseException) -> str:
-    """What went wrong, as a part of another message: never empty.
 
-    It is the error's own sentence, of a machine's without the machine's name; of one without any
-    text, such as a `TimeoutError`, the name of its type.
+def message_of(error: BaseException) -> str:
+    """What went wrong, in one sentence: never empty.
+
+    It is the error's own sentence, without its evidence and its hint; of one without any text, such
+    as a `TimeoutError`, the name of its type.
     """
-    if isinstance(error, MachineError):
-        return error.reason
     if isinstance(error, AttestError):
         return error.message
     return str(error) or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong, as a part of another message about the same machine.
+
+    It is what `message_of` says, of a machine's error without the machine's name.
+    """
+    return error.reason if isinstance(error, MachineError) else message_of(error)
+
+
+def _without_init(kind: type[AttestError], args: tuple[object, ...]) -> AttestError:
+    return kind.__new__(kind, *args)
+
+
+def _sections(evidence: Mapping[str, Sequence[str]]) -> list[str]:
+    found = {title: lines for title, lines in evidence.items() if lines}
+    return [line for title in found for line in (f"  {title}:", *_quoted(found[title]))]
+
+
+def _quoted(lines: Iterable[str]) -> list[str]:
+    return [f"  | {line}" for line in lines]

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -23,7 +22,7 @@ __all__ = ["Event", "EventLog", "Kind", "Span", "Subscriber"]
 
 
 class Kind(StrEnum):
-    """What an event is about."""
+    """The kinds of events, by what an event is about."""
 
     RUN = "run"  # span: a whole run
     STAGE = "stage"  # a machine reached a stage of its start (text: the stage)
@@ -80,9 +79,8 @@ class Span:
         self.data: dict[str, Any] = {}
 
 
-@dataclass(eq=False)
-class _Subscription:
-    """A subscriber, what it is called, and whether it has been told of that it failed."""
+class _Subscription(msgspec.Struct, eq=False):
+    """A subscriber, what warnings call it, and whether its first failure has been reported."""
 
     subscriber: Subscriber
     name: str
@@ -115,13 +113,13 @@ class EventLog:
             self._subscriptions.append(_Subscription(subscriber, name))
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Hand it no event any more."""
+        """Hand no further event to ``subscriber``."""
         with self._lock:
             kept = [each for each in self._subscriptions if each.subscriber != subscriber]
             self._subscriptions = kept
 
     def now(self) -> float:
-        """Seconds since the log began."""
+        """The time on the log's clock: seconds since it began."""
         return time.monotonic() - self._zero
 
     def emit(self, kind: Kind, text: str = "", *, machine: str = "", **data: Any) -> None:

@@ -39,7 +39,7 @@ _YEAR = 365 * 86_400
 """Seconds; the longest time limit, as clocks do not take just any number."""
 
 NO_LIMIT = float(_YEAR)
-"""Seconds: the time limit of what has none."""
+"""The seconds that stand for no time limit."""
 
 MAX_NODES = 250
 """Addresses ``192.168.<vlan>.1`` to ``.250``; the rest is left for the host and broadcasts."""
@@ -210,11 +210,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         }
 
     def image_nodes(self) -> dict[str, Node]:
-        """The nodes that boot an image."""
+        """The nodes that boot an image, by name; all others have a start script."""
         return {name: node for name, node in self.nodes.items() if not node.start_command}
 
     def all_vlans(self) -> list[int]:
-        """The numbers of all networks."""
+        """The numbers of all networks: those that nodes are on, and those declared beside them."""
         return sorted({*self.vlans, *(vlan for node in self.nodes.values() for vlan in node.vlans)})
 
     def programs(self) -> dict[str, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,6 @@ from attest.errors import HostError
 from attest.image.model import Image
 from attest.net.cell import Cell
 from attest.vmm.base import DialError, MachineSpec, Nic, Saved, SaveError
-from attest.vmm.firecracker import vmm as firecracker
 from attest.vmm.firecracker.binary import find_firecracker
 from attest.vmm.firecracker.vmm import Firecracker
 from attest.vmm.http_api import ApiError
@@ -341,10 +342,10 @@ def test_a_process_that_does_not_come_up(
 def test_a_process_that_does_not_listen(
     start: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firecracker, "_API_LIMIT", 0.1)
+    hasty = dataclasses.replace(start, kind=partial(Firecracker, api_limit=0.1))
     instead(tmp_path, monkeypatch, "exec sleep 1000")
     with pytest.raises(ApiError, match=r"no API on its socket in 0\.1 s"):
-        start()
+        hasty()
 
 
 def test_a_pause_that_is_refused(start: Starter, bench: Bench) -> None:

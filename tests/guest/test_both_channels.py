@@ -16,6 +16,7 @@ import start_scripts
 from attest.cluster.cluster import Cluster
 from attest.errors import CommandFailed, MachineError, WaitFailed
 from attest.guest.channel import Command
+from attest.machine.completed import Completed
 from attest.machine.machine import Machine
 from attest.support.concurrency import wait_all
 
@@ -130,6 +131,38 @@ def test_a_user_and_an_environment(one: Machine) -> None:
     assert process.wait().stdout == b"nobody\ntwo words\n"
 
 
+def test_run(one: Machine) -> None:
+    assert one.run("echo out; exit 7") == Completed(7, "out\n", "")
+    assert one.run(["echo", "$HOME", "it's"]).stdout == "$HOME it's\n"
+    assert one.run("false; echo no").status == 1  # strict, as `succeed`
+    assert one.run(["sh", "-c", "kill -9 $$"]).status == 128 + 9
+    assert one.run(["printf", r"\377"]).stdout == "\ufffd"
+    assert one.run("cat", stdin="").stdout == ""
+
+
+def test_run_can_check(one: Machine) -> None:
+    assert one.run("echo fine", check=True).stdout == "fine\n"
+    with pytest.raises(CommandFailed, match=r"`ls '/no such'` was required to succeed: exit code"):
+        one.run(["ls", "/no such"], check=True)
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_run_raises_when_its_time_is_over(one: Machine, check: bool) -> None:
+    with pytest.raises(CommandFailed, match=r"to end in 0\.5 s: exit code 124") as caught:
+        one.run("echo before; sleep 60", timeout=0.5, check=check)
+    assert (caught.value.status, caught.value.stdout) == (124, "before\n")
+    assert one.run("exit 124", timeout=60).status == 124
+
+
+def test_run_as_another_elsewhere(one: Machine) -> None:
+    assert one.run("pwd").stdout == "/tmp\n"
+    assert one.run(["pwd"]).stdout == "/tmp\n"
+    assert one.run("pwd", cwd="/var/lib").stdout == "/var/lib\n"
+    assert one.run(["pwd"], cwd="/var/lib").stdout == "/var/lib\n"
+    done = one.run("id -un; pwd; echo $WORD", user="nobody", env={"WORD": "two words"}, cwd="/usr")
+    assert done.stdout == "nobody\n/usr\ntwo words\n"
+
+
 # Waits
 
 
@@ -137,10 +170,10 @@ def test_repeated_commands(one: Machine) -> None:
     one.succeed("rm -f /tmp/count")
     command = "echo x >>/tmp/count; test $(wc -l </tmp/count) -ge 3; cat /tmp/count"
     assert one.wait_until_succeeds(command) == "x\nx\nx\n"
-    with pytest.raises(WaitFailed, match=r"did not succeed in 3 s: exit code 4, last output:\nwhy"):
+    with pytest.raises(WaitFailed, match=r"did not succeed in 3 s: exit code 4\n.*:\n  \| why"):
         one.wait_until_succeeds("echo why; exit 4", timeout=3)
     command = "test ! -e /tmp/slow || sleep 9; touch /tmp/slow; echo quick; exit 5"
-    with pytest.raises(WaitFailed, match=r"did not succeed in 3 s: exit code 5, .*:\nquick$"):
+    with pytest.raises(WaitFailed, match=r"did not succeed in 3 s: exit code 5\n.*:\n  \| quick"):
         one.wait_until_succeeds(command, timeout=3)
     one.succeed("touch /tmp/there", _LATER.format("rm /tmp/there"))
     one.wait_until_fails("test -e /tmp/there")
@@ -324,6 +357,15 @@ def test_its_qemu(shell_cluster: Cluster) -> None:
     machine.send_key("ctrl-alt-f2")
 
 
+def test_run_what_is_not_there(shell_cluster: Cluster, debian: Cluster) -> None:
+    agent, shell = debian["a"], shell_cluster["shared"]
+    for options in ({"command": ["nonesuch"]}, {"command": "true", "cwd": "/nonesuch"}):
+        with pytest.raises(MachineError, match=r"could not be started: .*nonesuch"):
+            agent.run(**options)
+    assert shell.run(["nonesuch"]).status == 127
+    assert shell.run("true", cwd="/nonesuch").status == 125
+
+
 # What a shell cannot do
 
 
@@ -333,6 +375,8 @@ def test_what_a_shell_cannot_do_is_said(shell_cluster: Cluster) -> None:
         machine.spawn("bash", pty=(24, 80))
     with pytest.raises(MachineError, match="a backdoor shell cannot give a command standard input"):
         machine.spawn("cat", stdin=True)
+    with pytest.raises(MachineError, match="a backdoor shell cannot give a command standard input"):
+        machine.run("cat", stdin="text")
     with pytest.raises(MachineError, match="start script cannot be saved"):
         machine.snapshot("now")
     with pytest.raises(MachineError, match="start script cannot be saved"):

@@ -181,4 +181,4 @@ def _kill_vmm(pid: int) -> None:
 def test_an_image_that_is_none_is_named_with_its_node() -> None:
     nodes = {"db": {"image": "tiny"}, "web": {"image": "tinny"}}
     with pytest.raises(ManifestError, match=r"test: nodes\.web\.image: no image recipe `tinny`"):
-        Cluster({"name": "test", "nodes": nodes}, accelerator="tcg")
+        Cluster({"name": "test", "nodes": nodes}, accelerator="tcg").open()

@@ -15,7 +15,7 @@ import pytest
 
 from attest.cluster.archive import archive_path, read_archive
 from attest.cluster.cluster import Cluster
-from attest.host import kvm_probe as accel
+from attest.host.kvm_probe import KvmProbe, Patience, probe_kvm
 from attest.image.described import load_described
 from attest.support.paths import cache_dir
 from attest.vmm.qemu.binary import find_qemu
@@ -133,24 +133,22 @@ exec QEMU "${arguments[@]}"
 
 
 @pytest.fixture
-def kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A device and a QEMU that seem to have KVM."""
+def kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A device and a QEMU that seem to have KVM; the device."""
     qemu, real = tmp_path / "qemu", find_qemu().path
     qemu.write_text(_EMULATES.replace("QEMU", shlex.quote(str(real))))
     qemu.chmod(0o755)
     (tmp_path / "kvm").touch()
-    monkeypatch.setattr(accel, "_DEVICE", tmp_path / "kvm")
-    monkeypatch.setattr(accel, "_QUIET", 100.0)
     monkeypatch.setenv("ATTEST_QEMU", str(qemu))
     find_qemu.cache_clear()
-    yield
+    yield tmp_path / "kvm"
     find_qemu.cache_clear()
 
 
-@pytest.mark.usefixtures("kvm")
 def test_the_probe_of_kvm_sees_such_a_kernel_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kvm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = load_described(str(describe_debian(tmp_path)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert accel.probe_kvm(image=image) == accel.KvmProbe(True, "a guest booted with it")
+    probe = probe_kvm(image=image, device=kvm, patience=Patience(quiet=100))
+    assert probe == KvmProbe(True, "a guest booted with it")

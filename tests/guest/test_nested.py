@@ -125,4 +125,4 @@ def test_other_machines_have_none(machine: Machine) -> None:
 
 def test_an_image_without_a_root_is_refused() -> None:
     with pytest.raises(ManifestError, match=r"nodes\.host\.nested: image tiny has no KVM"):
-        nested("tiny")
+        nested("tiny").open()

@@ -182,9 +182,10 @@ def test_a_machine_that_boots_anew_is_still_itself(host: Host, tmp_path: Path) -
     told = host.run(
         host.test("anew", script, one="", two=""), "--snapshot-on-failure", "-o", str(out)
     )
-    before = re.findall(r"stdout \| (.*)", told)
+    (stdout,) = re.findall(r"  stdout:\n((?:  \| .*\n)+)", told)
+    before = re.findall(r"  \| (.*)", stdout)
     kept = read_archive(archive_path(out))
-    with Cluster(kept.manifest, accelerator=kept.accelerator, cold=True, kept=kept) as cluster:
+    with Cluster(kept.manifest, accelerator=kept.accelerator, cold=True, archive=kept) as cluster:
         now = cluster["one"].succeed("cat /etc/machine-id; uname -n; ip -4 -o address show eth0")
     assert now.splitlines() == before
 

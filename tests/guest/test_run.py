@@ -51,19 +51,22 @@ def test_a_test_that_passes_exits_with_0_and_leaves_its_logs(tmp_path: Path) -> 
 
 
 def test_a_test_that_fails_exits_with_1_and_says_why(tmp_path: Path) -> None:
-    result = _run(
-        _write(tmp_path, "one.succeed('true')\ntwo.succeed('echo out; echo err >&2; exit 3')")
+    script = (
+        "two.succeed('echo spoken > /dev/ttyS0')\ntwo.wait_for_console_text('spoken')\n"
+        "two.succeed('echo out; echo err >&2; exit 3')"
     )
+    result = _run(_write(tmp_path, script))
     assert result.returncode == 1
     for words in (
-        "two.succeed(",
-        "exit code 3",
-        "stdout | out",
-        "stderr | err",
+        "\n    two.succeed(",
+        "to succeed: exit code 3\n",
+        "  stdout:\n  | out\n",
+        "  stderr:\n  | err\n",
         "FAILED",
-        "last console lines of two",
+        "  last console lines of two:\n",
+        "  | spoken\n",
     ):
-        assert words in result.stderr
+        assert result.stderr.count(words) == 1, result.stderr
 
 
 def test_an_assertion_names_its_line(tmp_path: Path) -> None:

@@ -165,6 +165,17 @@ def test_a_cluster_goes_back_together(pair: Cluster) -> None:
     pair["a"].succeed("ping -c1 -W5 b")
 
 
+def test_clones_that_two_threads_make_at_once_are_all_different(tiny: Machine) -> None:
+    snapshot = tiny.snapshot("base")
+    clones = [each for made in wait_all(range(3), lambda _: snapshot.clone(2)) for each in made]
+    assert len({clone.name for clone in clones}) == 6
+    places = wait_all(clones, lambda clone: clone.succeed("cat /sys/class/net/eth0/address"))
+    assert len({*places, tiny.succeed("cat /sys/class/net/eth0/address")}) == 7
+    for clone in clones:
+        hosts = clone.succeed("cat /etc/hosts").split()
+        assert {each.name for each in clones} < set(hosts)
+
+
 _SINK = "systemd-run --quiet --unit=sink sh -c 'nc -l 7000 > /root/got'"
 _SOURCE = """cat > /root/source <<'END'
 mkfifo /root/never; exec 3<> /root/never

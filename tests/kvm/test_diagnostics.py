@@ -163,8 +163,7 @@ def broken_kernel(recipe: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("vmm", VSOCK)
-def test_a_guest_that_halts(vmm: str, odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attest.vmm.dial._HALTED", 5.0)
+def test_a_guest_that_halts(vmm: str, odd: Path) -> None:
     with booting(vmm, odd, "rdinit=/bin/busybox", "halt", "-f", **vsock(vmm)) as machine:
         error = failure(machine)
     assert re.match(rf"odd: did not come up: {UNREACHED}: {HELD} \[stage: kernel\]$", error.message)

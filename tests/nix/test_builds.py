@@ -29,7 +29,7 @@ def test_a_test_runs_in_a_build(nix: Nix) -> None:
 def test_a_test_that_fails_fails_its_build(nix: Nix) -> None:
     build = nix.build("failing")
     assert build.out is None
-    for words in ("one.succeed(", "exit code 3", "stderr | why", "pair: FAILED"):
+    for words in ("one.succeed(", "exit code 3", "stderr:\n  | why", "pair: FAILED"):
         assert words in build.log
 
 

@@ -91,8 +91,8 @@ class FakeVmm:
         os.close(_keyboard)
         self.console = ConsolePipes(FileIO(output), FileIO(typed, "w"))
         self._lock = threading.Lock()
-        self._watcher = threading.Thread(target=self._watch, args=[on_exit], daemon=True)
-        self._watcher.start()
+        self.watcher = threading.Thread(target=self._watch, args=[on_exit], daemon=True)
+        self.watcher.start()
         self.sock, self._other = socket.socketpair()
 
     def _watch(self, on_exit: Callable[[VmmExit], None]) -> None:
@@ -143,8 +143,8 @@ class FakeVmm:
 
     def kill(self) -> None:
         self.end(-9, expected=True)
-        if threading.current_thread() is not self._watcher:
-            self._watcher.join()
+        if threading.current_thread() is not self.watcher:
+            self.watcher.join()
 
     def abandon(self) -> None:
         self.end(-9, expected=True)
@@ -188,7 +188,9 @@ class FakeChannel:
 
     def connect(self, timeout: float) -> Welcome:
         self._wait(lambda: self.guest.answers, timeout)
-        self.sessions += 1
+        with self.guest.changed:
+            self.sessions += 1
+            self.guest.changed.notify_all()
         return self.welcome
 
     def reconnect(self, sock: socket.socket, reason: str, *, padding: bool = True) -> None:

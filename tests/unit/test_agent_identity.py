@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 
 from attest.errors import MachineError
 from attest.guest.agent.channel import AgentChannel
+from attest.guest.agent.ssh_keys import new_host_keys
 from attest.guest.identity import Identity
 from tests.unit.agent_client import (
     DONE,
@@ -540,30 +541,40 @@ def test_a_key_of_another_type_is_named(channel: AgentChannel, root: Path) -> No
         channel.identity(Identity(copy=True))
 
 
+@pytest.fixture
+def ssh_keygen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes the host's `ssh-keygen` a shell script."""
+
+    def make(script: str) -> None:
+        (tmp_path / "bin").mkdir()
+        path = tmp_path / "bin/ssh-keygen"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+    return make
+
+
+def test_an_ssh_keygen_that_does_not_end(
+    channel: AgentChannel, ssh_keygen: Callable[[str], None]
+) -> None:
+    ssh_keygen("exec sleep 1000")
+    with pytest.raises(MachineError, match=r"alice: .* on this host: it did not end in 0\.5 s"):
+        new_host_keys(channel, "alice", ["/etc/ssh/ssh_host_rsa_key"], "bob", limit=0.5)
+
+
 @pytest.mark.parametrize(
     ("program", "why"),
     [
         ("echo nothing to draw from >&2; exit 3", "on this host: nothing to draw from"),
         ("exit 3", "exit code 3"),
-        ("exec sleep 1000", r"it did not end in 0\.5 s"),
         ('for path; do :; done; echo key >"$path"; echo key >"$path.pub"', "no key pairs"),
     ],
 )
 def test_an_ssh_keygen_that_fails(
-    channel: AgentChannel,
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    program: str,
-    why: str,
+    channel: AgentChannel, root: Path, ssh_keygen: Callable[[str], None], program: str, why: str
 ) -> None:
-    (tmp_path / "bin").mkdir()
-    path = tmp_path / "bin/ssh-keygen"
-    path.write_text(f"#!/bin/sh\n{program}\n")
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
-    if "sleep" in program:
-        monkeypatch.setattr("attest.guest.agent.ssh_keys._LIMIT", 0.5)
+    ssh_keygen(program)
     with pytest.raises(MachineError, match=f"(?s)alice: .*{why}"):
         become_a_copy(channel, root, "bob")
     assert (root / "etc/ssh/ssh_host_rsa_key").read_text() == RSA

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from attest.errors import ChannelError, MachineError, WaitFailed
-from attest.guest.backdoor import channel as shell_channel
 from attest.guest.backdoor.channel import ShellChannel, ShellHost
 from attest.guest.channel import Command, PowerAction, WaitFor, WaitKind
 from attest.guest.identity import Identity
@@ -60,6 +59,16 @@ def test_output_and_exit_code(channel: ShellChannel) -> None:
     assert (done.stdout, done.status, done.timed_out) == (b"a\0b", 3, False)
     assert channel.run(Command("cat; echo read")).stdout == b"read\n"
     assert channel.run(Command(["echo", "it's", "two words"])).stdout == b"it's two words\n"
+
+
+def test_a_working_directory(channel: ShellChannel, tmp_path: Path) -> None:
+    place = tmp_path / "with blank"
+    place.mkdir()
+    there = f"{place}\n".encode()
+    assert channel.run(Command(["pwd"], cwd=str(place))).stdout == there
+    assert channel.run(Command("pwd", cwd=str(place), strict=True)).stdout == there
+    assert channel.run(Command("pwd", strict=True)).stdout == b"/tmp\n"
+    assert channel.run(Command(["pwd"], cwd=str(place / "nonesuch"))).status == 125
 
 
 def test_a_time_limit(channel: ShellChannel) -> None:
@@ -186,16 +195,17 @@ def test_what_a_shell_cannot_do(channel: ShellChannel) -> None:
 # When the guest is not as it should be
 
 
-def test_a_guest_that_hangs(
-    fake: tuple[ShellChannel, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    channel, _ = fake
-    monkeypatch.setattr(shell_channel, "_GRACE", 0.1)
-    monkeypatch.setattr(shell_channel, "_KILLED", 0.1)
-    with pytest.raises(ChannelError, match="no longer answers"):
-        channel.run(Command("true", timeout=0.1))
-    with pytest.raises(ChannelError, match="no longer answers"):
-        channel.start(Command("true"))
+def test_a_guest_that_hangs(host: ShellHost) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(_GREETING)
+        channel = ShellChannel("m", ours, host, grace=0.1, kill_after=0.1)
+        channel.connect(10)
+        with pytest.raises(ChannelError, match="no longer answers"):
+            channel.run(Command("true", timeout=0.1))
+        with pytest.raises(ChannelError, match="no longer answers"):
+            channel.start(Command("true"))
+        channel.close()
 
 
 @pytest.mark.parametrize(

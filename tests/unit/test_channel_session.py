@@ -3,13 +3,14 @@
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from attest.errors import ChannelError
-from attest.guest.agent import stream
 from attest.guest.agent.channel import AgentChannel
+from attest.guest.agent.process import Process
 from attest.guest.agent.protocol import (
     HEADER,
     MAX_DATA,
@@ -223,13 +224,9 @@ def _wait(channel: AgentChannel) -> object:
     ],
 )
 def test_an_agent_that_falls_silent_is_not_waited_for_longer_than_the_limit_and_a_grace(
-    pair: Pair,
-    monkeypatch: pytest.MonkeyPatch,
-    call: Callable[[AgentChannel], object],
-    tried: str,
+    pair: Pair, call: Callable[[AgentChannel], object], tried: str
 ) -> None:
-    monkeypatch.setattr(stream, "_GRACE", 0.05)
-    channel, _ = connected(pair)
+    channel, _ = connected(pair, grace=0.05)
     with pytest.raises(ChannelError, match=r"the agent did not answer in 0\.\d+ s") as caught:
         call(channel)
     assert caught.value.attempts == [tried]
@@ -238,10 +235,21 @@ def test_an_agent_that_falls_silent_is_not_waited_for_longer_than_the_limit_and_
 
 @pytest.mark.parametrize("call", [_run, _wait, _ask])
 def test_an_agent_that_reads_nothing_is_not_waited_for_longer_either(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, call: Callable[[AgentChannel], object]
+    pair: Pair, call: Callable[[AgentChannel], object]
 ) -> None:
-    monkeypatch.setattr(stream, "_GRACE", 0.05)
-    channel, peer = connected(pair, buffer=4096)
+    with stuck(pair) as (channel, _), pytest.raises(ChannelError, match="no longer reads"):
+        call(channel)
+
+
+def test_an_agent_that_reads_nothing_is_not_waited_for_when_a_command_is_to_end(pair: Pair) -> None:
+    with stuck(pair) as (_, command), pytest.raises(ChannelError, match="no longer reads"):
+        command.cancel()
+
+
+@contextmanager
+def stuck(pair: Pair) -> Iterator[tuple[AgentChannel, Process]]:
+    """A channel whose agent has stopped reading in the middle of a command's input."""
+    channel, peer = connected(pair, buffer=4096, grace=0.05)
     copying = channel.start(Command("cat", stdin=True))
     failures: list[ChannelError] = []
 
@@ -254,8 +262,7 @@ def test_an_agent_that_reads_nothing_is_not_waited_for_longer_either(
     copier.start()
     *_, size = HEADER.unpack(peer.read(HEADER.size))
     peer.read(size + HEADER.size)  # the copier is in the middle of a frame, and stays there
-    with pytest.raises(ChannelError, match="no longer reads"):
-        call(channel)
+    yield channel, copying
     copier.join()
     assert "no longer reads" in str(failures[0])
     channel.close()

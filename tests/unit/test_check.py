@@ -36,6 +36,14 @@ def found(text: str, *machines: str, vlans: tuple[int, ...] = (1,)) -> list[str]
     return [line for finding in check(subject) for line in finding.lines("test.py")]
 
 
+def test_the_names_of_the_package_are_known() -> None:
+    script = "import attest\nattest.CommandFailed\nattest.Clustr\nmachine.run(['true']).status.no"
+    assert [line.partition(" error: ")[0] for line in found(script)] == [
+        "test.py:3:1:",
+        "test.py:4:1:",
+    ]
+
+
 def test_a_check_can_be_left_out() -> None:
     subject = Subject("import os\nmachine.start('now')", "test.py", ("machine",), (1,))
     codes = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from attest.cli.cache import cache as command
-from attest.snapshot import cache as cache_module
 from attest.snapshot.cache import Entry, SnapshotCache
 from attest.snapshot.shape import Shape
 
@@ -97,7 +97,8 @@ def test_gc_tells_what_it_removes_and_why(
         f"removed old {key(old)}: not used for long",
     ]
     assert "2 removed" in result.stderr
-    monkeypatch.setattr(cache_module, "_LIMIT", 0)
+    full = shutil.disk_usage(cache.directory)._replace(free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
     result = attest_cache("gc", "--days", "7")
     assert result.stdout == f"removed kept {key(kept)}: the cache was beyond its limit\n"
     assert cache.entries() == []

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from attest.cli import _attest
+from attest.cli.command import _attest
 
 
 def commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:

@@ -15,7 +15,7 @@ import pytest
 
 from attest.errors import HostError
 from attest.events import Event, EventLog, Kind
-from attest.report.activity import Doing
+from attest.report.activity import Activities
 from attest.report.journal import journal
 from attest.report.lines import describe, headline
 from attest.report.live import view
@@ -79,7 +79,7 @@ def test_what_a_guest_said_does_not_steer_the_terminal() -> None:
 
 def test_a_view_ends_with_its_block() -> None:
     events, stream = EventLog(), io.StringIO()
-    with view(events, Doing(events, []), verbose=False, stream=stream):
+    with view(events, Activities(events, []), verbose=False, stream=stream):
         events.emit(Kind.LOG, "inside")
     events.emit(Kind.LOG, "afterwards")
     assert "inside" in stream.getvalue()
@@ -168,7 +168,7 @@ def test_a_view_whose_terminal_goes_ends_as_any(monkeypatch: pytest.MonkeyPatch)
     events, seen = _recorded()
     master, slave = os.openpty()
     stream = os.fdopen(slave, "w")
-    with view(events, Doing(events, ["web"]), verbose=False, stream=stream):
+    with view(events, Activities(events, ["web"]), verbose=False, stream=stream):
         os.close(master)
         events.emit(Kind.LOG, "a line")
     with suppress(OSError):  # what could not be shown is still in it

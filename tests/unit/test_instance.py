@@ -6,11 +6,12 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from attest.errors import AttestError, MachineError
 from attest.events import Event, EventLog, Kind
@@ -99,7 +100,9 @@ def make(tmp_path: Path) -> Iterator[Callable[..., World]]:
     for world in worlds:
         for instance in world.instances:
             instance.kill()
-        assert all(vmm.exit is not None for vmm in world.guest.vmms)
+        for vmm in world.guest.vmms:
+            assert vmm.exit is not None
+            vmm.watcher.join(30)  # of one that was abandoned, nobody waits for it
         assert all(vmm.console.output.closed for vmm in world.guest.vmms)
     assert threading.active_count() == before
 
@@ -173,7 +176,7 @@ def test_a_boot_that_dies_says_how(make: Callable[..., World]) -> None:
 
 def test_a_boot_that_is_late_says_how_far_it_came(make: Callable[..., World]) -> None:
     world = make()
-    world.context = replace(world.context, start_timeout=0.1)
+    world.context = replace(world.context, start_timeout=0.1, limits=QUICK)
     world.guest.answers = False
     instance = world.start()
     with pytest.raises(MachineError, match=r"did not come up in 0\.1 s; the last stage .* VMM"):
@@ -238,6 +241,22 @@ def test_a_clone_that_dies_on_trial_boots(make: Callable[..., World]) -> None:
     instance.ready()
     assert len(world.source.reports) == 1
     assert world.fatal == []
+
+
+def test_a_source_that_cannot_take_the_report_holds_up_nobody(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Confused(FakeSource):
+        def report_spoilt(self, reason: str) -> None:
+            raise KeyError("shape")
+
+    reported: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: reported.append(told.exc_value))
+    world = make(saved=SAVED)
+    world.source = Confused(SAVED)
+    world.guest.refuses_to_resume = [SaveError("bad state")]
+    waiting(world.start().ready).result(60)
+    assert [type(error) for error in reported] == [KeyError]
 
 
 def test_a_clone_that_may_not_boot_fails(make: Callable[..., World]) -> None:
@@ -344,6 +363,20 @@ def test_a_guest_that_resets_before_its_agent_was_reached_comes_up(
     assert world.fatal == []
 
 
+@pytest.mark.parametrize("kind", ["serial", "vsock"])
+def test_a_guest_that_resets_and_never_answers_is_told(
+    make: Callable[..., World], kind: str
+) -> None:
+    world = make()
+    world.context = replace(world.context, start_timeout=1, limits=QUICK)
+    world.guest.set(answers=False, kind=kind)
+    instance = world.start(allow_reboot=True)
+    assert instance.vmm is cast("object", world.guest.vmms[0])
+    world.guest.vmms[0].reset()
+    with pytest.raises(MachineError, match="did not come up"):
+        waiting(instance.ready).result(60)
+
+
 def test_a_guest_that_resets_while_its_unit_is_awaited_comes_up(
     make: Callable[..., World],
 ) -> None:
@@ -356,6 +389,30 @@ def test_a_guest_that_resets_while_its_unit_is_awaited_comes_up(
         world.guest.vmms[0].reset()
     world.guest.set(unit_active=True)
     waiting(instance.ready).result(60)
+    assert world.fatal == []
+
+
+def test_what_is_told_late_of_a_reset_does_not_end_the_greeting_that_follows(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    instance = rebooting(world)
+    world.guest.set(unit_active=False)
+
+    def greeted_again() -> bool:
+        return world.guest.channels[0].sessions == 2
+
+    def hold_up(event: Event) -> None:
+        """Where the reset is told, its other effects wait for the worker to get ahead."""
+        if event.text == "the guest reboots":
+            with world.guest.changed:
+                world.guest.changed.wait_for(greeted_again, 30)
+
+    world.context.events.subscribe(hold_up)
+    world.guest.vmms[0].reset()
+    world.guest.set(unit_active=True)
+    waiting(instance.ready).result(60)
+    assert greeted_again()
     assert world.fatal == []
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from attest.errors import HostError, UsageError
-from attest.host import kvm_probe as accel
-from attest.host.kvm_probe import choose, probe_kvm
+from attest.host.kvm_probe import Patience, choose, probe_kvm
 from attest.image.model import Image
 from attest.vmm.qemu.binary import find_qemu
 
@@ -44,7 +43,6 @@ Trap = Callable[[str], Path]
 @pytest.fixture
 def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is probed instead of `/dev/kvm`: nothing, so far."""
-    monkeypatch.setattr(accel, "_DEVICE", tmp_path / "kvm")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "kvm"
 
@@ -67,14 +65,14 @@ def trap(device: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trap]:
 
 
 def test_without_a_device_there_is_no_kvm(device: Path) -> None:
-    probe = probe_kvm(image=IMAGE)
+    probe = probe_kvm(image=IMAGE, device=device)
     assert (probe.usable, probe.reason) == (False, f"{device} does not exist")
 
 
 def test_a_device_that_this_user_may_not_open(device: Path) -> None:
     device.touch(mode=0o000)
     with _ordinary_user():
-        probe = probe_kvm(image=IMAGE)
+        probe = probe_kvm(image=IMAGE, device=device)
     assert not probe.usable
     assert probe.reason == f"{device} may not be opened by this user; join the group `kvm`"
 
@@ -93,87 +91,87 @@ def _ordinary_user() -> Iterator[None]:
 
 def test_a_device_without_a_driver(device: Path) -> None:
     device.symlink_to(device)  # as good as any reason beside those two
-    assert "cannot be opened: Too many levels" in probe_kvm(image=IMAGE).reason
+    assert "cannot be opened: Too many levels" in probe_kvm(image=IMAGE, device=device).reason
 
 
-def test_without_an_image_nothing_is_tried(trap: Trap) -> None:
+def test_without_an_image_nothing_is_tried(trap: Trap, device: Path) -> None:
     log = trap("exit 1")
-    probe = probe_kvm()
+    probe = probe_kvm(device=device)
     assert not probe.usable
     assert "no image to boot with it" in probe.reason
     assert not log.exists()
 
 
-def test_a_register_that_the_outer_hypervisor_refuses(trap: Trap) -> None:
+def test_a_register_that_the_outer_hypervisor_refuses(trap: Trap, device: Path) -> None:
     trap('echo "error: failed to set MSR 0x10a to 0x0" >&2; kill -ABRT $$')
-    probe = probe_kvm(image=IMAGE)
+    probe = probe_kvm(image=IMAGE, device=device)
     assert not probe.usable
     assert "QEMU ended with signal 6: error: failed to set MSR 0x10a" in probe.reason
 
 
-def test_a_guest_that_never_runs(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accel, "_QUIET", 0.5)
+def test_a_guest_that_never_runs(trap: Trap, device: Path) -> None:
     trap("sleep 1000")
-    probe = probe_kvm(image=IMAGE)
+    probe = probe_kvm(image=IMAGE, device=device, patience=Patience(quiet=0.5))
     assert not probe.usable
     assert "a guest got stuck without a word" in probe.reason
 
 
-def test_a_guest_that_stops_in_the_middle(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accel, "_QUIET", 2.0)
+def test_a_guest_that_stops_in_the_middle(trap: Trap, device: Path) -> None:
     trap("printf '[ 0.1] one\\r\\n\\033[31m[ 0.2] two\\r\\n' > $console; sleep 1000")
-    probe = probe_kvm(image=IMAGE)
+    probe = probe_kvm(image=IMAGE, device=device, patience=Patience(quiet=2.0))
     assert not probe.usable
     assert probe.reason.endswith("a guest got stuck after saying: [ 0.2] two")
 
 
-def test_a_guest_that_talks_for_ever(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accel, "_LIMIT", 1.0)
+def test_a_guest_that_talks_for_ever(trap: Trap, device: Path) -> None:
     trap("while sleep 0.01; do echo again > $console; done")
-    assert not probe_kvm(image=IMAGE).usable
+    assert not probe_kvm(image=IMAGE, device=device, patience=Patience(talk=1.0)).usable
 
 
-def test_a_guest_that_is_slow_is_not_stuck(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accel, "_QUIET", 3.0)
+def test_a_guest_that_is_slow_is_not_stuck(trap: Trap, device: Path) -> None:
     trap(
         "for i in 1 2 3 4 5 6 7 8; do echo $i > $console; sleep 0.5; done\n"
         "echo 'attest-stage: init' > $console; sleep 1000"
     )
-    assert probe_kvm(image=IMAGE).usable
+    assert probe_kvm(image=IMAGE, device=device, patience=Patience(quiet=3.0)).usable
 
 
-def test_the_answer_is_remembered(trap: Trap) -> None:
+def test_the_answer_is_remembered(trap: Trap, device: Path) -> None:
     log = trap("kill -ABRT $$")
-    assert probe_kvm(image=IMAGE) == probe_kvm(image=IMAGE)
+    assert probe_kvm(image=IMAGE, device=device) == probe_kvm(image=IMAGE, device=device)
     assert log.read_text() == "started\n"
 
 
-def test_emulation_is_taken_where_kvm_does_not_work(trap: Trap) -> None:
+def test_emulation_is_taken_where_kvm_does_not_work(trap: Trap, device: Path) -> None:
     trap("kill -ABRT $$")
-    assert choose("auto", IMAGE) == "tcg"
+    assert choose("auto", IMAGE, device=device) == "tcg"
     with pytest.raises(HostError, match="KVM does not work here") as caught:
-        choose("kvm", IMAGE)
+        choose("kvm", IMAGE, device=device)
     assert caught.value.hint == "use --accel tcg"
 
 
-def test_an_accelerator_that_there_is_not(trap: Trap) -> None:
+def test_an_accelerator_that_there_is_not(trap: Trap, device: Path) -> None:
     log = trap("kill -ABRT $$")
     with pytest.raises(UsageError, match=r"accelerator: expected .*, found 'kmv'") as caught:
-        choose("kmv", IMAGE)  # type: ignore[arg-type]
+        choose("kmv", IMAGE, device=device)  # type: ignore[arg-type]
     assert caught.value.hint == "did you mean `kvm`?"
     assert not log.exists()
 
 
-def test_a_qemu_is_asked_that_is_not_the_hosts(trap: Trap, tmp_path: Path) -> None:
+def test_a_qemu_is_asked_that_is_not_the_hosts(trap: Trap, device: Path, tmp_path: Path) -> None:
     trap("kill -ABRT $$")
     other = tmp_path / "other"
     other.write_text((tmp_path / "qemu").read_text())
     other.chmod(0o755)
-    assert choose("auto", IMAGE) == choose("auto", IMAGE, find_qemu(str(other))) == "tcg"
+    assert (
+        choose("auto", IMAGE, device=device)
+        == choose("auto", IMAGE, find_qemu(str(other)), device=device)
+        == "tcg"
+    )
     assert (tmp_path / "other.log").read_text() == "started\n"
 
 
-def test_answers_of_earlier_boots_are_removed(trap: Trap, tmp_path: Path) -> None:
+def test_answers_of_earlier_boots_are_removed(trap: Trap, device: Path, tmp_path: Path) -> None:
     trap("kill -ABRT $$")
     records = tmp_path / "cache/attest/kvm-probe"
     records.mkdir(parents=True)
@@ -181,14 +179,14 @@ def test_answers_of_earlier_boots_are_removed(trap: Trap, tmp_path: Path) -> Non
     (records / "new").touch()
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     os.utime(records / "old", (boot - 60, boot - 60))
-    probe_kvm(image=IMAGE)
+    probe_kvm(image=IMAGE, device=device)
     left = {path.name for path in records.iterdir()}
     assert "new" in left
     assert "old" not in left
     assert len(left) == 2
 
 
-def test_emulation_asks_no_probe(trap: Trap) -> None:
+def test_emulation_asks_no_probe(trap: Trap, device: Path) -> None:
     log = trap("kill -ABRT $$")
-    assert choose("tcg", IMAGE) == "tcg"
+    assert choose("tcg", IMAGE, device=device) == "tcg"
     assert not log.exists()

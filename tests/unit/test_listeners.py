@@ -95,7 +95,7 @@ def test_events_of_qemu_come_after_one_whose_listener_raised(
         if name == "STOP":
             raise ValueError("too much")
 
-    session = Qmp("web", qemu[0], hear, lambda: "it still runs")
+    session = Qmp("web", qemu[0], hear, lambda: "it still runs", reply_limit=30)
     session.execute("query-status")  # before it is greeted, QEMU tells of no events
     qemu[1].event("STOP")
     qemu[1].event("RESET")

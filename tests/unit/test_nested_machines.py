@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Literal
 
 import pytest
 
 from attest.errors import HostError, ManifestError
-from attest.host import kvm_probe as accel
-from attest.host.checks import Level, check_nested
-from attest.host.kvm_probe import KvmProbe
+from attest.host.checks import Level, nested_finding
 from attest.image.model import Image
 from attest.manifest import parse_manifest
-from attest.net.cell import Cell
-from attest.node.resolved import ResolvedNode
+from attest.node.resolved import resolve
+from attest.snapshot.shape import Shape
+from attest.vmm.base import MachineSpec
 from attest.vmm.qemu import nested
 from attest.vmm.qemu.binary import find_qemu
+from attest.vmm.qemu.command_line import Inherited, command_line
 
 OLD, NEW = (7, 2, 22), (10, 0, 2)
 
@@ -32,9 +32,8 @@ def image(*kvm: str, root: bool = True) -> Image:
 
 
 @pytest.fixture
-def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What stands for the modules that the host has loaded."""
-    monkeypatch.setattr(nested, "_LOADED", tmp_path)
+def loaded(tmp_path: Path) -> Path:
+    """What stands for the modules that the host has loaded: none, so far."""
     return tmp_path
 
 
@@ -61,7 +60,7 @@ def test_several_cpus_are_for_newer_qemus_or_kvm(
     vcpus: int, accelerator: str, qemu: tuple[int, int, int], loaded: Path
 ) -> None:
     load(loaded, "kvm_amd", "1")
-    nested.check_machine("a", image("kvm_amd"), vcpus, accelerator, qemu)
+    nested.check_machine("a", image("kvm_amd"), vcpus, accelerator, qemu, modules=loaded)
 
 
 def test_several_cpus_on_an_old_qemu_are_refused() -> None:
@@ -85,27 +84,26 @@ def test_an_image_without_the_module_is_refused_with_the_line_that_its_recipe_la
     assert line in caught.value.hint
 
 
-def test_its_snapshots_are_not_those_of_other_machines(tmp_path: Path) -> None:
-    def resolved(name: str, **keys: object) -> ResolvedNode:
+def test_its_snapshots_are_not_those_of_other_machines() -> None:
+    def shape(name: str, **keys: object) -> Shape:
         node = parse_manifest({"nodes": {name: {"machine": "q35", **keys}}}).nodes[name]
-        return ResolvedNode(
-            name=name, number=1, node=node, image=image("kvm_amd"), accelerator="tcg", vmm="qemu",
-            programs={}, cell=cast(Cell, None), directory=tmp_path / name, hosts=str,
-            relative_to=tmp_path,
-        )  # fmt: skip
+        resolved = resolve(
+            name, 1, node, image("kvm_amd"), accelerator="tcg", vmm="qemu", programs={}
+        )
+        return resolved.shape(disks=[])
 
-    assert resolved("a").shape() == resolved("b").shape() != resolved("c", nested=True).shape()
+    assert shape("a") == shape("b") != shape("c", nested=True)
 
 
 @pytest.mark.parametrize("module", ["kvm_amd", "kvm_intel"])
 def test_with_kvm_the_module_is_the_hosts(module: str, loaded: Path) -> None:
     load(loaded, module, "Y")
-    nested.check_machine("a", image(module), 1, "kvm", NEW)
+    nested.check_machine("a", image(module), 1, "kvm", NEW, modules=loaded)
     other = "kvm_intel" if module == "kvm_amd" else "kvm_amd"
     with pytest.raises(ManifestError, match=module):
-        nested.check_machine("a", image(other), 1, "kvm", NEW)
-    assert module in nested.kernel_argument("kvm", nested=True)
-    assert other not in nested.kernel_argument("kvm", nested=True)
+        nested.check_machine("a", image(other), 1, "kvm", NEW, modules=loaded)
+    assert module in nested.kernel_argument("kvm", nested=True, modules=loaded)
+    assert other not in nested.kernel_argument("kvm", nested=True, modules=loaded)
     assert "kvm_amd" in nested.kernel_argument("tcg", nested=True)
 
 
@@ -113,7 +111,7 @@ def test_with_kvm_the_module_is_the_hosts(module: str, loaded: Path) -> None:
 def test_a_host_that_does_not_nest_is_told_how_it_would(setting: str, loaded: Path) -> None:
     load(loaded, "kvm_intel", setting)
     with pytest.raises(HostError, match="kvm_intel is loaded without") as caught:
-        nested.check_machine("a", image("kvm_intel"), 1, "kvm", NEW)
+        nested.check_machine("a", image("kvm_intel"), 1, "kvm", NEW, modules=loaded)
     assert "modprobe kvm_intel nested=1" in caught.value.hint
     nested.check_machine("a", image("kvm_amd"), 1, "tcg", NEW)  # what is emulated does not care
 
@@ -135,10 +133,9 @@ def test_the_doctor_tells_of_emulation(
     program.write_text(f"#!/bin/sh\necho QEMU emulator version {version}\n")
     program.chmod(0o755)
     monkeypatch.setenv("ATTEST_QEMU", str(program))
-    monkeypatch.setattr(accel, "probe_kvm", lambda image: KvmProbe(False, "it does not"))
     find_qemu.cache_clear()
     try:
-        finding = check_nested()
+        finding = nested_finding("tcg")
     finally:
         find_qemu.cache_clear()
     assert finding.level is level
@@ -147,12 +144,24 @@ def test_the_doctor_tells_of_emulation(
 
 
 @pytest.mark.parametrize(("setting", "level"), [("1", Level.OK), ("0", Level.WARNING)])
-def test_the_doctor_tells_of_the_hosts_kvm(
-    setting: str, level: Level, loaded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_tells_of_the_hosts_kvm(setting: str, level: Level, loaded: Path) -> None:
     load(loaded, "kvm_amd", setting)
-    monkeypatch.setattr(accel, "probe_kvm", lambda image: KvmProbe(True, "it does"))
-    finding = check_nested()
+    finding = nested_finding("kvm", modules=loaded)
     assert finding.level is level
     assert "kvm_amd" in finding.text
     assert ("nested=1" in finding.fix) == (level is Level.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "nested", "expected"),
+    [("tcg", True, "tcg,tb-size=2047"), ("tcg", False, "tcg"), ("kvm", False, "kvm")],
+)
+def test_emulated_ones_have_room_for_translations(
+    accelerator: Literal["kvm", "tcg"], nested: bool, expected: str, tmp_path: Path
+) -> None:
+    spec = MachineSpec(
+        name="a", image=image("kvm_amd"), memory=64, vcpus=1, machine="q35",
+        accelerator=accelerator, directory=tmp_path, nested=nested,
+    )  # fmt: skip
+    line = command_line(find_qemu(), spec, Inherited(3, 4, 5, 6, 7))
+    assert line[line.index("-accel") + 1] == expected

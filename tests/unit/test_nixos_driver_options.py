@@ -63,7 +63,7 @@ def test_the_environment_of_25_11(ran: _Ran, tmp_path: Path) -> None:
     })  # fmt: skip
     _check(ran, tmp_path)
     assert not ran.options.interactive
-    assert ran.options.state_dir is None
+    assert ran.options.cluster.state_dir is None
     assert ran.options.verbose
 
 
@@ -73,7 +73,7 @@ def test_the_options_of_25_11(ran: _Ran, tmp_path: Path) -> None:
           "--junit-xml", "report.xml", "test-script"])  # fmt: skip
     _check(ran, tmp_path)
     assert ran.options.interactive
-    assert ran.options.state_dir is not None
+    assert ran.options.cluster.state_dir is not None
     assert ran.options.junit == tmp_path / "report.xml"
 
 
@@ -142,7 +142,7 @@ def test_a_manifest_of_attests_own(ran: _Ran, tmp_path: Path) -> None:
     _run(["--manifest", str(manifest), "--snapshots", str(snapshots), "test-script"])
     assert (ran.test.name, ran.test.timeout) == ("web", 90)
     assert ran.test.script_text()[0].strip() == "start_all()"
-    assert ran.options.snapshots == snapshots
+    assert ran.options.cluster.snapshots == snapshots
 
 
 def test_a_manifest_whose_script_cannot_be_read(ran: _Ran, tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from attest.snapshot import cache as cache_module
 from attest.snapshot import record as record_module
 from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache, Stopped, Why
 from attest.snapshot.shape import Shape
@@ -95,7 +94,13 @@ cache = SnapshotCache(Path(sys.argv[1]))
 entry = cache.obtain(
     shape, sys.exit, stop=threading.Event(), waiting=lambda: None, broken=sys.exit
 )
-cache._remove = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+rename = os.rename
+
+def rename_and_die(*arguments, **named):
+    rename(*arguments, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.rename = rename_and_die  # after which it is no entry any more, and before it is removed
 cache.discard(entry)
 """
 
@@ -324,14 +329,23 @@ def test_what_killed_runs_have_left_goes_also_when_nothing_is_made(cache: Snapsh
 
 def between(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
     """Let something happen once, after a directory is opened and before it is locked."""
-    lock = fcntl.flock
+    before(monkeypatch, "fcntl.flock", fcntl.flock, happens)
 
-    def flock(descriptor: int, kind: int) -> None:
-        monkeypatch.setattr("fcntl.flock", lock)
+
+def before(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    function: Callable[..., object],
+    happens: Callable[[], object],
+) -> None:
+    """Let something happen once, before a function of that name is called."""
+
+    def late(*arguments: object) -> object:
+        monkeypatch.setattr(name, function)
         happens()
-        lock(descriptor, kind)
+        return function(*arguments)
 
-    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr(name, late)
 
 
 def test_an_entry_that_is_replaced_at_this_moment_is_the_new_one(
@@ -353,13 +367,7 @@ def test_an_entry_that_is_replaced_at_this_moment_is_the_new_one(
 def test_an_entry_that_appears_at_this_moment_is_not_made_again(
     cache: SnapshotCache, other: SnapshotCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = cache._claim
-
-    def late_claim(key: str) -> AbstractContextManager[Path | None]:
-        ask(other)
-        return claim(key)
-
-    monkeypatch.setattr(cache, "_claim", late_claim)
+    before(monkeypatch, "os.mkdir", os.mkdir, lambda: ask(other))  # the claim is a directory
     asked = ask(cache)
     assert (asked.made, asked.broken) == (False, [])
 
@@ -519,32 +527,26 @@ def test_the_limit_is_a_fifth_of_the_free_disk_with_the_cache_in_it(
     assert cache.limit() == 20 << 30
 
 
-def test_what_is_beyond_the_limit_goes_oldest_use_first(
-    cache: SnapshotCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_beyond_the_limit_goes_oldest_use_first(cache: SnapshotCache) -> None:
     for memory, age in ((1, 20), (2, 40), (3, 30), (4, 10)):
         size = aged(ask(cache, memory).entry, age).size
     cache.close()
-    monkeypatch.setattr(cache_module, "_LIMIT", 3 * size)
-    ask(cache, 5)
+    with ended(SnapshotCache(cache.directory, largest=3 * size)) as small:
+        ask(small, 5)
     assert keys(cache) == {shape(memory).key() for memory in (1, 4, 5)}
-    monkeypatch.setattr(cache_module, "_LIMIT", 2 * size)
-    cache.close()
-    (removed,) = cache.gc(max_age=1000)
+    (removed,) = SnapshotCache(cache.directory, largest=2 * size).gc(max_age=1000)
     assert (removed.key, removed.why) == (shape(1).key(), Why.LIMIT)
 
 
-def test_what_cannot_be_read_counts_and_goes_first(
-    cache: SnapshotCache, other: SnapshotCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_read_counts_and_goes_first(cache: SnapshotCache) -> None:
     for memory in (1, 2):
         size = ask(cache, memory).entry.size
     cache.close()
     (cache.directory / shape(2).key() / "entry.json").unlink()
-    monkeypatch.setattr(cache_module, "_LIMIT", 3 * size)
-    ask(cache, 3)
-    assert keys(cache) == {shape(memory).key() for memory in (1, 2, 3)}
-    ask(cache, 4)
+    with ended(SnapshotCache(cache.directory, largest=3 * size)) as small:
+        ask(small, 3)
+        assert keys(cache) == {shape(memory).key() for memory in (1, 2, 3)}
+        ask(small, 4)
     assert keys(cache) == {shape(memory).key() for memory in (1, 3, 4)}
 
 
@@ -557,15 +559,13 @@ def test_a_damaged_entry_is_told_by_its_user_whoever_else_makes_something(
     assert ask(cache, 1).broken != []
 
 
-def test_what_is_in_use_stays_beyond_the_limit(
-    cache: SnapshotCache, other: SnapshotCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_in_use_stays_beyond_the_limit(cache: SnapshotCache, other: SnapshotCache) -> None:
     aged(ask(cache, 1).entry, 20)
     aged(ask(other, 2).entry, 10)
     other.close()
-    monkeypatch.setattr(cache_module, "_LIMIT", 0)
-    ask(other, 3)
-    assert keys(cache) == {shape(1).key(), shape(3).key()}
+    with ended(SnapshotCache(cache.directory, largest=0)) as smallest:
+        ask(smallest, 3)
+        assert keys(cache) == {shape(1).key(), shape(3).key()}
 
 
 def test_gc_removes_what_killed_runs_have_left(cache: SnapshotCache) -> None:
@@ -725,16 +725,19 @@ def test_holes_and_zeros_are_the_same_content(cache: SnapshotCache) -> None:
 # Of another boot
 
 
-def test_what_had_not_reached_the_disk_is_gone_with_the_boot(
-    cache: SnapshotCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    boot = tmp_path / "boot_id"
-    boot.write_text("this boot\n")
-    monkeypatch.setattr(record_module, "_BOOT_ID", boot)
+def made_in_another_boot(path: Path) -> None:
+    """The record of an entry becomes that of an earlier boot of this host."""
+    content = json.loads(path.read_bytes())
+    assert content["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    path.write_text(json.dumps({**content, "boot_id": "another boot"}))
+
+
+def test_what_had_not_reached_the_disk_is_gone_with_the_boot(cache: SnapshotCache) -> None:
     entry = ask(cache, 4).entry
     unsynced = ask(cache, 5).entry
     (unsynced.path / "synced").unlink()
-    boot.write_text("the next boot\n")
+    for each in (entry, unsynced):
+        made_in_another_boot(each.path / "entry.json")
     assert not ask(cache, 4).made
     again = ask(cache, 5)
     assert again.broken == ["the host went down before it had reached the disk"]

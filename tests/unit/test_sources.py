@@ -14,7 +14,8 @@ from attest.image.model import Image
 from attest.machine.contracts import InstanceContext
 from attest.manifest import Disk, Node
 from attest.net.cell import Cell
-from attest.node.resolved import ResolvedNode
+from attest.node.launcher import Launcher
+from attest.node.resolved import resolve
 from attest.provision.sources import PrebuiltSources, Sources
 from attest.provision.warm import WarmSources
 from attest.snapshot.cache import SnapshotCache
@@ -34,7 +35,7 @@ def disk(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def resolved(tmp_path: Path, disk: Path) -> ResolvedNode:
+def launcher(tmp_path: Path, disk: Path) -> Launcher:
     qemu = tmp_path / "qemu"
     qemu.write_text(_QEMU)
     qemu.chmod(0o755)
@@ -42,20 +43,22 @@ def resolved(tmp_path: Path, disk: Path) -> ResolvedNode:
         digest="0" * 64, name="web", arch="x86_64", path=tmp_path, root=None, kernel=tmp_path,
         vmlinux=None, initrd=tmp_path, cmdline=(), init="agent",
     )  # fmt: skip
-    return ResolvedNode(
-        name="web", number=1, node=Node(disks=[Disk(image=disk.name)]), image=image,
-        accelerator="tcg", vmm="qemu", programs={"qemu": str(qemu)}, cell=cast("Cell", None),
-        directory=tmp_path / "web", hosts=str, relative_to=tmp_path,
+    node = resolve(
+        "web", 1, Node(disks=[Disk(image=disk.name)]), image, accelerator="tcg", vmm="qemu",
+        programs={"qemu": str(qemu)},
     )  # fmt: skip
+    return Launcher(
+        node, cell=cast("Cell", None), directory=tmp_path / "web", relative_to=tmp_path, hosts=str
+    )
 
 
 def change(disk: Path) -> None:
     os.utime(disk, (2_000_000_000, 2_000_000_000))
 
 
-def put(directory: Path, resolved: ResolvedNode) -> Path:
+def put(directory: Path, launcher: Launcher) -> Path:
     """A snapshot of the node's shape as it is now."""
-    shape = resolved.look_at_shape()
+    shape = launcher.look_at_shape()
     path = directory / shape.key()
     path.mkdir(parents=True)
     for name in ("memory", "state", "disk0"):
@@ -77,48 +80,48 @@ def make(request: pytest.FixtureRequest) -> Callable[[Path], Sources]:
     return cast("Callable[[Path], Sources]", request.param)
 
 
-def saved(sources: Sources, resolved: ResolvedNode) -> Saved | None:
-    return sources.find(resolved, cast("InstanceContext", None))
+def saved(sources: Sources, launcher: Launcher) -> Saved | None:
+    return sources.find(launcher, cast("InstanceContext", None))
 
 
 def test_a_disk_that_changes_while_the_machine_starts(
-    make: Callable[[Path], Sources], resolved: ResolvedNode, disk: Path, tmp_path: Path
+    make: Callable[[Path], Sources], launcher: Launcher, disk: Path, tmp_path: Path
 ) -> None:
-    first = put(tmp_path / "snapshots", resolved)
+    first = put(tmp_path / "snapshots", launcher)
     sources = make(tmp_path / "snapshots")
-    found = saved(sources, resolved)
+    found = saved(sources, launcher)
     assert found is not None
     assert found.state == first / "state"
     change(disk)
-    sources.report_spoilt(resolved, "it did not answer")
-    second = put(tmp_path / "snapshots", resolved)
-    found = saved(sources, resolved)
+    sources.report_spoilt(launcher, "it did not answer")
+    second = put(tmp_path / "snapshots", launcher)
+    found = saved(sources, launcher)
     assert found is not None
     assert found.state == second / "state"
     sources.close()
 
 
 def test_what_is_spoilt_is_what_was_found(
-    make: Callable[[Path], Sources], resolved: ResolvedNode, disk: Path, tmp_path: Path
+    make: Callable[[Path], Sources], launcher: Launcher, disk: Path, tmp_path: Path
 ) -> None:
     """Not what the disk's image is by then, of which there is a snapshot, too."""
     before = disk.stat()
-    put(tmp_path / "snapshots", resolved)
+    put(tmp_path / "snapshots", launcher)
     change(disk)
-    put(tmp_path / "snapshots", resolved)
+    put(tmp_path / "snapshots", launcher)
     os.utime(disk, ns=(before.st_atime_ns, before.st_mtime_ns))
     sources = make(tmp_path / "snapshots")
-    assert saved(sources, resolved) is not None
+    assert saved(sources, launcher) is not None
     change(disk)
-    sources.report_spoilt(resolved, "it did not answer")
-    assert saved(sources, resolved) is not None
+    sources.report_spoilt(launcher, "it did not answer")
+    assert saved(sources, launcher) is not None
     sources.close()
 
 
-def test_the_shape_is_that_of_the_start(resolved: ResolvedNode, disk: Path) -> None:
-    shape: Any = resolved.look_at_shape()
+def test_the_shape_is_that_of_the_start(launcher: Launcher, disk: Path) -> None:
+    shape: Any = launcher.look_at_shape()
     change(disk)
-    assert resolved.shape() == shape
-    assert resolved.look_at_shape() != shape
+    assert launcher.shape() == shape
+    assert launcher.look_at_shape() != shape
     disk.unlink()
-    assert resolved.shape() != shape
+    assert launcher.shape() != shape

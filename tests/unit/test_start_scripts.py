@@ -148,7 +148,7 @@ def test_all_is_let_go_of_whatever_becomes_of_the_others(tmp_path: Path) -> None
         )  # fmt: skip
         resolved._joined.callback(fail)
         resolved._joined.callback(closed.append, name)
-        machines.resolved_nodes[name] = resolved
+        machines.nodes[name] = resolved
     machines._switches._undo.callback(closed.append, "switches")
     with pytest.raises(ProcessLookupError):
         machines.close()

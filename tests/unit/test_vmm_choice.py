@@ -15,7 +15,7 @@ from attest.cluster.cluster import Cluster
 from attest.errors import HostError, MachineError, ManifestError, UsageError
 from attest.image.model import Image
 from attest.manifest import Node, VmmName
-from attest.node.resolved import find_vmm
+from attest.node.vmm_choice import find_vmm
 from attest.vmm.base import MachineSpec
 from attest.vmm.cloud_hypervisor.binary import find_cloud_hypervisor
 from attest.vmm.firecracker.binary import find_firecracker
@@ -238,7 +238,7 @@ def test_a_cluster_needs_no_qemu_but_the_one_that_it_is_given(
     with Cluster(manifest, accelerator="tcg", cold=True, programs=programs) as cluster:
         with pytest.raises(MachineError, match="exit code 9"):
             cluster["web"].succeed("true")
-        shape = cluster._resolved["web"].shape()
+        shape = cluster._launchers["web"].shape()
         with pytest.raises(UsageError) as caught:
             cluster["wep"]
     assert str(tools / "qemu") in shape.vmm

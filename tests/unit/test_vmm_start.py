@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from attest.image.model import Image
+from attest.support.procfs import children
 from attest.vmm import process
 from attest.vmm.base import MachineSpec, Saved, SaveError, VmmExit
 from attest.vmm.cloud_hypervisor.binary import CloudHypervisorBinary
@@ -24,6 +25,7 @@ from attest.vmm.firecracker.vmm import Firecracker
 from attest.vmm.process import WatchedProcess
 from attest.vmm.qemu import qmp
 from attest.vmm.qemu.binary import QemuBinary
+from attest.vmm.qemu.monitored import REPLY_LIMIT
 from attest.vmm.qemu.start_script import ScriptSpec, StartScript
 from attest.vmm.qemu.vmm import Qemu
 from tests.unit.descriptors import open_descriptors, room_for
@@ -85,21 +87,18 @@ def binary(tmp_path: Path) -> QemuBinary:
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qmp, "_REPLY_LIMIT", 0.5)
-
-
-@pytest.fixture
 def start(
     binary: QemuBinary, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[Qemu, End]]]:
     """Starts a stand-in of some mode; all end with the test."""
     started: list[Qemu] = []
 
-    def make(mode: str, spec: MachineSpec) -> tuple[Qemu, End]:
+    def make(mode: str, spec: MachineSpec, reply_limit: float = REPLY_LIMIT) -> tuple[Qemu, End]:
         monkeypatch.setenv("FAKE_QEMU", mode)
         end = End()
-        vmm = Qemu(spec, binary, enter=list, on_exit=end, on_event=lambda *_: None)
+        vmm = Qemu(
+            spec, binary, enter=list, on_exit=end, on_event=lambda *_: None, reply_limit=reply_limit
+        )  # fmt: skip
         started.append(vmm)
         return vmm, end
 
@@ -115,31 +114,25 @@ StartQemu = Callable[..., tuple[Qemu, End]]
 # What is told
 
 
-@pytest.mark.usefixtures("hurry")
 def test_a_command_without_an_answer_is_named(start: StartQemu, spec: MachineSpec) -> None:
-    vmm, _ = start("mute", spec)
+    vmm, _ = start("mute", spec, reply_limit=0.5)
     with pytest.raises(qmp.QMPError) as caught:
         vmm.execute("query-status")
     assert str(caught.value) == "QEMU did not answer `query-status` in 0.5 s; it still runs"
 
 
-@pytest.mark.usefixtures("hurry")
 def test_a_start_does_not_wait_for_the_greeting(start: StartQemu, spec: MachineSpec) -> None:
     """Whether the machine comes up in time is for the limit of its start."""
-    vmm, _ = start("silent", replace(spec, allow_reboot=True))
+    vmm, _ = start("silent", replace(spec, allow_reboot=True), reply_limit=0.5)
     assert vmm.exit is None
     with pytest.raises(qmp.QMPError, match=r"did not answer `stop` in 0\.5 s; it still runs"):
         vmm.pause()
 
 
-@pytest.mark.usefixtures("hurry")
-def test_a_load_without_an_answer_says_so(
-    start: StartQemu, saved: MachineSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("attest.vmm.qemu.vmm._REAPED", 0.1)
+def test_a_load_without_an_answer_says_so(start: StartQemu, saved: MachineSpec) -> None:
     text = "QEMU did not answer `migrate-set-capabilities` in 0.5 s; it still runs"
     with pytest.raises(SaveError) as caught:
-        start("silent", saved)
+        start("silent", saved, reply_limit=0.5)
     assert str(caught.value) == text
 
 
@@ -267,12 +260,10 @@ def _settle() -> None:
             thread.join(30)
 
 
-@pytest.mark.usefixtures("hurry")
 @pytest.mark.parametrize("mode", ["silent", "mute", "gone", "refuse"])
 def test_of_a_load_that_fails(
     start: StartQemu, saved: MachineSpec, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attest.vmm.qemu.vmm._REAPED", 0.1)
     processes: list[WatchedProcess] = []
 
     class Archive(WatchedProcess):
@@ -284,7 +275,7 @@ def test_of_a_load_that_fails(
     qmp._loop()
     before = open_descriptors()
     with pytest.raises(SaveError):
-        start(mode, saved)
+        start(mode, saved, reply_limit=0.5)
     (process,) = processes
     process.kill()  # waits for the thread that watches it
     assert not Path(f"/proc/{process.pid}").exists()
@@ -309,7 +300,7 @@ def test_of_a_process_that_cannot_be_watched(
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    before = open_descriptors()
+    before, others = open_descriptors(), set(children(os.getpid()))
     monkeypatch.setattr(process.threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError):
         WatchedProcess(
@@ -317,5 +308,4 @@ def test_of_a_process_that_cannot_be_watched(
             pass_fds=(), stderr=tmp_path / "log", on_exit=lambda _: None,
         )  # fmt: skip
     assert open_descriptors() == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert set(children(os.getpid())) <= others

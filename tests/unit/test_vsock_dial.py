@@ -14,7 +14,7 @@ import pytest
 from attest.errors import ChannelError
 from attest.support.procfs import thread_time
 from attest.vmm.base import DialError, Greet
-from attest.vmm.dial import FailedError, Reason, dial
+from attest.vmm.dial import DEFAULT_LIMITS, DialLimits, FailedError, Reason, dial
 from attest.vmm.process import WatchedProcess
 from attest.vmm.vsock import HostVsock, HybridVsock
 
@@ -129,6 +129,7 @@ def reach(
     timeout: float = LONG,
     console: Callable[[], str] = living,
     greet: Greet = lambda *_: None,
+    limits: DialLimits = DEFAULT_LIMITS,
 ) -> socket.socket:
     """Dial; returns the connection that was greeted last."""
     greeted: list[socket.socket] = []
@@ -138,15 +139,21 @@ def reach(
         greet(sock, limit)
 
     connect = HybridVsock(path, PORT)
-    dial(connect, note, timeout, vmm=vmm.process, vcpus="processor", dead=console)
+    dial(
+        connect, note, timeout, vmm=vmm.process, vcpus="processor", dead=console, limits=limits
+    )  # fmt: skip
     return greeted[-1]
 
 
 def failure(
-    path: Path, vmm: Vmm, timeout: float = 0.1, console: Callable[[], str] = living
+    path: Path,
+    vmm: Vmm,
+    timeout: float = 0.1,
+    console: Callable[[], str] = living,
+    limits: DialLimits = DEFAULT_LIMITS,
 ) -> DialError:
     with pytest.raises(DialError) as caught:
-        reach(path, vmm, timeout, console)
+        reach(path, vmm, timeout, console, limits=limits)
     return caught.value
 
 
@@ -258,23 +265,18 @@ def test_what_the_guest_says_stays_in_the_connection(path: Path, vmm: Vmm, liste
         assert sock.recv(64) == b""
 
 
-def test_a_vmm_that_ends_during_a_silent_attempt(
-    path: Path, vmm: Vmm, listen: Listen, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("attest.vmm.dial._FIRST_ATTEMPT", LONG)
+def test_a_vmm_that_ends_during_a_silent_attempt(path: Path, vmm: Vmm, listen: Listen) -> None:
     listen(path, lambda _: vmm.end())
-    error = failure(path, vmm, LONG)
+    error = failure(path, vmm, LONG, limits=DialLimits(first_attempt=LONG))
     assert str(error).endswith("in the guest: the VMM ended (exit code 3: out of luck)")
 
 
-def test_a_vmm_that_ends_in_a_pause(path: Path, vmm: Vmm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attest.vmm.dial._FIRST_PAUSE", LONG)
-
+def test_a_vmm_that_ends_in_a_pause(path: Path, vmm: Vmm) -> None:
     def console() -> str:
         vmm.end()
         return ""
 
-    error = failure(path, vmm, LONG, console=console)
+    error = failure(path, vmm, LONG, console=console, limits=DialLimits(first_pause=LONG))
     assert str(error).endswith("in the guest: the VMM ended (exit code 3: out of luck)")
     assert only_attempt(error).startswith("the socket's file is missing: once")
 
@@ -354,21 +356,19 @@ def test_a_wrong_greeting_is_final(path: Path, vmm: Vmm, listen: Listen) -> None
 def test_processors_that_stand_still(
     path: Path, vmm: Vmm, monkeypatch: pytest.MonkeyPatch, used: Iterator[int], told: bool
 ) -> None:
-    monkeypatch.setattr("attest.vmm.dial._STANDSTILL", 0.05)
     monkeypatch.setattr("attest.vmm.dial.thread_time", lambda *_: next(used))
-    message = str(failure(path, vmm, 0.3))
+    message = str(failure(path, vmm, 0.3, limits=DialLimits(standstill=0.05)))
     assert ("the guest has halted, or the VMM holds it" in message) is told
 
 
 def test_processors_that_stand_still_for_long_are_not_waited_for(
     path: Path, vmm: Vmm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attest.vmm.dial._HALTED", 0.1)
     monkeypatch.setattr("attest.vmm.dial.thread_time", lambda *_: 7)
     assert re.fullmatch(
         r"cannot reach the agent in the guest: its processors have not run for \d\.\d s: the guest "
         "has halted, or the VMM holds it",
-        str(failure(path, vmm, LONG)),
+        str(failure(path, vmm, LONG, limits=DialLimits(halted=0.1))),
     )
 
 

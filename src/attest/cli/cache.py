@@ -139,7 +139,7 @@ def make(
     from attest.cluster.cluster import Cluster
     from attest.events import EventLog
     from attest.manifest import load_manifest
-    from attest.report.activity import Doing
+    from attest.report.activity import Activities
     from attest.report.live import view
     from attest.snapshot.cache import read_entry
 
@@ -150,7 +150,7 @@ def make(
     events = EventLog()
     paths = programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor)
     with (
-        view(events, Doing(events, test.nodes), verbose=False),
+        view(events, Activities(events, test.nodes), verbose=False),
         Cluster(
             test, accelerator=accel, cold=True, vmm=vmm, programs=paths, events=events
         ) as cluster,

@@ -13,9 +13,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from attest.errors import HostError, UsageError
 from attest.support.paths import cache_dir, mark_used
@@ -28,9 +29,8 @@ _HEAP: Final = 3 << 30
 """Bytes: collecting garbage takes about a third of an evaluation, and with so many none begins."""
 
 
-@dataclass(frozen=True)
-class NixTest:
-    """A test of a flake, built.
+class NixTest(msgspec.Struct, frozen=True):
+    """A test of a flake that has been built.
 
     Attributes:
         manifest: Its manifest, which names the script.

@@ -12,7 +12,7 @@ import click
 
 from attest.cluster.archive import archive_path, is_archived, remove_archive, resume_command
 from attest.cluster.cluster import Cluster
-from attest.errors import Terminated
+from attest.errors import Terminated, message_of
 
 __all__ = ["Keeping"]
 
@@ -37,7 +37,7 @@ class Keeping:
 
     @contextmanager
     def of(self, cluster: Cluster) -> Iterator[None]:
-        """Around the script."""
+        """Save the machines when what runs inside the ``with`` block fails, and raise it again."""
         try:
             yield
         except Terminated:
@@ -48,7 +48,7 @@ class Keeping:
             raise
 
     def settle(self, say: Callable[[str], None]) -> None:
-        """Ask where need be, and say what was kept."""
+        """Ask whether to keep the machines, where the user has not said so; say what is kept."""
         if self._problem:
             say(f"the machines could not be kept: {self._problem}")
         if not is_archived(self._run):
@@ -67,7 +67,7 @@ class Keeping:
         try:
             cluster.archive(archive_path(self._run))
         except (Exception, KeyboardInterrupt) as error:  # it must not hide the test's own failure
-            self._problem = str(error) or type(error).__name__
+            self._problem = message_of(error)
 
 
 def _is_attended() -> bool:

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from attest.cli import exit_codes
+from attest.cli.command import exit_codes
 from attest.cli.testing import Options, run_test
+from attest.cluster.options import ClusterOptions
 from attest.cluster.start_scripts import machine_name
 from attest.errors import UsageError
 from attest.manifest import Manifest, load_manifest, parse_manifest
@@ -34,7 +35,7 @@ _DURATION: Final = re.compile(
 
 
 class _Vm(msgspec.Struct):
-    """A virtual machine of a configuration file."""
+    """A virtual machine, as a configuration file of NixOS's driver declares it."""
 
     name: str
     start_script: str
@@ -76,8 +77,10 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
             verbose=options.log_level not in _QUIET,
             interactive=options.interactive,
             junit=out / options.junit_xml if options.junit_xml else None,
-            state_dir=_states() if options.keep_machine_state else None,
-            snapshots=options.snapshots,
+            cluster=ClusterOptions(
+                state_dir=_states() if options.keep_machine_state else None,
+                snapshots=options.snapshots,
+            ),
         ),
     )
 

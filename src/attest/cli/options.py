@@ -50,5 +50,5 @@ def vmm_options(command: Callback) -> Callback:
 
 
 def programs(**options: str | None) -> dict[str, str]:
-    """The paths that were given, by the VMM's name."""
+    """The paths of VMMs' programs that the options give, by the VMM's name."""
     return {name.replace("_", "-"): path for name, path in options.items() if path}

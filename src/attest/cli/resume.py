@@ -13,7 +13,7 @@ from attest.cluster.cluster import Cluster
 from attest.errors import AttestError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.terminal import interact
-from attest.report.activity import Doing
+from attest.report.activity import Activities
 from attest.report.live import view
 from attest.support.run_dirs import held
 
@@ -25,7 +25,7 @@ def resume(run: str | None, machine: str | None) -> None:
     """Open shells in the machines that a failed test has left, running as they were.
 
     RUN is the run's directory or name, or the beginning of its name; by default the last run whose
-    machines were archive. With a MACHINE, its shell is all. Ctrl-C goes to the guest; leave a shell
+    machines were kept. With a MACHINE, its shell is all. Ctrl-C goes to the guest; leave a shell
     with Ctrl-D or `exit`. What was kept stays as it is, and can be resumed again.
 
     \b
@@ -48,7 +48,7 @@ def _resume(place: Path, machine: str | None) -> None:
         archive.manifest, accelerator=archive.accelerator, cold=True, archive=archive, events=events
     ) as cluster:
         with (
-            view(events, Doing(events, running), verbose=False),
+            view(events, Activities(events, running), verbose=False),
             events.span(Kind.ACTION, "resume"),
         ):
             cluster.go_back(archive.saved(), "the failure")

@@ -9,6 +9,7 @@ import click
 
 from attest.cli.options import accel_option, programs, vmm_options
 from attest.cli.testing import Options, run_test
+from attest.cluster.options import ClusterOptions
 from attest.errors import UsageError
 from attest.manifest import Accelerator, VmmName, load_manifest
 
@@ -74,13 +75,15 @@ def run(
     if cold and snapshots:
         raise UsageError("--cold and --snapshots: one of them")
     options = Options(
-        accelerator=accel,
-        vmm=vmm,
-        programs=programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor),
+        cluster=ClusterOptions(
+            accelerator=accel,
+            vmm=vmm,
+            programs=programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor),
+            cold=cold,
+            snapshots=snapshots,
+            hugepages=hugepages,
+        ),
         out=out,
-        cold=cold,
-        snapshots=snapshots,
-        hugepages=hugepages,
         keep=keep,
         verbose=verbose,
         interactive=interactive,

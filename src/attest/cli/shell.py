@@ -12,7 +12,7 @@ from attest.errors import UsageError
 from attest.events import EventLog
 from attest.guest.terminal import interact
 from attest.manifest import Accelerator, VmmName, parse_manifest
-from attest.report.activity import Doing
+from attest.report.activity import Activities
 from attest.report.live import view
 
 
@@ -49,6 +49,6 @@ def shell(
     paths = programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor)
     with Cluster(manifest, accelerator=accel, vmm=vmm, programs=paths, events=events) as cluster:
         machine = cluster["machine"]
-        with view(events, Doing(events, ["machine"]), verbose=False):
+        with view(events, Activities(events, ["machine"]), verbose=False):
             machine.connect()
         sys.exit(interact(machine))

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
+from msgspec.structs import replace
 
 from attest.cli.keep_on_failure import Keeping
 from attest.cluster.cluster import Cluster
-from attest.errors import AttestError, CommandFailed, Terminated, UsageError, WaitFailed
+from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions
+from attest.errors import AttestError, Terminated, UsageError
 from attest.events import Event, EventLog, Kind
 from attest.machine.machine import Machine
-from attest.manifest import Accelerator, Manifest, VmmName
-from attest.report.activity import Doing
+from attest.manifest import Manifest
+from attest.report.activity import Activities
 from attest.report.journal import journal
-from attest.report.junit import junit
 from attest.report.live import View, view
-from attest.report.traceback import script_lines
 from attest.script.driver import Driver, namespace
 from attest.script.run import ScriptRun, TimeLimit
 from attest.support.run_dirs import held, new_run_directory
@@ -35,43 +35,30 @@ The machines are global names, as in a script: start_all(), machine.succeed("una
 test_script() runs the test's script; help(machine.succeed) explains; Ctrl-D ends the machines."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a test is to be run.
 
     Attributes:
-        accelerator: ``"auto"``, ``"kvm"`` or ``"tcg"``.
-        vmm: The VMM of the nodes that name none.
-        programs: Paths of VMMs' programs by the VMM's name.
+        cluster: How its cluster is to run; its ``out_dir`` is decided here.
         out: The directory for logs and artefacts; default: a new one in the cache.
-        cold: Boot each machine.
-        snapshots: A directory of snapshots to start from, instead of the cache.
-        hugepages: Take the machines' memory from huge pages.
         keep: Keep the machines of a test that fails; None to ask, where there is somebody to ask.
         verbose: Show consoles and the output of commands.
         interactive: Open a Python console instead of running the script.
         pause_on_failure: Open it when the script has failed.
         junit: A file for a report as JUnit XML.
-        state_dir: Where start scripts' directories are kept from run to run.
     """
 
-    accelerator: Accelerator = "auto"
-    vmm: VmmName = "qemu"
-    programs: Mapping[str, str] = field(default_factory=dict)
+    cluster: ClusterOptions = DEFAULT_OPTIONS
     out: Path | None = None
-    cold: bool = False
-    snapshots: Path | None = None
-    hugepages: bool = False
     keep: bool | None = None
     verbose: bool = False
     interactive: bool = False
     pause_on_failure: bool = False
     junit: Path | None = None
-    state_dir: Path | None = None
 
     @property
     def attended(self) -> bool:
-        """A Python console may be opened."""
+        """Whether a Python console may be opened, for which somebody must be there."""
         return self.interactive or self.pause_on_failure
 
 
@@ -90,7 +77,7 @@ def run_test(test: Manifest, options: Options) -> int:
             hint="--snapshot-on-failure keeps the machines for `attest resume`",
         )
     events = EventLog()
-    doing = Doing(events, test.nodes)
+    doing = Activities(events, test.nodes)
     script = _script(test, options, doing)
     with _directory(test, options) as directory:
         run = _Run(test, options, script, events, directory)
@@ -102,7 +89,7 @@ def run_test(test: Manifest, options: Options) -> int:
             # First, so that it is still there for what the others tell when they end.
             view(events, doing, verbose=options.verbose, table=not options.attended) as shown,
             journal(events, directory / "events.jsonl"),
-            junit(events, options.junit) if options.junit else nullcontext(),
+            _junit(events, options.junit),
             events.span(Kind.RUN, test.name, started=events.started) as span,
         ):
             try:
@@ -122,7 +109,16 @@ def run_test(test: Manifest, options: Options) -> int:
         return _exit_code(failure)
 
 
-def _script(test: Manifest, options: Options, doing: Doing) -> ScriptRun:
+def _junit(events: EventLog, path: Path | None) -> AbstractContextManager[None]:
+    """The report as JUnit XML, where one is asked for."""
+    if path is None:
+        return nullcontext()
+    from attest.report.junit import junit
+
+    return junit(events, path)
+
+
+def _script(test: Manifest, options: Options, doing: Activities) -> ScriptRun:
     """The test's script.
 
     Raises:
@@ -156,7 +152,7 @@ def _directory(test: Manifest, options: Options) -> Iterator[Path]:
 
 
 class _Run:
-    """A test under way."""
+    """One run of a test: its cluster, its script, and what is told of its failure."""
 
     def __init__(
         self,
@@ -179,14 +175,7 @@ class _Run:
         """Make the cluster and do with it what is to be done."""
         with Cluster(
             self._test,
-            accelerator=self._options.accelerator,
-            cold=self._options.cold,
-            snapshots=self._options.snapshots,
-            vmm=self._options.vmm,
-            programs=self._options.programs,
-            hugepages=self._options.hugepages,
-            state_dir=self._options.state_dir,
-            out_dir=self._directory,
+            replace(self._options.cluster, out_dir=self._directory),
             events=self._events,
             on_fatal=self._script.abort,
         ) as cluster:
@@ -223,29 +212,28 @@ class _Run:
         open_console(names, greeting)
 
     def explain(self, failure: BaseException) -> None:
-        """Say why the test failed; once."""
+        """Say why the test failed, the first time that this is called."""
         if self._explained:
             return
         self._explained = True
+        from attest.report.traceback import script_lines
+
         lines = ["", *script_lines(failure, self._script.filename)]
         lines += [str(failure) if isinstance(failure, AttestError) else repr(failure)]
-        if isinstance(failure, CommandFailed):
-            for name, output in (("stdout", failure.stdout), ("stderr", failure.stderr)):
-                lines += [f"  {name} | {line}" for line in output.splitlines()[-200:]]
-        for machine in self._concerned(failure):
-            lines += [f"  last console lines of {machine.name}:"]
-            lines += [f"  | {line}" for line in machine.console_lines(10)]
+        if isinstance(failure, TimeLimit):
+            lines += self._consoles()
         lines += getattr(failure, "__notes__", [])
         for line in lines:
             _say(plain_text(line))
 
-    def _concerned(self, failure: BaseException) -> list[Machine]:
-        """The machines whose consoles may say more."""
-        if isinstance(failure, TimeLimit):
-            return [machine for machine in self._machines.values() if machine.console_lines(1)]
-        if isinstance(failure, CommandFailed | WaitFailed) and failure.machine in self._machines:
-            return [self._machines[failure.machine]]
-        return []
+    def _consoles(self) -> list[str]:
+        """What the consoles of all machines have shown last, where they have shown anything."""
+        lines = []
+        for machine in self._machines.values():
+            if last := machine.console_lines(10):
+                lines += [f"  last console lines of {machine.name}:"]
+                lines += [f"  | {line}" for line in last]
+        return lines
 
 
 def _exit_code(failure: BaseException) -> int:

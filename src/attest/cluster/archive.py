@@ -14,7 +14,6 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +26,7 @@ from attest.image.described import is_description, load_described
 from attest.image.model import Image
 from attest.image.store import ImageStore
 from attest.manifest import Accelerator, Disk, Manifest
-from attest.node.resolved import ResolvedNode
+from attest.node.launcher import Launcher
 from attest.snapshot.shape import Shape, host_cpu
 from attest.support.concurrency import wait_all
 from attest.support.run_dirs import past_runs, runs_directory
@@ -70,16 +69,15 @@ class ArchivedMachine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    """`checkpoint.json`."""
+    """The content of an archive's `checkpoint.json`."""
 
     manifest: Manifest
     machines: dict[str, ArchivedMachine]
     foreign: dict[str, Foreign]
 
 
-@dataclass(frozen=True)
-class Archive:
-    """Machines that were kept.
+class Archive(msgspec.Struct, frozen=True):
+    """The machines of a failed test that were kept on disk.
 
     Attributes:
         path: The directory.
@@ -94,16 +92,16 @@ class Archive:
 
     @property
     def accelerator(self) -> Accelerator:
-        """What they ran with."""
+        """The accelerator that the machines ran with."""
         with_kvm = any(each.shape.accelerator == "kvm" for each in self.machines.values())
         return "kvm" if with_kvm else "tcg"
 
     def numbers(self) -> dict[str, int]:
-        """Each machine's number."""
+        """The number of each machine, by name: its addresses follow from it."""
         return {name: machine.number for name, machine in self.machines.items()}
 
     def saved(self) -> dict[str, Saved]:
-        """Those that were saved."""
+        """What was saved of each machine that was running, by name."""
         return {
             name: saved_in(_place_of(self.path, name), self._disks(name))
             for name, machine in self.machines.items()
@@ -129,12 +127,12 @@ class Archive:
 
 
 def archive_path(run: Path) -> Path:
-    """Where the machines of a run are kept."""
+    """The directory in which the machines of a run are kept."""
     return run / "checkpoint"
 
 
 def is_archived(run: Path) -> bool:
-    """The machines of a run were kept."""
+    """Whether the machines of a run were kept, all of them."""
     return (archive_path(run) / _RECORD).is_file()
 
 
@@ -145,13 +143,13 @@ def remove_archive(run: Path) -> None:
 
 
 def resume_command(run: Path) -> str:
-    """The command that brings them back."""
+    """The command line that brings the machines of a run back."""
     name = run.name if run.parent == runs_directory() else str(run.absolute())
     return f"attest resume {shlex.quote(name)}"
 
 
 def find_archive(run: str | None) -> Path:
-    """What was kept of a run.
+    """Find the machines that were kept of a run.
 
     Args:
         run: Its directory, its name, or the unique beginning of its name; by default the last run
@@ -203,7 +201,7 @@ def read_archive(path: Path) -> Archive:
 
 
 def stand_still(
-    machines: Sequence[tuple[ResolvedNode, Lifecycle]], held: AbstractContextManager[None]
+    machines: Sequence[tuple[Launcher, Lifecycle]], held: AbstractContextManager[None]
 ) -> dict[str, str]:
     """Let machines stand still, as of one moment.
 
@@ -233,7 +231,7 @@ def stand_still(
 def write_archive(
     path: Path,
     manifest: Manifest,
-    machines: Sequence[tuple[ResolvedNode, Lifecycle]],
+    machines: Sequence[tuple[Launcher, Lifecycle]],
     absent: Mapping[str, str],
     scratch: Path,
 ) -> None:
@@ -258,29 +256,29 @@ def write_archive(
         for _, machine in machines:
             machine.close()
         layers = CollectedDisks(
-            work, scratch, next((resolved.qemu for resolved, _ in machines), None)
+            work, scratch, next((launcher.node.qemu for launcher, _ in machines), None)
         )
-        files = {resolved.name: resolved.disks.files for resolved, _ in present}
+        files = {launcher.name: launcher.disks.files for launcher, _ in present}
         names = layers.bring([file for each in files.values() for file in each])
         nodes = {
-            resolved.name: replace(
-                resolved.node,
-                image=resolved.image.recipe
-                if is_description(resolved.node.image)
-                else resolved.node.image,
-                disks=[Disk(image=names[file]) for file in files.get(resolved.name, ())],
-                vmm=resolved.backend.name,
+            launcher.name: replace(
+                launcher.node.declared,
+                image=launcher.node.image.recipe
+                if is_description(launcher.node.declared.image)
+                else launcher.node.declared.image,
+                disks=[Disk(image=names[file]) for file in files.get(launcher.name, ())],
+                vmm=launcher.node.backend.name,
             )
-            for resolved, _ in machines
+            for launcher, _ in machines
         }
         kept = {
-            resolved.name: ArchivedMachine(
-                number=resolved.number,
-                machine_id=resolved.machine_id,
-                shape=resolved.shape(),
-                absence=absent.get(resolved.name, ""),
+            launcher.name: ArchivedMachine(
+                number=launcher.node.number,
+                machine_id=launcher.node.machine_id,
+                shape=launcher.shape(),
+                absence=absent.get(launcher.name, ""),
             )
-            for resolved, _ in machines
+            for launcher, _ in machines
         }
         record = _Record(
             manifest=replace(manifest, nodes=nodes), machines=kept, foreign=layers.foreign

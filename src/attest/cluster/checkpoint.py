@@ -1,37 +1,31 @@
-"""Machines at one moment: snapshots of single ones, checkpoints of a whole cluster.
-
-A machine that runs has its memory to itself, so a snapshot of it is first one stream of all its
-memory and devices, during which it stands still. Then the stream is *baked*, while the machine
-goes on: a paused VMM loads it into a memory file, and saves its devices again. So each restore,
-which may happen before every test, is a clone that maps the file; only the snapshot, which happens
-once, pays for reading the memory.
-"""
+"""A cluster at one moment."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack
-from functools import partial
-from pathlib import Path
-
-from msgspec.structs import replace
-
-from attest.errors import AttestError, MachineError, reason_of
 from attest.machine.machine import Snapshot
-from attest.node.resolved import ResolvedNode
-from attest.support.concurrency import call_in_thread, wait_all
-from attest.vmm.base import Saved, Vmm
-from attest.vmm.qemu.nested import RAN_A_GUEST
 
-__all__ = ["Checkpoint", "take"]
-
-_TRIES = 10
-"""How often machines are saved at most until none is met while it runs a guest of its own."""
+__all__ = ["Checkpoint"]
 
 
 class Checkpoint:
-    """A cluster at one moment.
+    """A cluster at one moment, to go back to.
+
+    `Cluster.checkpoint` makes one. Nothing has to be closed: its files are among the temporary
+    files of its cluster, and go when that is closed. It is data, and may be read from any thread;
+    while `Cluster.restore` goes back to it, no other thread should use the machines, as whatever is
+    under way in them fails.
+
+    Example::
+
+        cluster.start_all()
+        attest.wait_all(["server", "client"], lambda name: cluster[name].succeed("rm -f /tmp/done"))
+        fresh = cluster.checkpoint("fresh")
+        cluster["server"].succeed("touch /tmp/done")
+        cluster["client"].succeed("touch /tmp/done")
+
+        cluster.restore(fresh)
+        cluster["server"].fail("test -e /tmp/done")
+        cluster["client"].fail("test -e /tmp/done")
 
     Attributes:
         name: What the script calls it.
@@ -44,90 +38,3 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"<checkpoint {self.name!r} of {', '.join(self.snapshots)}>"
-
-
-def take(
-    machines: Sequence[tuple[ResolvedNode, Vmm]], held: AbstractContextManager[None]
-) -> list[Future[Saved]]:
-    """Save machines as of one moment; they go on.
-
-    Args:
-        machines: Those that run.
-        held: While this is entered, no packet goes from one machine to another.
-
-    Returns:
-        What becomes of each.
-
-    Raises:
-        MachineError: One could not be saved.
-    """
-    emulated = [resolved for resolved, _ in machines if resolved.nested_in_emulation]
-    try:
-        for _ in range(_TRIES - 1 if emulated else 0):
-            saved = _take(machines, held)
-            if not any(_met_a_guest(each) for each in saved):
-                return saved
-        return _take(machines, held)
-    except AttestError:
-        raise
-    except Exception as error:  # of whichever VMM, or of the disk
-        names = ", ".join(resolved.name for resolved, _ in machines)
-        raise MachineError(names, f"could not be saved: {reason_of(error)}") from error
-
-
-def _met_a_guest(saved: Future[Saved]) -> bool:
-    """Whether it cannot be brought back, since its processor was running a guest of its own."""
-    return RAN_A_GUEST in str(saved.exception())
-
-
-def _take(
-    machines: Sequence[tuple[ResolvedNode, Vmm]], held: AbstractContextManager[None]
-) -> list[Future[Saved]]:
-    places = [resolved.new_directory("snapshot") for resolved, _ in machines]
-    with ExitStack() as undo:
-        undo.enter_context(held)
-        for _, vmm in machines:
-            # A reply from its main loop: it has read what had come for it before the network was
-            # held.
-            vmm.drain()
-        for _, vmm in machines:
-            undo.callback(vmm.resume)
-            vmm.pause()
-        frozen = [resolved.disks.freeze(vmm.fork_disks) for resolved, vmm in machines]
-        saved = wait_all(
-            list(zip(machines, places, strict=True)),
-            lambda each: each[0][1].save_running(each[1]),
-        )
-    # Baked in the background: the machines go on meanwhile.
-    return [
-        call_in_thread(
-            partial(_bake, resolved, replace(each, disks=disks), place), f"bake {resolved.name}"
-        )
-        for (resolved, _), place, each, disks in zip(machines, places, saved, frozen, strict=True)
-    ]
-
-
-def _bake(resolved: ResolvedNode, stream: Saved, place: Path) -> Saved:
-    if stream.memory or resolved.node.hugepages:
-        return stream  # it is mapped already, or cannot be
-    baked = place / "baked"
-    baked.mkdir()
-    with resolved.spare_nics() as nics:
-        spec = replace(
-            resolved.spec(),
-            nics=nics,
-            saved=stream,
-            memory_file=baked / "memory",
-            disks=resolved.disks.throw_away(stream.disks, place),
-            prefault=False,
-            paused=True,
-        )
-        vmm = resolved.start(spec, lambda _: None, lambda *_: None)
-        try:
-            saved = vmm.save(baked)
-        finally:
-            vmm.kill()
-            vmm.console.close()
-    for file in (stream.state, *spec.disks):
-        file.unlink()
-    return replace(saved, disks=stream.disks)

@@ -1,47 +1,44 @@
-"""A manifest come alive: its machines and networks, from `start_all` to `close`."""
+"""A manifest come alive: its machines and networks, from `Cluster.open` to `Cluster.close`."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, Self, Unpack
 
+from msgspec.structs import replace
+
+from attest.cluster.addressing import free_names, hosts_file, next_number
 from attest.cluster.archive import Archive, stand_still, write_archive
-from attest.cluster.checkpoint import Checkpoint, take
-from attest.cluster.start_scripts import Report, ScriptNode, StartScripts, machine_name
-from attest.errors import AttestError, MachineError, ManifestError, RecipeError, UsageError
+from attest.cluster.checkpoint import Checkpoint
+from attest.cluster.images import images_of
+from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions, ClusterSettings
+from attest.cluster.start_scripts import Report, StartScripts, machine_name
+from attest.errors import AttestError, MachineError, UsageError
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
-from attest.host import kvm_probe as accel
+from attest.host import kvm_probe
 from attest.host.descriptors import reserve_descriptors
 from attest.host.hugepages import check_hugepages
-from attest.image.described import is_description, load_described
 from attest.image.model import Image
-from attest.image.recipe import load_recipe
-from attest.image.store import ImageStore
 from attest.machine.contracts import InstanceContext, MachineHost
-from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.lifecycle import Lifecycle
 from attest.machine.machine import Machine, Snapshot
 from attest.machine.meeting import Meeting
-from attest.manifest import (
-    Accelerator,
-    Manifest,
-    Node,
-    VmmName,
-    check_names,
-    load_manifest,
-    on_hugepages,
-    parse_manifest,
-)
-from attest.net.bridge import SPARE, hold_bridges, join_bridges, make_bridges
+from attest.manifest import Manifest, check_names, load_manifest, on_hugepages, parse_manifest
+from attest.net.bridge import Attachment, hold_bridges, join_bridges, make_bridges
 from attest.net.cell import Cell
-from attest.node.resolved import ResolvedNode, attachments_of, find_vmm
+from attest.net.vlan import VLan
+from attest.node.launcher import Launcher
+from attest.node.live_snapshot import save_running
+from attest.node.resolved import ResolvedNode, attachments_of, resolve
+from attest.node.vmm_choice import find_vmm
 from attest.provision.sources import (
     ColdSources,
     NodeSource,
@@ -54,10 +51,9 @@ from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.prebuilt import PrebuiltSnapshots
 from attest.support.concurrency import call_in_thread, wait_all
 from attest.support.scratch import Scratch
-from attest.support.validation import check_choice, did_you_mean
+from attest.support.validation import did_you_mean
 from attest.vmm.base import Saved
 from attest.vmm.qemu.binary import find_qemu
-from attest.vmm.registry import check_vmm_names
 
 __all__ = ["Cluster"]
 
@@ -65,124 +61,76 @@ __all__ = ["Cluster"]
 class Cluster:
     """The machines and networks of one test; a context manager.
 
+    Entering it makes all that the machines need, and starts none: each starts when `start_all` or
+    `Machine.start` says so, or when it is first needed. Leaving it ends all machines and removes
+    everything that belonged to them. When the program is killed, all of that goes too.
+
+    Example::
+
+        with attest.Cluster({"nodes": {"web": {"image": "tiny"}}}) as cluster:
+            assert cluster["web"].succeed("hostname").strip() == "web"
+
+    Methods can be called from several threads at once.
+
     Args:
         manifest: A `Manifest`, a path of one, or its content as a dictionary.
-        accelerator: ``"auto"``, ``"kvm"`` or ``"tcg"``.
-        out_dir: Where logs and artefacts go; made when missing. Default: a temporary directory
-            that goes with the cluster.
-        cold: Boot each machine, instead of cloning it from a snapshot of a machine of its shape.
-        snapshots: A directory that `make_snapshots` has filled, which may be read-only. Machines
-            that it has no snapshot for boot; the cache is not used.
-        vmm: The VMM of the nodes that name none: ``"qemu"``, ``"firecracker"``,
-            ``"cloud-hypervisor"``, or ``"auto"`` for the first of those that is here and can run
-            them.
-        programs: Paths of VMMs' programs by the VMM's name, before the manifest's and the host's.
-            That of ``"qemu"`` also tries KVM and, with the ``qemu-img`` beside it, makes disks.
-        hugepages: Take the memory of all machines from the host's reserved huge pages.
+        options: How it is to run.
         archive: What was kept of an earlier cluster with this manifest; see `go_back`.
-        state_dir: Where the start scripts' directories go, which are then kept from one cluster to
-            the next; default: among the cluster's temporary files.
         events: Where everything that happens is reported.
-        on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died). Default: the
-            error is raised by the next call that needs the machine.
-        limits: How long each step of a machine's start may take.
+        on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died), in a thread
+            of the machine's. Default: the error is raised by the next call that needs the machine.
+        settings: Single `ClusterOptions`, in the place of those in ``options``.
+
+    Attributes:
+        manifest: What it was made of.
+        options: How it runs.
+        events: Where everything that happens is reported.
+        machines: All machines by name; empty until the cluster is open.
+        out_dir: Where logs and artefacts go.
+        vlans: The networks that start scripts may name.
 
     Raises:
-        UsageError: There is no such accelerator or VMM.
         ManifestError: The manifest cannot be used.
-        HostError: This host cannot run it.
-        ImageBuildError: An image could not be built.
+        UsageError: An option is wrong; names what there is.
     """
+
+    out_dir: Path
+    vlans: list[VLan]
 
     def __init__(
         self,
         manifest: Manifest | Path | str | dict[str, Any],
+        options: ClusterOptions = DEFAULT_OPTIONS,
         *,
-        accelerator: Accelerator = "auto",
-        cold: bool = False,
-        snapshots: Path | None = None,
-        vmm: VmmName = "qemu",
-        programs: Mapping[str, str] | None = None,
-        hugepages: bool = False,
         archive: Archive | None = None,
-        state_dir: Path | None = None,
-        out_dir: Path | None = None,
         events: EventLog | None = None,
         on_fatal: Callable[[AttestError], None] | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        **settings: Unpack[ClusterSettings],
     ) -> None:
+        self._is_open = False  # first, as a cluster that was not made is collected, too
+        self.options = replace(options, **settings)
         if isinstance(manifest, dict):
             manifest = parse_manifest(manifest)
         elif not isinstance(manifest, Manifest):
             manifest = load_manifest(manifest)
-        if hugepages:
-            manifest = on_hugepages(manifest)
-        self.manifest = manifest
-        self._vmm = vmm
-        self._programs = {**manifest.programs(), **(programs or {})}
-        check_vmm_names(vmm, self._programs)
-        check_choice(accelerator, get_args(Accelerator), "accelerator")
-        self._doubts: set[str] = set()
+        self.manifest = on_hugepages(manifest) if self.options.hugepages else manifest
         self.events = events or EventLog()
-        self._limits = limits
+        self.machines: dict[str, Machine] = {}
+        self._archive = archive
         self._on_fatal = on_fatal or (lambda _: None)
-        self._resolved: dict[str, ResolvedNode] = {}
+        self._programs = {**manifest.programs(), **self.options.programs}
+        # Of what follows; it is never held while a machine is waited for.
+        self._lock = threading.RLock()
+        self._launchers: dict[str, Launcher] = {}
         self._contexts: dict[str, InstanceContext] = {}
         self._lifecycles: dict[str, Lifecycle] = {}
-        self.machines: dict[str, Machine] = {}
+        self._doubts: set[str] = set()
         self._baking: list[Future[Saved]] = []
-        with ExitStack() as undo:
-            self._scratch = Scratch()
-            undo.callback(self._scratch.close)
-            # Before the images: a host that cannot run the test is to say so in the first second.
-            nodes = manifest.image_nodes()
-            program = self._programs.get("qemu", "")
-            qemu = call_in_thread(partial(find_qemu, program), "find QEMU") if nodes else None
-            reserve_descriptors(len(manifest.nodes))
-            check_hugepages(sum(node.memory for node in nodes.values() if node.hugepages))
-            self._cell = Cell(self._scratch.path)
-            undo.callback(self._cell.close)
-            self._scratch.create()
-            if qemu:
-                qemu.result()
-            for name, node in nodes.items():
-                find_vmm(name, node, vmm, self._programs, "tcg" if accelerator == "tcg" else "kvm")
-            self.out_dir = out_dir or self._scratch.path / "out"
-            self.out_dir.mkdir(parents=True, exist_ok=True)
-            for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place
-                log.unlink()
-            numbers = archive.numbers() if archive else manifest.numbers()
-            make_bridges(
-                self._cell,
-                [
-                    each
-                    for name, node in nodes.items()
-                    for each in attachments_of(node, numbers[name])
-                ],
-            )
-            self._report = Report(self.events, self.out_dir, self._on_fatal)
-            self._scripted = StartScripts(
-                self._cell, self._scratch.path, manifest, state_dir, self._report
-            )
-            self.vlans = self._scripted.vlans
-            images = archive.images() if archive else _images(manifest, self.events)
-            if images:
-                image = next(iter(images.values()))
-                self._accelerator = accel.choose(accelerator, image, find_qemu(program))
-            self._sources = self._origin(cold, snapshots)
-            undo.callback(self._sources.close)
-            for name, node in manifest.nodes.items():
-                if node.start_command:
-                    self.machines[name] = self._scripted.add(name, numbers[name], node)
-                else:
-                    self._add(self._resolve(name, numbers[name], node, images[name]), self._sources)
-            if archive:
-                for name, resolved in self._resolved.items():
-                    resolved.machine_id = archive.machines[name].machine_id
-            undo.pop_all()
+        self._saving = threading.Lock()  # two that save the same machine would disturb each other
+        self._closing = ExitStack()
 
-    def __enter__(self) -> Cluster:
-        return self
+    def __enter__(self) -> Self:
+        return self.open()
 
     def __exit__(
         self,
@@ -192,20 +140,69 @@ class Cluster:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if self._is_open:
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
+
+    def __repr__(self) -> str:
+        return f"<cluster of {', '.join(self.manifest.nodes)}>"
+
     def __getitem__(self, name: str) -> Machine:
         """The machine of that name.
 
         Raises:
-            UsageError: There is none.
+            UsageError: There is none, or the cluster is not open.
         """
         try:
             return self.machines[name]
         except KeyError:
+            self._require_open()
             known = ", ".join(self.machines)
             raise UsageError(
                 f"no machine is called {name!r}; there are: {known}",
                 hint=did_you_mean(name, self.machines),
             ) from None
+
+    def open(self) -> Self:
+        """Make what the machines need; nothing happens when that is done.
+
+        Entering the cluster does so. Who calls it otherwise calls `close` in the end; without, the
+        collection of the cluster is a `ResourceWarning`.
+
+        Returns:
+            The cluster.
+
+        Raises:
+            ManifestError: The manifest cannot be used.
+            HostError: This host cannot run it.
+            ImageBuildError: An image could not be built.
+        """
+        with self._lock:
+            if not self._is_open:
+                with ExitStack() as undo:
+                    self._open(undo)
+                    self._closing = undo.pop_all()
+                self._is_open = True
+        return self
+
+    def close(self) -> None:
+        """End every machine and remove everything that belongs to the cluster.
+
+        Nothing happens when the cluster is not open.
+        """
+        with self._lock:
+            if not self._is_open:
+                return
+            self._is_open = False
+            lifecycles = self._all_lifecycles()
+        with self.events.span(Kind.ACTION, "end the machines"), self._closing, ExitStack() as ends:
+            # Last first, and each whatever becomes of the others. So the cell goes before the
+            # machines: the kernel ends all VMMs in one go, and their machines only have to notice.
+            ends.callback(lambda: wait(self._baking))  # they have failed by then, or are complete
+            for lifecycle in lifecycles:
+                lifecycle.want_end()
+                ends.callback(lifecycle.close)
+            ends.callback(self._cell.close)
 
     def create_machine(
         self,
@@ -229,24 +226,29 @@ class Cluster:
         """
         if isinstance(start_command, Mapping):
             options = start_command
+            if "startCommand" not in options:
+                raise UsageError("create_machine: the dictionary has no `startCommand`")
             return self.create_machine(
                 str(options["startCommand"]),
                 name=options.get("name"),
                 keep_vm_state=bool(options.get("keepVmState")),
             )
         name = name or machine_name(start_command)
-        old = self.machines.get(name)
-        if old is not None and (old.booted or name in self._resolved):
-            raise UsageError(f"create_machine: there is a machine {name!r}")
-        check_names({**self.machines, name: None}, source="create_machine")
-        reserve_descriptors(len(self.machines) + 1)
-        machine = self._scripted.create(name, self._next_number(), start_command, keep_vm_state)
-        self.machines[name] = machine
+        with self._lock:
+            self._require_open()
+            old = self.machines.get(name)
+            if old is not None and (old.booted or name in self._launchers):
+                raise UsageError(f"create_machine: there is a machine {name!r}")
+            check_names({**self.machines, name: None}, source="create_machine")
+            reserve_descriptors(len(self.machines) + 1)
+            machine = self._scripted.create(name, self._next_number(), start_command, keep_vm_state)
+            self.machines[name] = machine
         return machine
 
     def start_all(self) -> None:
         """Start all machines and return; each call waits until its machine is ready."""
-        for machine in self.machines.values():
+        self._require_open()
+        for machine in self._all_machines():
             machine.start()
 
     def checkpoint(self, name: str = "checkpoint") -> Checkpoint:
@@ -258,13 +260,14 @@ class Cluster:
         Raises:
             MachineError: One could not be saved.
         """
-        running = [machine for machine in self.machines.values() if machine.booted]
+        self._require_open()
+        running = [machine for machine in self._all_machines() if machine.booted]
         for machine in running:
             self._scripted.refuse_saving(machine)
             machine.connect()
         with self.events.span(Kind.ACTION, f"checkpoint {name!r}"):
-            held = hold_bridges(self._cell, self._vlans())
-            return Checkpoint(name, self._take(running, name, held))
+            held = hold_bridges(self._cell, self._bridges())
+            return Checkpoint(name, self._save(running, name, held))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Bring all machines back to a checkpoint; those that were off then are off again.
@@ -288,8 +291,9 @@ class Cluster:
         Raises:
             MachineError: One did not come back.
         """
-        for name, machine in self.machines.items():
-            if name not in saved:
+        self._require_open()
+        for machine in self._all_machines():
+            if machine.name not in saved:
                 machine.crash()
         reason = f"the machine was restored to {moment!r}"
         # All end before the first comes back: what one still sends must reach none of them.
@@ -310,11 +314,14 @@ class Cluster:
             HostError: A disk cannot be saved.
             Exception: A machine cannot be saved.
         """
-        for machine in self.machines.values():
+        self._require_open()
+        for machine in self._all_machines():
             self._scripted.refuse_saving(machine)
-        machines = [(resolved, self._lifecycles[name]) for name, resolved in self._resolved.items()]
-        with self.events.span(Kind.ACTION, "keep the machines"):
-            absent = stand_still(machines, hold_bridges(self._cell, self._vlans()))
+        with self._lock:
+            launchers = list(self._launchers.values())
+        machines = [(launcher, self._lifecycles[launcher.name]) for launcher in launchers]
+        with self.events.span(Kind.ACTION, "keep the machines"), self._saving:
+            absent = stand_still(machines, hold_bridges(self._cell, self._bridges()))
             wait(self._baking)  # they use files of disks that are to be kept
             write_archive(directory, self.manifest, machines, absent, self._scratch.path)
 
@@ -322,7 +329,7 @@ class Cluster:
         """Boot one machine of each shape, off the networks, and save it for other clusters.
 
         Args:
-            directory: A directory that has no snapshots; see ``snapshots``.
+            directory: A directory that has no snapshots; see `ClusterOptions`.
 
         Returns:
             The directory of each snapshot in there.
@@ -332,184 +339,223 @@ class Cluster:
             MachineError: A machine did not come up.
             CommandFailed: A warm step failed.
         """
-        resolved_nodes = {
-            resolved.look_at_shape(): resolved for resolved in self._resolved.values()
-        }
+        self._require_open()
+        launchers = {each.look_at_shape(): each for each in self._launchers.values()}
         place = directory.absolute()
         return wait_all(
-            resolved_nodes.values(),
-            lambda resolved: make_snapshot(resolved, self._contexts[resolved.name], place),
+            launchers.values(), lambda each: make_snapshot(each, self._contexts[each.name], place)
         )
 
     def clone(self, snapshot: Snapshot, names: Sequence[str] | int = 1) -> list[Machine]:
-        """Start new machines from a snapshot, with these names, or so many.
+        """Start new machines from a snapshot.
+
+        Args:
+            snapshot: The snapshot.
+            names: Their names; or how many, which are then called ``MACHINE-1`` and so on.
 
         Raises:
+            UsageError: A name is taken, or is none; or the cluster has no room for so many.
             MachineError: They could not be told apart from the one that was saved.
         """
-        if isinstance(names, int):
-            names = list(itertools.islice(self._free_names(snapshot.machine), names))
-        original = snapshot.resolved
-        if original.node.own_identity:
+        self._require_open()
+        original = snapshot.launcher.node
+        if original.declared.own_identity:
             raise MachineError(
                 snapshot.machine,
                 "clone: its image says who it is, so that each clone would be the same machine",
                 hint="without `own_identity` attest tells each who it is",
             )
-        number = self._next_number()
-        check_names([*self.machines, *names], source="clone")
-        reserve_descriptors(len(self.machines) + len(names))
-        resolved_nodes = [
-            self._resolve(name, number + index, original.node, original.image)
-            for index, name in enumerate(names)
-        ]
-        with self.events.span(Kind.ACTION, f"clone {snapshot.name!r}: {', '.join(names)}"):
-            join_bridges(
-                self._cell, [each for resolved in resolved_nodes for each in resolved.attachments]
-            )
-            machines = [
-                self._add(resolved, SnapshotSources(snapshot.saved()))
-                for resolved in resolved_nodes
-            ]
+        label = f"{names} of {snapshot.machine}" if isinstance(names, int) else ", ".join(names)
+        saved = snapshot.saved()
+        with self.events.span(Kind.ACTION, f"clone {snapshot.name!r}: {label}"):
+            with self._lock:
+                machines = self._add_clones(original, names, saved)
+            new = {machine.name for machine in machines}
             # Those that come up meanwhile find the new names when they ask who they are.
-            known = [
-                self.machines[name] for name in self._resolved if self.machines[name].connected
-            ]
+            known = [each for each in self._connected() if each.name not in new]
             for machine in machines:
                 machine.start()
-            for machine in known:
-                hosts = Identity(hosts=self._hosts(machine.name))
-                self._lifecycle(machine.name).ready().identity(hosts)
+            for lifecycle in known:
+                lifecycle.ready().identity(Identity(hosts=self._hosts(lifecycle.name)))
         return machines
 
-    def close(self) -> None:
-        """End every machine and remove everything that belongs to the cluster."""
-        with self.events.span(Kind.ACTION, "end the machines"), ExitStack() as ends:
-            # Last first, and each whatever becomes of the others. So the cell goes before the
-            # machines: the kernel ends all VMMs in one go, and their machines only have to notice.
-            ends.callback(self._scratch.close)
-            ends.callback(self._sources.close)
-            ends.callback(self._scripted.close)
-            ends.callback(lambda: wait(self._baking))  # they have failed by then, or are complete
-            for name in self.machines:
-                self._lifecycle(name).want_end()
-                ends.callback(self._lifecycle(name).close)
-            ends.callback(self._cell.close)
+    # Opening
 
-    # Inside
+    def _open(self, undo: ExitStack) -> None:
+        """Make everything; ``undo`` gets what removes it again, of all that has been made."""
+        options, manifest = self.options, self.manifest
+        self._scratch = Scratch()
+        undo.callback(self._scratch.close)
+        # Before the images: a host that cannot run the test is to say so in the first second.
+        nodes = manifest.image_nodes()
+        program = self._programs.get("qemu", "")
+        qemu = call_in_thread(partial(find_qemu, program), "find QEMU") if nodes else None
+        reserve_descriptors(len(manifest.nodes))
+        check_hugepages(sum(node.memory for node in nodes.values() if node.hugepages))
+        self._cell = Cell(self._scratch.path)
+        undo.callback(self._cell.close)
+        self._scratch.create()
+        if qemu:
+            qemu.result()
+        expected = "tcg" if options.accelerator == "tcg" else "kvm"
+        for name, node in nodes.items():
+            find_vmm(name, node, options.vmm, self._programs, expected)
+        self._prepare_out_dir()
+        numbers = self._archive.numbers() if self._archive else manifest.numbers()
+        make_bridges(self._cell, _places(manifest, numbers))
+        self._report = Report(self.events, self.out_dir, self._on_fatal)
+        self._scripted = StartScripts(
+            self._cell, self._scratch.path, manifest, options.state_dir, self._report
+        )
+        undo.callback(self._scripted.close)
+        self.vlans = self._scripted.vlans
+        images = self._archive.images() if self._archive else images_of(manifest, self.events)
+        if images:
+            image = next(iter(images.values()))
+            self._accelerator = kvm_probe.choose(options.accelerator, image, find_qemu(program))
+        self._sources = self._make_sources()
+        undo.callback(self._sources.close)
+        for name, node in manifest.nodes.items():
+            if node.start_command:
+                self.machines[name] = self._scripted.add(name, numbers[name], node)
+            else:
+                self._add(self._launcher(name, numbers[name], images[name]), self._sources)
 
-    def _origin(self, cold: bool, snapshots: Path | None) -> Sources:
-        if cold:
+    def _prepare_out_dir(self) -> None:
+        self.out_dir = self.options.out_dir or self._scratch.path / "out"
+        try:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"out_dir: cannot make {self.out_dir}: {error.strerror}") from None
+        for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place
+            log.unlink()
+
+    def _make_sources(self) -> Sources:
+        if self.options.cold:
             return ColdSources()
-        if snapshots:
-            return PrebuiltSources(PrebuiltSnapshots(snapshots.absolute()), self.events)
+        if self.options.snapshots:
+            return PrebuiltSources(
+                PrebuiltSnapshots(self.options.snapshots.absolute()), self.events
+            )
         return WarmSources(SnapshotCache(), self.events)
 
-    def _resolve(self, name: str, number: int, node: Node, image: Image) -> ResolvedNode:
-        return ResolvedNode(
-            name=name, number=number, node=node, image=image, accelerator=self._accelerator,
-            vmm=self._vmm, programs=self._programs,
-            cell=self._cell, directory=self._scratch.path / name,
-            relative_to=Path(self.manifest.directory), hosts=lambda: self._hosts(name),
+    def _launcher(self, name: str, number: int, image: Image) -> Launcher:
+        resolved = resolve(
+            name, number, self.manifest.nodes[name], image, accelerator=self._accelerator,
+            vmm=self.options.vmm, programs=self._programs,
+        )  # fmt: skip
+        if self._archive:
+            resolved.machine_id = self._archive.machines[name].machine_id
+        return self._launcher_of(resolved)
+
+    def _launcher_of(self, node: ResolvedNode) -> Launcher:
+        return Launcher(
+            node, cell=self._cell, directory=self._scratch.path / node.name,
+            relative_to=Path(self.manifest.directory), hosts=lambda: self._hosts(node.name),
         )  # fmt: skip
 
-    def _add(self, resolved: ResolvedNode, sources: Sources) -> Machine:
-        doubt = resolved.binary.doubt(resolved.image.kernel_version)
+    def _add(self, launcher: Launcher, sources: Sources) -> Machine:
+        name, node = launcher.name, launcher.node
+        doubt = node.binary.doubt(node.image.kernel_version)
         if doubt and doubt not in self._doubts:
             self._doubts.add(doubt)
             self.events.emit(Kind.WARNING, doubt)
         context = InstanceContext(
             events=self.events,
-            vmm=str(resolved.binary),
-            start_vmm=resolved.start_vmm,
-            make_channel=resolved.make_channel,
-            identity=resolved.identity,
-            ready_unit=resolved.node.ready_unit,
-            start_timeout=resolved.node.start_timeout,
-            console_log=self._report.console_log(resolved.name),
+            vmm=str(node.binary),
+            start_vmm=launcher.start_vmm,
+            make_channel=launcher.make_channel,
+            identity=launcher.identity,
+            ready_unit=node.declared.ready_unit,
+            start_timeout=node.declared.start_timeout,
+            console_log=self._report.console_log(name),
             on_fatal=self._on_fatal,
-            limits=self._limits,
+            limits=self.options.limits,
         )
         host = MachineHost(
-            self.out_dir, resolved.directory, self._scripted.shared_dir, resolved.set_links
+            self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links
         )
-        self._resolved[resolved.name] = resolved
-        self._contexts[resolved.name] = context
-        lifecycle = Lifecycle(resolved.name, context, NodeSource(sources, resolved, context))
-        self._lifecycles[resolved.name] = lifecycle
-        machine = self.machines[resolved.name] = Machine(
-            lifecycle, host, self.events, self._snapshot
-        )
+        lifecycle = Lifecycle(name, context, NodeSource(sources, launcher, context))
+        self._launchers[name] = launcher
+        self._contexts[name] = context
+        self._lifecycles[name] = lifecycle
+        machine = self.machines[name] = Machine(lifecycle, host, self.events, self._snapshot)
         return machine
+
+    # Saving and cloning
+
+    def _snapshot(self, machine: Machine, name: str) -> Snapshot:
+        return self._save([machine], name, nullcontext())[machine.name]
+
+    def _save(
+        self, machines: list[Machine], name: str, held: AbstractContextManager[None]
+    ) -> dict[str, Snapshot]:
+        lifecycles = [self._lifecycles[machine.name] for machine in machines]
+        running = [(self._launchers[each.name], each.vmm) for each in lifecycles]
+        with self._saving:
+            futures = save_running(running, held)
+            wait_all(lifecycles, Lifecycle.reach_again)
+        with self._lock:
+            self._baking = [*(each for each in self._baking if not each.done()), *futures]
+        return {
+            launcher.name: Snapshot(name, launcher, saved, self)
+            for (launcher, _), saved in zip(running, futures, strict=True)
+        }
+
+    def _add_clones(
+        self, original: ResolvedNode, names: Sequence[str] | int, saved: Saved
+    ) -> list[Machine]:
+        """Make machines for clones, under the lock: their numbers are theirs alone."""
+        if isinstance(names, int):
+            names = free_names(original.name, names, self.machines)
+        number = self._next_number()
+        check_names([*self.machines, *names], source="clone")
+        reserve_descriptors(len(self.machines) + len(names))
+        launchers = [
+            self._launcher_of(original.twin(name, number + index))
+            for index, name in enumerate(names)
+        ]
+        join_bridges(self._cell, [each for one in launchers for each in one.node.attachments])
+        return [self._add(each, SnapshotSources(saved)) for each in launchers]
+
+    # Who is there
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise UsageError("the cluster is not open", hint="with Cluster(…) as cluster: …")
+
+    def _all_machines(self) -> list[Machine]:
+        with self._lock:
+            return list(self.machines.values())
+
+    def _all_lifecycles(self) -> list[Lifecycle]:
+        return [self._lifecycle(name) for name in self.machines]
 
     def _lifecycle(self, name: str) -> Lifecycle:
         return self._scripted.lifecycles.get(name) or self._lifecycles[name]
 
-    def _snapshot(self, machine: Machine, name: str) -> Snapshot:
-        return self._take([machine], name, nullcontext())[machine.name]
-
-    def _take(
-        self, machines: list[Machine], name: str, held: AbstractContextManager[None]
-    ) -> dict[str, Snapshot]:
-        lifecycles = [self._lifecycles[machine.name] for machine in machines]
-        running = [(self._resolved[each.name], each.vmm) for each in lifecycles]
-        futures = take(running, held)
-        wait_all(lifecycles, Lifecycle.reach_again)
-        self._baking = [*(each for each in self._baking if not each.done()), *futures]
-        return {
-            resolved.name: Snapshot(name, resolved, saved, self)
-            for (resolved, _), saved in zip(running, futures, strict=True)
-        }
-
-    def _vlans(self) -> set[int]:
-        return {vlan for resolved in self._resolved.values() for vlan in resolved.node.vlans}
+    def _connected(self) -> list[Lifecycle]:
+        with self._lock:
+            return [each for each in self._lifecycles.values() if each.connected]
 
     def _next_number(self) -> int:
-        return 1 + max((resolved.number for resolved in self._all_resolved().values()), default=0)
+        launchers = (each.node.number for each in self._launchers.values())
+        scripts = (each.number for each in self._scripted.nodes.values())
+        return next_number([*launchers, *scripts])
 
-    def _all_resolved(self) -> dict[str, ResolvedNode | ScriptNode]:
-        return {**self._resolved, **self._scripted.resolved_nodes}
-
-    def _free_names(self, stem: str) -> Iterator[str]:
-        names = (f"{stem}-{number}" for number in itertools.count(1))
-        return (name for name in names if name not in self.machines)
+    def _bridges(self) -> set[int]:
+        """The networks of those machines that can be saved."""
+        with self._lock:
+            return {vlan for each in self._launchers.values() for vlan in each.node.declared.vlans}
 
     def _hosts(self, name: str) -> str:
-        """Every node by name, as in NixOS tests.
-
-        First its addresses on the networks that both are on, then those on its first one, to which
-        there may be a way, too.
-        """
-        resolved_nodes = self._all_resolved()
-        own = {each.vlan for each in resolved_nodes[name].attachments}
-        lines = []
-        for other, resolved in sorted(resolved_nodes.items()):
-            there = [each for each in resolved.attachments if each.vlan != SPARE]
-            near = dict.fromkeys([*(each for each in there if each.vlan in own), *there[:1]])
-            addresses = (address for each in near for address in each.addresses)
-            lines += [f"{address.partition('/')[0]} {other}\n" for address in addresses]
-        return "".join(lines)
+        with self._lock:
+            launchers = {other: each.node.attachments for other, each in self._launchers.items()}
+            scripts = {other: each.attachments for other, each in self._scripted.nodes.items()}
+        return hosts_file(name, {**launchers, **scripts})
 
 
-def _images(manifest: Manifest, events: EventLog) -> dict[str, Image]:
-    """Each node's image, built where it is missing.
-
-    Raises:
-        ManifestError: A node's image is none, or its recipe or description cannot be used.
-    """
-    store = ImageStore()
-    built: dict[str, Image] = {}
-    for name, node in manifest.image_nodes().items():
-        if node.image in built:
-            continue
-        directory = Path(manifest.directory)
-        try:
-            if is_description(node.image):
-                built[node.image] = load_described(node.image, relative_to=directory)
-                continue
-            recipe = load_recipe(node.image, relative_to=directory)
-        except RecipeError as error:
-            where = f"{manifest.name}: nodes.{name}.image"
-            raise ManifestError(f"{where}: {error.message}", hint=error.hint) from None
-        built[node.image] = store.build(recipe, progress=lambda text: events.emit(Kind.IMAGE, text))
-    return {name: built[node.image] for name, node in manifest.image_nodes().items()}
+def _places(manifest: Manifest, numbers: Mapping[str, int]) -> list[Attachment]:
+    """All places on networks of the nodes that boot an image."""
+    nodes = manifest.image_nodes().items()
+    return [each for name, node in nodes for each in attachments_of(node, numbers[name])]

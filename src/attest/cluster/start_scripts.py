@@ -11,9 +11,10 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from attest.errors import AttestError, HostError, MachineError
 from attest.events import EventLog
@@ -36,9 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Report", "StartScripts", "ScriptNode", "machine_name"]
 
 
-@dataclass(frozen=True)
-class Report:
-    """Where machines report.
+class Report(msgspec.Struct, frozen=True):
+    """Where the machines of start scripts report what happens.
 
     Attributes:
         events: Takes everything that happens.
@@ -55,9 +55,8 @@ class Report:
         return self.out_dir / f"console-{machine}.log"
 
 
-@dataclass
-class ScriptNode:
-    """Where a machine of a start script belongs.
+class ScriptNode(msgspec.Struct, eq=False):
+    """What is decided for a machine of a start script: its command, networks and directories.
 
     Attributes:
         name: The machine's name.
@@ -83,11 +82,11 @@ class ScriptNode:
     shared_dir: Path
     scratch: Path
     _vmm: StartScript | None = None
-    _joined: ExitStack = field(default_factory=ExitStack)
+    _joined: ExitStack = msgspec.field(default_factory=ExitStack)
 
     @property
     def attachments(self) -> list[Attachment]:
-        """Its places on the networks, in order."""
+        """Its place on each network that it is on, in the order of ``vlans``."""
         return [Attachment(vlan, self.number) for vlan in self.vlans]
 
     def start_vmm(
@@ -113,13 +112,13 @@ class ScriptNode:
         return self._vmm
 
     def make_channel(self, name: str, sock: socket.socket, padding: bool) -> Channel:
-        """Its backdoor shell."""
+        """Make the connection to the backdoor shell in its guest."""
         from attest.guest.backdoor.channel import ShellChannel, ShellHost
 
         return ShellChannel(name, sock, ShellHost(self.shared_dir, self._forward, self._press))
 
     def set_links(self, vmm: Vmm, up: bool) -> None:
-        """Plug or unplug its network cards."""
+        """Plug its network cards when ``up``, else unplug them; that of the user network stays."""
         self._running().set_links(up)
 
     def close(self) -> None:
@@ -179,7 +178,7 @@ class StartScripts:
         report: Where they report.
 
     Attributes:
-        resolved_nodes: Their places in the cluster, by name.
+        nodes: What each of them is, by name.
         lifecycles: Their instances, by name.
         vlans: All networks of the cluster.
         shared_dir: A directory that all machines may share.
@@ -193,7 +192,7 @@ class StartScripts:
         states: Path | None,
         report: Report,
     ) -> None:
-        self.resolved_nodes: dict[str, ScriptNode] = {}
+        self.nodes: dict[str, ScriptNode] = {}
         self.lifecycles: dict[str, Lifecycle] = {}
         self.vlans = [VLan(vlan, scratch / f"vde{vlan}.ctl") for vlan in manifest.all_vlans()]
         self.shared_dir = scratch / "shared-xchg"
@@ -228,8 +227,8 @@ class StartScripts:
         Raises:
             HostError: A network's switch does not start.
         """
-        if name in self.resolved_nodes:
-            self.resolved_nodes[name].close()
+        if name in self.nodes:
+            self.nodes[name].close()
         if not keep_state and self._states is None:
             shutil.rmtree(self._state_dir(name), ignore_errors=True)
         node = Node(vlans=vlans_in(command), ready_unit="", start_timeout=NO_LIMIT)
@@ -241,22 +240,22 @@ class StartScripts:
         Raises:
             MachineError: It is.
         """
-        if machine.name in self.resolved_nodes and machine.booted:
+        if machine.name in self.nodes and machine.booted:
             raise _unsaveable(machine.name)
 
     def close(self) -> None:
         """Wait until all is gone that ran beside the machines, after their cell."""
         with ExitStack() as ends:  # each, whatever becomes of the others
             ends.callback(self._switches.close)
-            for resolved in self.resolved_nodes.values():
-                ends.callback(resolved.close)
+            for each in self.nodes.values():
+                ends.callback(each.close)
 
     def _add(
         self, name: str, number: int, command: str, node: Node, *, makes_cards: bool
     ) -> Machine:
         for vlan in self.vlans:
             self._switches.start(vlan.nr, vlan.socket_dir, bridged=vlan.nr in self._bridged)
-        resolved = self.resolved_nodes[name] = ScriptNode(
+        script = self.nodes[name] = ScriptNode(
             name=name, number=number, command=command, vlans=node.vlans, makes_cards=makes_cards,
             sockets={vlan.nr: vlan.socket_dir for vlan in self.vlans}, cell=self._cell,
             state_dir=self._state_dir(name), shared_dir=self.shared_dir, scratch=self._scratch,
@@ -265,8 +264,8 @@ class StartScripts:
         context = InstanceContext(
             events=self._report.events,
             vmm=f"start script {command}",
-            start_vmm=resolved.start_vmm,
-            make_channel=resolved.make_channel,
+            start_vmm=script.start_vmm,
+            make_channel=script.make_channel,
             identity=None,
             ready_unit=node.ready_unit,
             start_timeout=node.start_timeout,
@@ -274,7 +273,7 @@ class StartScripts:
             on_fatal=self._report.on_fatal,
         )
         host = MachineHost(
-            self._report.out_dir, resolved.state_dir, self.shared_dir, resolved.set_links
+            self._report.out_dir, script.state_dir, self.shared_dir, script.set_links
         )
         lifecycle = self.lifecycles[name] = Lifecycle(name, context, BootSource())
         return Machine(lifecycle, host, self._report.events, _refuse)

@@ -54,12 +54,12 @@ class Disks:
 
     @property
     def written(self) -> bool:
-        """The machine has had them: a clone of a fresh machine would find another content."""
+        """Whether the machine has had them, so that they are not as declared any more."""
         return bool(self._current)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files in use; none before the first start."""
+        """The files that the machine has now, one for each disk; empty before its first start."""
         return self._current
 
     def contents(self) -> Iterator[str]:
@@ -103,13 +103,13 @@ class Disks:
         return files
 
     def forget(self) -> None:
-        """Remove the files: the machine begins anew."""
+        """Remove the files, so that the next `begin` makes them as declared."""
         for file in self._current:
             file.unlink(missing_ok=True)
         self._current = ()
 
     def names(self) -> tuple[Path, ...]:
-        """Paths for new files of the disks."""
+        """New paths, at which there is nothing yet, one for each disk."""
         number = next(self._numbers)
         return tuple(
             self._directory / f"disk{index}-{number}" for index in range(len(self._declared))

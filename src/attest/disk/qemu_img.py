@@ -13,7 +13,9 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+import msgspec
 
 from attest.errors import HostError
 from attest.vmm.qemu.binary import QemuBinary, find_qemu
@@ -23,7 +25,7 @@ __all__ = ["ChainFile", "chain", "copy", "create", "find_qemu_img", "image_forma
 _PROGRAM: Final = "qemu-img"
 
 
-class ChainFile(NamedTuple):
+class ChainFile(msgspec.Struct, frozen=True):
     """One file of a disk, and its format as QEMU names it."""
 
     path: Path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from attest.display.picture import draw_text, from_pixels, open_picture
 from attest.display.xwd import XwdError, decode
@@ -53,8 +54,7 @@ exit 1
 """Prints a line that says what follows, and what the guest shows."""
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """What a guest shows: a picture, or the text of its console."""
 
     picture: Image
@@ -62,7 +62,7 @@ class Seen:
 
 
 def understand(output: bytes) -> Seen:
-    """What `COMMAND` has printed.
+    """Decode what `COMMAND` has printed.
 
     Raises:
         ValueError: It is something else.

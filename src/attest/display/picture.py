@@ -42,7 +42,7 @@ def from_pixels(width: int, height: int, pixels: bytes) -> Image:
 
 
 def draw_text(lines: list[str]) -> Image:
-    """The picture of a text console."""
+    """Draw the picture of a text console."""
     library = pillow()
     width = max((len(line) for line in lines), default=1) or 1
     size = (width * _CELL[0], max(len(lines), 1) * _CELL[1])
@@ -57,13 +57,13 @@ def draw_text(lines: list[str]) -> Image:
 
 
 def open_picture(data: bytes) -> Image:
-    """The picture in a file's content."""
+    """Decode a picture from the content of a file."""
     picture: Image = pillow().Image.open(BytesIO(data))
     return picture
 
 
 def to_png(picture: Image) -> bytes:
-    """The content of a PNG file of it."""
+    """Encode a picture as the content of a PNG file."""
     file = BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()

@@ -22,11 +22,11 @@ __all__ = [
 ]  # fmt: skip
 
 Sink = Callable[[bytes], object]
-"""Takes a command's output, piece by piece."""
+"""Is called with each piece of a command's output, as it comes."""
 
 
 class WaitKind(IntEnum):
-    """What a wait waits for."""
+    """The kinds of things that a guest can be told to wait for."""
 
     PORT_OPEN = 1
     PORT_CLOSED = 2
@@ -39,7 +39,7 @@ class WaitKind(IntEnum):
 
 
 class PowerAction(IntEnum):
-    """How a machine leaves. The ones at once stop no services; disks are synced."""
+    """The ways to end or reboot a guest. The ``NOW`` ones stop no services, but sync disks."""
 
     POWER_OFF = 1
     REBOOT = 2
@@ -145,6 +145,9 @@ class Running(Protocol):
     def write(self, data: bytes) -> None:
         """Write to its standard input."""
 
+    def feed(self, source: bytes) -> None:
+        """Write all of ``source`` to its standard input and end that; does not wait for it."""
+
     def close_stdin(self) -> None:
         """End its standard input."""
 
@@ -152,26 +155,26 @@ class Running(Protocol):
         """Change the size of its terminal."""
 
     def read(self, timeout: float | None = None) -> bytes:
-        """The next standard output; empty at its end."""
+        """Wait for some of its standard output and return that; empty at its end."""
 
     def wait(self, timeout: float | None = None) -> Completed:
-        """Wait for its end."""
+        """Wait for its end, at most ``timeout`` seconds, and return how it ended."""
 
     def cancel(self) -> None:
-        """End it; `wait` then returns."""
+        """Kill it; `wait` then returns."""
 
     def abandon(self) -> None:
-        """End it, as nobody waits for it any more."""
+        """Kill it and drop its output, when nobody waits for it any more."""
 
 
 class Waiting(Protocol):
     """A wait under way, see `attest.guest.agent.wait.Wait`."""
 
     def cancel(self) -> None:
-        """End the wait."""
+        """Give up the wait; `result` then raises `WaitFailed`."""
 
     def result(self, timeout: float | None = None) -> str:
-        """What was seen."""
+        """Wait until it is so, at most ``timeout`` seconds, and return what was seen."""
 
 
 class Channel(Protocol):
@@ -185,19 +188,19 @@ class Channel(Protocol):
         """What the guest said of itself in the last `connect`."""
 
     def connect(self, timeout: float) -> Welcome:
-        """Greet the guest."""
+        """Greet the guest, and wait at most ``timeout`` seconds for its answer."""
 
     def reconnect(self, sock: socket.socket, reason: str, *, padding: bool = True) -> None:
-        """Begin anew; `connect` comes next."""
+        """Begin anew on a connection, which may be the same; call `connect` next."""
 
     def interrupt(self, reason: str) -> None:
-        """End the session, the connection staying open."""
+        """Make all that is under way fail with ``reason``; the connection stays open."""
 
     def close(self) -> None:
-        """End the connection, and everything under way on it."""
+        """Close the connection; whatever is under way on it fails."""
 
     def run(self, command: Command, *, stdout: Sink | None = None) -> Completed:
-        """Run a command to its end."""
+        """Run a command to its end, and return how it ended."""
 
     def start(
         self, command: Command, *, stdout: Sink | None = None, stderr: Sink | None = None
@@ -220,7 +223,7 @@ class Channel(Protocol):
         """Carry connections to a port of this host's loopback into the guest."""
 
     def identity(self, identity: Identity) -> None:
-        """Make the guest who it is to be."""
+        """Give the guest its host name, addresses and clock, as far as ``identity`` has them."""
 
     def power(self, action: PowerAction) -> None:
-        """Make the guest leave; returns when it has begun to."""
+        """Power off or reboot the guest; returns when that has begun."""

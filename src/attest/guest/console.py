@@ -23,12 +23,13 @@ _MAX_LINE: Final = 4096
 _KEPT_LINES: Final = 2000
 """Lines kept in memory for error messages and `Console.search`; the file has all."""
 
+# Patterns are compiled with the first line: the machine starts meanwhile, and waits for nothing.
 # A kernel's own lines have a time stamp, so that a program that prints these words raises nothing.
-_KERNEL_LINE: Final = re.compile(r"^\[ *\d+\.\d+\](?:\[[ TC]*\d+\])? (.*)")
+_KERNEL_LINE: Final = r"^\[ *\d+\.\d+\](?:\[[ TC]*\d+\])? (.*)"
 
 
 class Alarm(StrEnum):
-    """What a kernel can report of itself."""
+    """The troubles that a guest's kernel reports on its console."""
 
     PANIC = "kernel panic"
     OOPS = "kernel oops"
@@ -37,18 +38,18 @@ class Alarm(StrEnum):
 
 
 _ALARMS: Final = (
-    (Alarm.PANIC, re.compile(r"Kernel panic - not syncing")),
-    (Alarm.OOPS, re.compile(r"Oops: |BUG: (?!soft lockup)|kernel BUG at|general protection fault")),
-    (Alarm.OOM, re.compile(r"Out of memory: Killed|Memory cgroup out of memory: Killed")),
-    (Alarm.HUNG, re.compile(r"INFO: task .* blocked for more than|BUG: soft lockup")),
+    (Alarm.PANIC, r"Kernel panic - not syncing"),
+    (Alarm.OOPS, r"Oops: |BUG: (?!soft lockup)|kernel BUG at|general protection fault"),
+    (Alarm.OOM, r"Out of memory: Killed|Memory cgroup out of memory: Killed"),
+    (Alarm.HUNG, r"INFO: task .* blocked for more than|BUG: soft lockup"),
 )
 
 
 def _alarm(line: str) -> Alarm | None:
-    match = _KERNEL_LINE.match(line)
+    match = re.match(_KERNEL_LINE, line)
     if match is None:
         return None
-    return next((alarm for alarm, words in _ALARMS if words.search(match[1])), None)
+    return next((alarm for alarm, words in _ALARMS if re.search(words, match[1])), None)
 
 
 class ConsoleEnds(Protocol):
@@ -56,14 +57,14 @@ class ConsoleEnds(Protocol):
 
     @property
     def output(self) -> FileIO:
-        """What the guest prints."""
+        """The end from which the guest's output is read."""
 
     @property
     def keyboard(self) -> FileIO:
-        """What is typed."""
+        """The end to which keystrokes are written."""
 
     def close(self) -> None:
-        """Close both."""
+        """Close both ends."""
 
 
 class Console:
@@ -108,14 +109,14 @@ class Console:
         self._thread.start()
 
     def last_lines(self, count: int = 20) -> list[str]:
-        """The last lines, an unfinished one included."""
+        """The last lines without control sequences, at most ``count``; an unfinished one counts."""
         with self._changed:
             lines = [*self._lines, *([plain_text(self._partial)] if self._partial else [])]
         return lines[-count:]
 
     @property
     def ended(self) -> bool:
-        """Nothing comes any more, as the machine has ended."""
+        """Whether the machine has ended, and all that its console showed has been read."""
         return self._ended
 
     def text(self) -> str:

@@ -18,9 +18,10 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 __all__ = ["TransferError", "pack", "unpack"]
 
@@ -222,7 +223,7 @@ class _Source:
         self._rest = memoryview(b"")
 
     def some(self, most: int) -> memoryview:
-        """Between 1 and ``most`` bytes."""
+        """Read the next bytes: at least one, and at most ``most``."""
         if not self._rest:
             self._rest = memoryview(self._read())
         if not self._rest:
@@ -231,20 +232,19 @@ class _Source:
         return piece
 
     def exactly(self, size: int) -> bytes:
-        """``size`` bytes, which must be few."""
+        """Read ``size`` bytes into memory, so that must be few."""
         data = bytearray()
         while len(data) < size:
             data += self.some(size - len(data))
         return bytes(data)
 
     def drain(self) -> None:
-        """Read to the end."""
+        """Read and drop everything up to the end."""
         while self._read():
             pass
 
 
-@dataclass
-class _Member:
+class _Member(msgspec.Struct, eq=False):
     """A member of a hostile stream, whose numbers are in range and whose name is not checked."""
 
     name: str
@@ -382,7 +382,7 @@ class _Unpacker:
                 self._attributes(directory, member)
 
     def report(self) -> list[str]:
-        """What was left out, and why."""
+        """What was left out and why, a line for each; of many only the first, and a count."""
         more = [f"left out: {self._unlisted} more"] if self._unlisted else []
         return self._left_out + more
 

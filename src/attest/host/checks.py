@@ -13,10 +13,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from attest.disk.qemu_img import find_qemu_img
 from attest.errors import HostError
@@ -33,7 +34,7 @@ from attest.vmm.firecracker.binary import find_firecracker
 from attest.vmm.firecracker.jailer import check_root, find_jailer
 from attest.vmm.program import Binary
 from attest.vmm.qemu.binary import find_qemu
-from attest.vmm.qemu.nested import STEADY_QEMU, host_support
+from attest.vmm.qemu.nested import LOADED_MODULES, STEADY_QEMU, host_support
 from attest.vmm.vsock import check_vhost_vsock
 
 if TYPE_CHECKING:
@@ -49,17 +50,16 @@ _ROOM: Final = 2 << 30
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """How much a finding matters."""
 
     OK = "ok"
     WARNING = "warning"
     """Machines run, but something is slower than it need be, or missing."""
     PROBLEM = "problem"
-    """Machines do not run."""
+    """As it is, machines do not run on this host."""
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """The result of one check.
 
     Attributes:
@@ -208,10 +208,19 @@ def check_host_vsock() -> Finding:
 
 def check_nested() -> Finding:
     """Machines in which KVM works, ``nested = true``: whether there can be any, and how."""
+    return nested_finding("kvm" if _kvm_works() else "tcg")
+
+
+def nested_finding(accelerator: str, *, modules: Path = LOADED_MODULES) -> Finding:
+    """Whether there can be nested machines with an accelerator, and how.
+
+    Args:
+        accelerator: ``"kvm"`` or ``"tcg"``.
+        modules: The directory in which the host's kernel tells of its modules.
+    """
     try:
         qemu = find_qemu()
-        accelerator = "kvm" if _kvm_works() else "tcg"
-        how = host_support(accelerator)
+        how = host_support(accelerator, modules=modules)
     except HostError as error:
         return Finding("nested machines", Level.WARNING, error.message, error.hint)
     if accelerator == "tcg" and qemu.version < STEADY_QEMU:
@@ -278,7 +287,7 @@ def check_image_building() -> Finding:
 
 
 def check_room() -> Finding:
-    """Room on the cache's disk."""
+    """Check whether the cache's disk has room for images and snapshots."""
     cache = cache_dir()
     existing = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(existing).free

@@ -25,7 +25,6 @@ from msgspec.structs import replace
 
 from attest.errors import HostError
 from attest.guest.agent.binary import agent_binary
-from attest.image.initrd import CpioWriter
 from attest.image.model import Image
 from attest.manifest import Accelerator
 from attest.net.cell import Cell
@@ -38,19 +37,9 @@ from attest.vmm.base import MachineSpec
 from attest.vmm.qemu.binary import QemuBinary, find_qemu
 from attest.vmm.qemu.vmm import Qemu
 
-__all__ = ["KvmProbe", "choose", "probe_kvm"]
+__all__ = ["KvmProbe", "Patience", "choose", "probe_kvm"]
 
 _DEVICE: Final = Path("/dev/kvm")
-_QUIET: Final = 5.0
-"""Seconds without a word, after which a guest is stuck; mostly it is at its init after one."""
-
-_QUIET_STARTS: Final = 50
-"""As many times as long as QEMU takes to say its version, if that is more: 0.02 s on a fast host.
-"""
-
-_LIMIT: Final = 12
-"""As many times as long for a guest that has much to say and never reaches its init."""
-
 _PROOF: Final = b"attest-stage: init"
 
 
@@ -66,15 +55,39 @@ class KvmProbe(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Patience(msgspec.Struct, frozen=True):
+    """How long a guest that is to show that KVM works may take.
+
+    Attributes:
+        quiet: Seconds without a word, after which it is stuck; mostly it is at its init after one.
+        quiet_starts: As many times as long as QEMU takes to say its version, if that is more:
+            0.02 s on a fast host.
+        talk: As many times as long as it may be quiet, it may have much to say and not reach its
+            init.
+    """
+
+    quiet: float = 5.0
+    quiet_starts: float = 50
+    talk: float = 12
+
+
+_PATIENCE: Final = Patience()
+
+
 def choose(
-    wanted: Accelerator, image: Image, qemu: QemuBinary | None = None
+    wanted: Accelerator,
+    image: Image,
+    qemu: QemuBinary | None = None,
+    *,
+    device: Path = _DEVICE,
 ) -> Literal["kvm", "tcg"]:
-    """The accelerator for a run.
+    """Decide which accelerator a run takes.
 
     Args:
         wanted: That one, or ``"auto"``.
         image: What a probe boots.
         qemu: What a probe boots it with; default: the host's QEMU.
+        device: KVM's.
 
     Raises:
         UsageError: There is no such accelerator.
@@ -83,34 +96,42 @@ def choose(
     check_choice(wanted, get_args(Accelerator), "accelerator")
     if wanted == "tcg":
         return "tcg"
-    probe = probe_kvm(image=image, qemu=qemu)
+    probe = probe_kvm(image=image, qemu=qemu, device=device)
     if probe.usable:
         return "kvm"
     if wanted == "kvm":
         raise HostError(
-            f"KVM does not work here: {probe.reason}", hint=remedy(_DEVICE, "use --accel tcg")
+            f"KVM does not work here: {probe.reason}", hint=remedy(device, "use --accel tcg")
         )
     return "tcg"
 
 
-def probe_kvm(*, image: Image | None = None, qemu: QemuBinary | None = None) -> KvmProbe:
+def probe_kvm(
+    *,
+    image: Image | None = None,
+    qemu: QemuBinary | None = None,
+    device: Path = _DEVICE,
+    patience: Patience = _PATIENCE,
+) -> KvmProbe:
     """Find out whether KVM runs guests here.
 
     Args:
         image: What to boot; without one, only what can be seen without booting is told.
         qemu: What to boot it with; default: the host's QEMU.
+        device: KVM's, which QEMU opens by itself.
+        patience: How long the guest may take.
     """
-    if refusal := _refusal():
+    if refusal := _refusal(device):
         return KvmProbe(False, refusal)
     if image is None:
-        return KvmProbe(False, f"{_DEVICE} opens; no image to boot with it was given")
+        return KvmProbe(False, f"{device} opens; no image to boot with it was given")
     qemu = qemu or find_qemu()
     record = cache_dir() / "kvm-probe" / _key(image, qemu)
     with suppress(OSError, msgspec.DecodeError):
         probe = msgspec.json.decode(record.read_bytes(), type=KvmProbe)
         mark_used(record)
         return probe
-    probe = _boot(image, qemu)
+    probe = _boot(image, qemu, device, patience)
     record.parent.mkdir(parents=True, exist_ok=True)
     beside = record.with_name(f"{record.name}.{os.getpid()}")
     beside.write_bytes(msgspec.json.encode(probe))
@@ -120,16 +141,16 @@ def probe_kvm(*, image: Image | None = None, qemu: QemuBinary | None = None) -> 
     return probe
 
 
-def _refusal() -> str:
+def _refusal(device: Path) -> str:
     """Why the device cannot be opened; a container may forbid that to root too."""
     try:
-        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        return f"{_DEVICE} does not exist"
+        return f"{device} does not exist"
     except PermissionError:
-        return f"{_DEVICE} may not be opened by this user; join the group `kvm`"
+        return f"{device} may not be opened by this user; join the group `kvm`"
     except OSError as error:
-        return f"{_DEVICE} cannot be opened: {error.strerror}"
+        return f"{device} cannot be opened: {error.strerror}"
     return ""
 
 
@@ -138,7 +159,7 @@ def _key(image: Image, qemu: QemuBinary) -> str:
     return sha256(f"{boot}{qemu}{image.digest}".encode()).hexdigest()[:32]
 
 
-def _boot(image: Image, qemu: QemuBinary) -> KvmProbe:
+def _boot(image: Image, qemu: QemuBinary, device: Path, patience: Patience) -> KvmProbe:
     with ExitStack() as undo:
         scratch = Scratch()
         undo.callback(scratch.close)
@@ -152,17 +173,20 @@ def _boot(image: Image, qemu: QemuBinary) -> KvmProbe:
         vmm = Qemu(spec, qemu, enter=cell.enter, on_exit=lambda _: None, on_event=lambda *_: None)
         for end in (vmm.console.close, vmm.kill):
             undo.callback(end)
-        seen = _read_until_proof(vmm.console.output, max(_QUIET, _QUIET_STARTS * _start(qemu)))
+        quiet = max(patience.quiet, patience.quiet_starts * _start(qemu))
+        seen = _read_until_proof(vmm.console.output, quiet, patience.talk * quiet)
         if _PROOF in seen:
             return KvmProbe(True, "a guest booted with it")
         if exit := vmm.wait(0.2):
-            return KvmProbe(False, f"{_DEVICE} opens, but QEMU ended with {exit}")
-        return KvmProbe(False, f"{_DEVICE} opens, but a guest got stuck {_place(seen)}")
+            return KvmProbe(False, f"{device} opens, but QEMU ended with {exit}")
+        return KvmProbe(False, f"{device} opens, but a guest got stuck {_place(seen)}")
 
 
 def _alone(image: Image, directory: Path) -> Image:
     """The image without its root, and with an initrd that says when it runs."""
     if image.own_initrd:
+        from attest.image.initrd import CpioWriter  # a probe is made once after a host's boot
+
         initrd = directory / "initrd"
         with initrd.open("wb") as stream:
             archive = CpioWriter(stream)
@@ -179,9 +203,9 @@ def _start(qemu: QemuBinary) -> float:
     return time.monotonic() - begun
 
 
-def _read_until_proof(console: FileIO, quiet: float) -> bytes:
+def _read_until_proof(console: FileIO, quiet: float, limit: float) -> bytes:
     """The console up to the proof, or to the point at which the guest, or QEMU, gave up."""
-    deadline = time.monotonic() + _LIMIT * quiet
+    deadline = time.monotonic() + limit
     seen = b""
     while _PROOF not in seen and (left := deadline - time.monotonic()) > 0:
         readable, _, _ = select.select([console], [], [], min(left, quiet))

@@ -21,7 +21,7 @@ __all__ = ["BuildSpace"]
 
 _LAST_LINES: Final = 20
 _STAGES: Final = ("I: running apt-get", "I: downloading", "I: extracting", "I: installing")
-"""What of mmdebstrap's output is worth telling."""
+"""The beginnings of those lines of mmdebstrap's output that are shown as progress."""
 
 
 class BuildSpace:

@@ -23,7 +23,7 @@ _PACKAGES: Final = (
     "systemd", "systemd-sysv", "dbus", "udev", "kmod",
     "iproute2", "iputils-ping", "netcat-openbsd", "procps", "curl",
 )  # fmt: skip
-"""Beyond what every Debian system has."""
+"""Packages that are installed beyond those that every Debian system has."""
 
 _MASKED: Final = (
     # A fresh guest has nothing for these to look after.

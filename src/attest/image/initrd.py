@@ -52,7 +52,7 @@ class CpioWriter:
         self._entry(path, stat.S_IFCHR | mode, b"", device=(major, minor))
 
     def finish(self) -> None:
-        """Write the trailer."""
+        """Write the trailer that ends a cpio archive."""
         self._entry("TRAILER!!!", 0, b"")
 
     def _parents(self, path: str) -> None:

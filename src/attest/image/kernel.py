@@ -149,7 +149,7 @@ class KernelModules:
         return order
 
     def content(self, name: str) -> bytes:
-        """A module, uncompressed."""
+        """Read the content of a module, and decompress it where it is compressed."""
         return decompress((self.directory / self._paths[_name(name)]).read_bytes())
 
 

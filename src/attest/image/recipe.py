@@ -6,20 +6,19 @@ changes whenever something changes that shapes the image's root.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import platform
 import re
 import tomllib
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from attest.errors import HostError, RecipeError
-from attest.support.validation import check_keys, convert, unreadable
+from attest.support.validation import check_keys, convert, did_you_mean, unreadable
 
 __all__ = ["Recipe", "RecipeFile", "builtin_recipes", "is_recipe", "load_recipe"]
 
@@ -56,7 +55,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A recipe as it is written."""
+    """The content of a recipe's file, before what it extends is added."""
 
     base: str
     suite: str = ""
@@ -69,8 +68,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cmdline: list[str] = []
 
 
-@dataclass(frozen=True)
-class RecipeFile:
+class RecipeFile(msgspec.Struct, frozen=True):
     """A file that the recipe puts into the image.
 
     Attributes:
@@ -84,8 +82,7 @@ class RecipeFile:
     content: bytes
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(msgspec.Struct, frozen=True):
     """What an image is made of.
 
     Attributes:
@@ -123,7 +120,7 @@ class Recipe:
 
     @property
     def init(self) -> Literal["systemd", "agent"]:
-        """What process 1 is."""
+        """Which program process 1 is in the guest."""
         return "systemd" if self.base == "debian" else "agent"
 
     def key(self) -> str:
@@ -182,12 +179,9 @@ def _locate(reference: str, relative_to: Path) -> Path:
         raise RecipeError(f"{path}: no recipe: it describes an image that is made elsewhere")
     if _is_path(path):
         return path
-    close = difflib.get_close_matches(reference, builtin, n=1)
     raise RecipeError(
         f"no image recipe `{reference}`; built in: {', '.join(builtin)}",
-        hint=f"did you mean `{close[0]}`?"
-        if close
-        else "a recipe of your own is a path in `.toml`",
+        hint=did_you_mean(reference, builtin) or "a recipe of your own is a path in `.toml`",
     )
 
 
@@ -226,7 +220,7 @@ def _resolve(document: _Document, path: Path, derived: tuple[Path, ...]) -> Reci
 
 
 def _below(base: str, path: Path, derived: tuple[Path, ...]) -> Recipe:
-    """What a recipe adds to."""
+    """The recipe or the built-in kind that a recipe extends."""
     if base in _BASES:
         arch = platform.machine()
         if arch not in _DPKG_ARCHITECTURES:

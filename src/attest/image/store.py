@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from attest.errors import UsageError
+from attest.image.layer import CONTENT, Layer
 from attest.image.model import Image
 from attest.support.claims import claimed, sweep
 from attest.support.paths import cache_dir
 
 if TYPE_CHECKING:
-    from attest.image.layer import Layer
     from attest.image.recipe import Recipe
 
 __all__ = ["ImageStore"]
@@ -43,7 +43,7 @@ _DAY: Final = 24 * 3600.0
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """`image.json`."""
+    """The content of an image's `image.json`."""
 
     name: str
     arch: str
@@ -142,7 +142,7 @@ class ImageStore:
         )
 
     def images(self) -> list[Image]:
-        """All images, the one used last first."""
+        """All images in the store, in the order of their last use, the latest first."""
         found = [image for path in _entries(self.directory / "images") if (image := _read(path))]
         return sorted(found, key=lambda image: image.last_used, reverse=True)
 
@@ -193,8 +193,6 @@ class ImageStore:
         return self._read_layer(self.directory / "inputs" / key)
 
     def _read_layer(self, path: Path) -> Layer | None:
-        from attest.image.layer import Layer
-
         try:
             return msgspec.json.decode((path / "layer.json").read_bytes(), type=Layer)
         except FileNotFoundError:
@@ -202,7 +200,7 @@ class ImageStore:
 
     def _build_layer(self, recipe: Recipe, progress: Callable[[str], None], refresh: bool) -> Layer:
         from attest.image.build_space import BuildSpace
-        from attest.image.layer import build_layer
+        from attest.image.layer_build import build_layer
 
         def waiting() -> None:
             progress(f"waiting for another process that builds {recipe.name}")
@@ -275,7 +273,6 @@ def _image_digest(recipe: Recipe, layer: Layer, agent: bytes) -> str:
 
 def _fill(out: Path, layer: Path, agent: bytes) -> None:
     from attest.image.initrd import CpioWriter
-    from attest.image.layer import CONTENT
 
     for name in CONTENT:
         if name != "initrd.base" and (layer / name).exists():

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from attest.errors import CommandFailed, MachineError, WaitFailed
+from attest.errors import CommandFailed, MachineError
 from attest.events import Kind
-from attest.guest.channel import Channel, Command, Completed, Running
+from attest.guest.channel import Channel, Command, Running
+from attest.guest.channel import Completed as GuestCompleted
+from attest.machine.completed import Completed, command_failed, text_of
 from attest.machine.conditions import watched
 from attest.machine.power import Power
 from attest.support.cancellation import cancellable
 from attest.support.polling import DEFAULT_TIMEOUT, tries
-from attest.support.text import plain_text
+from attest.support.text import last_lines, plain_text
 
 __all__ = ["Commands"]
 
 _SHOWN_OUTPUT: Final = 16_384
 """Characters of a command's output that go into the events; the test itself gets all of it."""
+
+
+_DIRECTORY: Final = "/tmp"
+"""Where a program runs without a shell; bash runs there by itself."""
 
 
 class RootShell:
@@ -35,7 +42,62 @@ class RootShell:
 
 
 class Commands(Power):
-    """Commands, each run by bash."""
+    """Commands: run to their end, repeated until they succeed, or started and left running."""
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        check: bool = False,
+        timeout: float | None = None,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: str | bytes | None = None,
+    ) -> Completed:
+        r"""Run a command to its end, as `subprocess.run` does on the host.
+
+        It ends when it has exited and its output has been closed, by what it started, too.
+
+        Example::
+
+            done = machine.run(["grep", "-c", "root", "/etc/passwd"])
+            assert (done.status, done.stdout) == (0, "1\n")
+            done = machine.run("echo $GREETING; cat >&2", env={"GREETING": "hello"}, stdin="there")
+            assert (done.stdout, done.stderr) == ("hello\n", "there")
+
+        Args:
+            command: A program and its arguments, which no shell sees; or a text for bash. As with
+                `succeed`, and other than with `subprocess`, bash runs it under ``set -euo
+                pipefail``: it stops at the first command that fails.
+            check: Raise `CommandFailed` when the exit code is not 0.
+            timeout: Seconds, after which it is killed with all that it has started.
+            user: Who runs it, a name or a number; default root.
+            env: Added to its environment.
+            cwd: Its working directory; default ``/tmp``.
+            stdin: Its standard input, text as UTF-8; default: it is empty.
+
+        Raises:
+            CommandFailed: It exited with another code than 0, with ``check``; or ``timeout`` has
+                passed, in any case (its ``status`` is 124).
+            MachineError: It could not be started; or it needs what the backdoor shell of a NixOS
+                guest cannot do, which is to give a command standard input.
+        """
+        if not isinstance(command, str):
+            command, cwd = list(command), cwd or _DIRECTORY
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        ended = self._run(
+            Command(
+                command, timeout=timeout, cwd=cwd, user=user, env=env, stdin=bool(data),
+                strict=isinstance(command, str),
+            ),
+            data,
+        )  # fmt: skip
+        if ended.timed_out:
+            raise self._failed(_line(command), ended, f"to end in {timeout:g} s")
+        if check and ended.status != 0:
+            raise self._failed(_line(command), ended, "to succeed")
+        return Completed(ended.status, text_of(ended.stdout), text_of(ended.stderr))
 
     def execute(
         self,
@@ -59,8 +121,8 @@ class Commands(Power):
             )
             threading.Thread(target=_drain, args=[process], daemon=True).start()
             return -2, ""
-        completed = self._run(command, timeout)
-        output = _text(completed.stdout)
+        completed = self._run(Command(command, timeout=timeout, strict=True))
+        output = text_of(completed.stdout)
         return (completed.status if check_return else -1), output
 
     def succeed(self, *commands: str, timeout: float | None = None) -> str:
@@ -109,7 +171,7 @@ class Commands(Power):
 
     @property
     def shell(self) -> RootShell:
-        """A root shell, for what nobody waits for."""
+        """Takes lines for a root shell; see `RootShell`."""
         return RootShell(self)
 
     def wait_until_succeeds(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
@@ -141,8 +203,8 @@ class Commands(Power):
     ) -> str:
         outputs = []
         for command in commands:
-            completed = self._run(command, timeout)
-            outputs.append(_text(completed.stdout))
+            completed = self._run(Command(command, timeout=timeout, strict=True))
+            outputs.append(text_of(completed.stdout))
             if not accept(completed.status):
                 raise self._failed(command, completed, expected)
         return "".join(outputs)
@@ -153,21 +215,21 @@ class Commands(Power):
         Raises:
             CommandFailed: It did not succeed.
         """
-        completed = self._attempt(self._channel, command, DEFAULT_TIMEOUT)
+        strict = Command(command, timeout=DEFAULT_TIMEOUT, strict=True)
+        completed = self._attempt(self._channel, strict)
         if completed.status != 0:
             raise self._failed(command, completed, "to succeed")
-        return _text(completed.stdout)
+        return text_of(completed.stdout)
 
-    def _failed(self, command: str, completed: Completed, expected: str) -> CommandFailed:
-        return CommandFailed(
-            self.name, command, completed.status, _text(completed.stdout), _text(completed.stderr),
-            expected=expected,
-        )  # fmt: skip
+    def _failed(self, command: str, ended: GuestCompleted, expected: str) -> CommandFailed:
+        console = self._lifecycle.console_evidence()
+        return command_failed(self.name, command, ended, expected, console)
 
-    def _run(self, command: str, timeout: float | None) -> Completed:
+    def _run(self, command: Command, stdin: bytes | None = None) -> GuestCompleted:
         channel = self._channel
-        with self._events.span(Kind.COMMAND, command.strip(), machine=self.name) as span:
-            completed = self._attempt(channel, command, timeout)
+        line = _line(command.command).strip()
+        with self._events.span(Kind.COMMAND, line, machine=self.name) as span:
+            completed = self._attempt(channel, command, stdin)
             span.data |= {
                 "status": completed.status,
                 "stdout": _shown(completed.stdout),
@@ -175,10 +237,14 @@ class Commands(Power):
             }
         return completed
 
-    def _attempt(self, channel: Channel, command: str, timeout: float | None) -> Completed:
+    def _attempt(
+        self, channel: Channel, command: Command, stdin: bytes | None = None
+    ) -> GuestCompleted:
         with self._lifecycle.explained():
-            process = channel.start(Command(command, timeout=timeout, strict=True))
+            process = channel.start(command)
             try:
+                if stdin:
+                    process.feed(stdin)
                 with cancellable(process.cancel):
                     return watched(process.wait)
             except BaseException:
@@ -192,25 +258,28 @@ class Commands(Power):
         with self._events.span(
             Kind.WAIT, f"wait until `{command.strip()}` {verb}s", machine=self.name
         ) as span:
-            ended: Completed | None = None
+            ended: GuestCompleted | None = None
             for left in tries(timeout):
-                completed = self._attempt(channel, command, max(left, 0.001))
+                strict = Command(command, timeout=max(left, 0.001), strict=True)
+                completed = self._attempt(channel, strict)
                 if accept(completed.status):
                     span.data["stdout"] = _shown(completed.stdout)
-                    return _text(completed.stdout)
+                    return text_of(completed.stdout)
                 if ended is None or not completed.timed_out:
                     ended = completed  # one that is cut off by the limit tells nothing
             assert ended is not None
-            last = f"{_text(ended.stdout)}{_text(ended.stderr)}".strip()
-            raise WaitFailed(
-                self.name,
-                f"`{command}` did not {verb} in {timeout:g} s: exit code {ended.status}"
-                + (f", last output:\n{last}" if last else ""),
-            )
+            last = last_lines(text_of(ended.stdout) + text_of(ended.stderr))
+            message = f"`{command}` did not {verb} in {timeout:g} s: exit code {ended.status}"
+            raise self._wait_failed(message, {"last output": last})
+
+
+def _line(command: str | list[str]) -> str:
+    """The command as one line for people; arguments as a shell would take them."""
+    return command if isinstance(command, str) else shlex.join(command)
 
 
 def _drop(piece: bytes) -> None:
-    """A sink that keeps nothing."""
+    """Take output that nobody wants, and keep nothing of it."""
 
 
 def _drain(process: Running) -> None:
@@ -219,10 +288,6 @@ def _drain(process: Running) -> None:
         process.wait()
 
 
-def _text(output: bytes) -> str:
-    return output.decode(errors="replace")
-
-
 def _shown(output: bytes) -> str:
-    text = plain_text(_text(output[: 4 * _SHOWN_OUTPUT]))
+    text = plain_text(text_of(output[: 4 * _SHOWN_OUTPUT]))
     return text if len(text) <= _SHOWN_OUTPUT else f"{text[:_SHOWN_OUTPUT]}\n[…]"

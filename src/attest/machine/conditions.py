@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
-from attest.errors import ConditionFailed, WaitFailed
+from attest.errors import ConditionFailed, WaitFailed, message_of
 from attest.events import EventLog, Kind
 from attest.support.polling import tries
 
@@ -55,7 +55,7 @@ class PollingCondition:
         _active.set(tuple(left))
 
     def wait(self, timeout: float = 900) -> None:
-        """Wait until it holds.
+        """Check it again and again until it holds.
 
         Raises:
             WaitFailed: It does not, after ``timeout`` seconds.
@@ -94,7 +94,7 @@ class PollingCondition:
         return max(self._due - time.monotonic(), 0.0)
 
     def _failure(self) -> str:
-        """Why it does not hold; empty when it does."""
+        """Check it, and return why it does not hold; an empty text when it does."""
         token = _active.set(())  # what it does itself checks no condition
         try:
             with self._events.span(Kind.CONDITION, f"check {self.description}") as span:
@@ -102,7 +102,7 @@ class PollingCondition:
                     result = self._condition()
                     failure = "" if result is None or result else f"it returned {result!r}"
                 except Exception as error:
-                    failure = str(error) or type(error).__name__
+                    failure = message_of(error)
                 if failure:
                     span.data["error"] = failure
                 return failure

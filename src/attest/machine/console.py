@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.commands import Commands
 from attest.machine.conditions import watched
@@ -38,7 +37,7 @@ class ConsoleAccess(Commands):
 
         with self._events.span(Kind.WAIT, f"wait for console text {regex!r}", machine=self.name):
             if not watched(search):
-                raise WaitFailed(self.name, f"the console did not show {regex!r}")
+                raise self._wait_failed(f"the console did not show {regex!r}")
 
     def log(self, msg: str) -> None:
         """Write a message to the run's log."""
@@ -46,12 +45,12 @@ class ConsoleAccess(Commands):
 
     @contextmanager
     def nested(self, msg: str, attrs: Mapping[str, str] = {}) -> Iterator[None]:
-        """Group what happens inside under a message."""
+        """Show what happens inside the ``with`` block as one group under a message."""
         with self._events.span(Kind.GROUP, msg, machine=self.name, **attrs):
             yield
 
     def send_console(self, chars: str) -> None:
-        """Type into the machine's console."""
+        """Type ``chars`` into the machine's serial console, as its keyboard."""
         self._lifecycle.alive().console.send(chars)
 
     def console_interact(self) -> None:
@@ -75,11 +74,10 @@ class ConsoleAccess(Commands):
             interact_at(self, address)
 
     def get_console_log(self) -> str:
-        """All that the console has shown since the test began."""
+        """All that the console has shown since the test began; waits for nothing."""
         instance = self._lifecycle.instance
-        return instance.console.text() if instance else ""
+        return instance.console_text() if instance else ""
 
     def console_lines(self, count: int = 20) -> list[str]:
-        """The last lines of its console."""
-        instance = self._lifecycle.instance
-        return instance.console.last_lines(count) if instance else []
+        """The last lines that its console has shown, at most ``count``; waits for nothing."""
+        return self._lifecycle.console_lines(count)

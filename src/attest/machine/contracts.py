@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from attest.errors import AttestError
 from attest.events import EventLog
@@ -42,7 +43,7 @@ class MakeChannel(Protocol):
     """Makes the connection to a guest."""
 
     def __call__(self, name: str, sock: socket.socket, padding: bool) -> Channel:
-        """Make it.
+        """Make the connection.
 
         Args:
             name: The machine's name, for errors.
@@ -56,7 +57,7 @@ class Source(Protocol):
 
     @property
     def may_boot(self) -> bool:
-        """Where the snapshot is of no use, the machine boots."""
+        """Whether the machine boots where its snapshot is of no use; otherwise that is an error."""
 
     def find(self) -> Saved | None:
         """The snapshot to start from, or None to boot; may take as long as a boot.
@@ -70,8 +71,7 @@ class Source(Protocol):
         """Learn why the snapshot that was found is of no use."""
 
 
-@dataclass(frozen=True)
-class InstanceContext:
+class InstanceContext(msgspec.Struct, frozen=True):
     """What an instance needs of its cluster.
 
     Attributes:
@@ -100,8 +100,7 @@ class InstanceContext:
     limits: Limits = DEFAULT_LIMITS
 
 
-@dataclass(frozen=True)
-class MachineHost:
+class MachineHost(msgspec.Struct, frozen=True):
     """What a machine has on its host, beside its instance.
 
     Attributes:

@@ -6,16 +6,16 @@ import re
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
-from attest.display import inside, keys
-from attest.errors import MachineError, UsageError, WaitFailed
+from attest.errors import MachineError, UsageError
 from attest.events import Kind
+from attest.guest.channel import Command
 from attest.machine.commands import Commands
 from attest.machine.conditions import watched
 from attest.machine.monitor import Monitor
 from attest.support.polling import DEFAULT_TIMEOUT, tries
+from attest.support.text import last_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,10 +77,8 @@ class Display(Commands, Monitor):
                             return
             picture = self.out_dir / f"{self.name}-not-found.png"
             picture.write_bytes(seen[0])
-            raise WaitFailed(
-                self.name,
-                f"did not show {regex!r} in {timeout:g} s; picture: {picture}; last seen:\n{text}",
-            )
+            message = f"did not show {regex!r} in {timeout:g} s; picture: {picture}"
+            raise self._wait_failed(message, {"last seen": last_lines(text)})
 
     def send_key(self, key: str, delay: float | None = 0.01, log: bool | None = True) -> None:
         """Press a key, or several together.
@@ -94,6 +92,7 @@ class Display(Commands, Monitor):
             MachineError: The machine has no keyboard.
             UsageError: There is no such key.
         """
+        from attest.display.keys import key_for
         from attest.vmm.qemu.qmp import ExecuteError
 
         vmm = self._monitored("a keyboard")
@@ -104,7 +103,7 @@ class Display(Commands, Monitor):
         what = self._events.span(Kind.ACTION, f"press {key!r}", machine=self.name)
         with what if log else nullcontext():
             try:
-                vmm.press(keys.key_for(key))
+                vmm.press(key_for(key))
             except (ExecuteError, ValueError) as error:
                 raise UsageError(f"{self.name}: send_key({key!r}): {error}") from None
             if delay is not None:
@@ -120,17 +119,18 @@ class Display(Commands, Monitor):
         """The picture as PNG, and its text, where that is known."""
         if (picture := self._screendump()) is not None:
             return picture, None
-        seen = self._attempt(self._channel, inside.COMMAND, 60)
+        from attest.display.inside import COMMAND, understand
+        from attest.display.picture import to_png
+
+        seen = self._attempt(self._channel, Command(COMMAND, timeout=60, strict=True))
         if seen.status != 0:
             raise MachineError(
                 self.name,
                 f"no picture: {seen.stderr.decode(errors='replace').strip()}",
                 hint="`graphics = true` gives it a display, on QEMU",
             )
-        from attest.display.picture import to_png
-
         try:
-            understood = inside.understand(seen.stdout)
+            understood = understand(seen.stdout)
         except ValueError as error:
             raise MachineError(self.name, f"no picture: {error}") from None
         return to_png(understood.picture), understood.text
@@ -142,6 +142,8 @@ class Display(Commands, Monitor):
         vmm = self._lifecycle.alive().vmm
         if not isinstance(vmm, Monitored):
             return None
+        from tempfile import NamedTemporaryFile
+
         from attest.vmm.qemu.qmp import ExecuteError
 
         # In the cell, too, QEMU sees this directory. Several threads may look at the same time.

@@ -1,6 +1,6 @@
 """One running guest behind a machine, from the start of its VMM to its end.
 
-What an instance does is decided by `attest.machine.instance_states.advance`. Whoever learns
+What an instance does is decided by `attest.machine.instance_transitions.advance`. Whoever learns
 something posts an event: takes the lock, advances the state, wakes those who wait, and goes on.
 What takes long (finding a snapshot, starting the VMM, greeting the agent) is done by one worker, a
 thread that is there only while there is something to do.
@@ -21,10 +21,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from attest.errors import AttestError, ChannelError, MachineError, reason_of
@@ -34,7 +34,7 @@ from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
 from attest.machine import diagnosis
 from attest.machine.contracts import InstanceContext, Source
-from attest.machine.instance_states import (
+from attest.machine.instance_events import (
     AgentAnswered,
     BeginAnew,
     CameUp,
@@ -52,14 +52,10 @@ from attest.machine.instance_states import (
     KillVmm,
     KillWanted,
     Panicked,
-    Phase,
     ReportSpoilt,
     SourceFound,
-    Stage,
     StartFailed,
-    StartKind,
     StartVmm,
-    State,
     TellExit,
     TellFatal,
     TellReset,
@@ -68,10 +64,12 @@ from attest.machine.instance_states import (
     Used,
     VmmExited,
     VmmStarted,
-    advance,
 )
+from attest.machine.instance_states import Phase, Stage, StartKind, State
+from attest.machine.instance_transitions import advance
 from attest.machine.meeting import Meeting, MeetingFailed
 from attest.support.cancellation import CancelScope
+from attest.support.listeners import tell
 from attest.vmm.base import DialError, Saved, Vmm, VmmExit
 
 __all__ = ["Instance", "Return"]
@@ -81,9 +79,11 @@ _TURNS: Final = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
 
 _STARTS: Final = "the machine starts"
 
+_EVIDENCE: Final = 10
+"""Console lines that the error of something that was done in the machine shows."""
 
-@dataclass(frozen=True)
-class Return:
+
+class Return(msgspec.Struct, frozen=True):
     """An earlier moment of a machine to which it comes back.
 
     Attributes:
@@ -104,7 +104,27 @@ class Superseded(Exception):
 
 
 class Instance:
-    """A guest that has been started; it comes up in a thread of its own.
+    """A guest from the start of its VMM to its end.
+
+    A machine's `Lifecycle` makes one for each start, and has the present one as ``instance``; what
+    boots a template for the cache makes its own. It comes up in a thread of its own: making one
+    returns at once, and `ready` waits. Whoever makes one ends it: `kill` ends its VMM and its
+    threads. A VMM that ends by itself leaves nothing behind, and `kill` then does nothing more.
+
+    Public methods may be called from several threads at once. What is told to the context, such as
+    ``on_fatal``, is told in the instance's worker, which therefore must not wait for the instance.
+
+    Example::
+
+        machine.start()
+        instance = machine._lifecycle.instance
+        channel = instance.ready()
+        assert channel.run("hostname").status == 0
+        assert instance.stage == "ready"
+
+        instance.kill()
+        assert instance.ended
+        assert instance.death is None  # this end was wanted
 
     Args:
         name: The machine's name.
@@ -142,6 +162,7 @@ class Instance:
         self._console: Console | None = None
         self._channel = back.channel if back else None
         self._channel_lock = threading.RLock()
+        self._greeted_in = 0  # the attempt in which the channel's session was begun
         self._early_exit: VmmExit | None = None
         self._has_turn = False
         self._left = "the machine was ended"
@@ -152,12 +173,12 @@ class Instance:
 
     @property
     def stage(self) -> Stage:
-        """How far it has come."""
+        """How far the guest has come since this instance began, or since it rebooted."""
         return self._state.stage
 
     @property
     def ended(self) -> bool:
-        """Its VMM has ended, or could not be started."""
+        """Whether its VMM has ended, or could not be started."""
         exited = self._vmm is not None and self._vmm.exit is not None
         return self._state.phase is Phase.OFF or (exited and self._state.launched)
 
@@ -195,6 +216,20 @@ class Instance:
         self._await_launch()
         assert self._console is not None, "it is launched"
         return self._console
+
+    def console_lines(self, count: int) -> list[str]:
+        """The last lines of its console; none before its VMM runs. Waits for nothing."""
+        console = self._console
+        return console.last_lines(count) if console is not None else []
+
+    def console_text(self) -> str:
+        """All that its console has shown; waits for nothing."""
+        console = self._console
+        return console.text() if console is not None else ""
+
+    def console_evidence(self) -> dict[str, list[str]]:
+        """What its console has shown last, for the error of something that was done in it."""
+        return {f"last console lines of {self._name}": self.console_lines(_EVIDENCE)}
 
     def ready(self) -> Channel:
         """The channel, once the machine is ready; waits for that.
@@ -245,7 +280,7 @@ class Instance:
             self._back.meeting.call_off(self._name, reason)
         with self._changed:
             self._changed.wait_for(lambda: self._state.launched)
-        self._interrupt(reason)
+        self._interrupt(reason, self._state.attempt + 1)
         with self._changed:
             self._changed.wait_for(lambda: self._state.phase is Phase.OFF and not self._worker)
         if self._vmm is not None:
@@ -336,7 +371,7 @@ class Instance:
         return at_once
 
     def _employ(self, first: Callable[[], None] | None = None) -> None:
-        """Have a worker, under the lock."""
+        """Start a worker where there is none; the caller has the lock."""
         if self._worker is None:
             self._worker = threading.Thread(
                 target=self._work, args=[first], name=f"instance {self._name}", daemon=True
@@ -355,7 +390,7 @@ class Instance:
                     self._changed.notify_all()
                     return
                 effect = self._queue.popleft()
-            self._carry_out(effect)
+            tell(self._carry_out, effect)  # whatever is raised there, others wait for what follows
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -365,8 +400,8 @@ class Instance:
                 self._try_clone(attempt)
             case ComeUp(attempt=attempt):
                 self._come_up(attempt)
-            case Interrupt(reason=reason):
-                self._interrupt(reason)
+            case Interrupt(reason=reason, before=before):
+                self._interrupt(reason, before)
             case KillVmm():
                 self._end_vmm()
             case Discard():
@@ -508,6 +543,7 @@ class Instance:
             else:
                 self._channel.reconnect(sock, reason, padding=serial)
             channel = self._channel
+            self._greeted_in = attempt
         channel.connect(limit)
 
     def _introduce(self, attempt: int) -> None:
@@ -558,9 +594,10 @@ class Instance:
         if console is not None:
             console.join()
 
-    def _interrupt(self, reason: str) -> None:
+    def _interrupt(self, reason: str, before: int) -> None:
         with self._channel_lock:
-            if self._channel is not None:
+            # The worker may have begun the next attempt's session already.
+            if self._channel is not None and self._greeted_in < before:
                 self._channel.interrupt(reason)
 
     def _take_turn(self) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from attest.errors import ChannelError, MachineError
+from attest.errors import ChannelError, MachineError, WaitFailed
 from attest.guest.channel import Channel
 from attest.machine.contracts import InstanceContext, Source
 from attest.machine.instance import Instance, Return
@@ -48,17 +48,17 @@ class Lifecycle:
 
     @property
     def booted(self) -> bool:
-        """The machine has been started and has not ended."""
+        """Whether the machine has been started and has not ended."""
         return self.instance is not None and not self.instance.ended
 
     @property
     def connected(self) -> bool:
-        """Its agent answers."""
+        """Whether the machine is up so far that its agent answers."""
         return self.booted and self.stage.reached(Stage.AGENT)
 
     @property
     def absence(self) -> str:
-        """Why nobody is there who would answer; empty when somebody is."""
+        """Why the machine's agent cannot answer, for people; empty when it can."""
         return self.instance.absence if self.instance else "not started"
 
     @property
@@ -150,12 +150,27 @@ class Lifecycle:
         if self.instance is not None:
             self.instance.kill()
 
+    def console_lines(self, count: int) -> list[str]:
+        """The last lines of its console; none before its VMM runs. Waits for nothing."""
+        return self.instance.console_lines(count) if self.instance else []
+
+    def console_evidence(self) -> dict[str, list[str]]:
+        """What its console has shown last, for the error of something that was done in it."""
+        return self.instance.console_evidence() if self.instance else {}
+
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """A lost channel is mostly the machine's end: say what became of it."""
+        """Make errors of the channel say more while this goes on.
+
+        A channel that is lost is mostly the machine's end: say what became of it. A wait that
+        failed gets the last console lines.
+        """
         instance = self.instance
         try:
             yield
+        except WaitFailed as error:
+            error.evidence |= self.console_evidence()
+            raise
         except ChannelError as error:
             if instance is None:
                 raise

@@ -18,7 +18,7 @@ from attest.machine.network import Network
 from attest.machine.text_console import TextConsoles
 from attest.machine.units import Units
 from attest.machine.x11 import X11
-from attest.node.resolved import ResolvedNode
+from attest.node.launcher import Launcher
 from attest.vmm.base import Saved
 
 __all__ = ["Cloner", "Machine", "Snapshot", "clone"]
@@ -32,11 +32,25 @@ class Cloner(Protocol):
 
 
 class Snapshot:
-    """A machine at one moment.
+    r"""A machine at one moment, to go back to or to start others from.
+
+    `Machine.snapshot` makes one. Nothing has to be closed: its files are among the temporary files
+    of its cluster, and go when that is closed. Methods may be called from any thread.
+
+    Example::
+
+        machine.succeed("echo before > /tmp/state")
+        prepared = machine.snapshot("prepared")
+        machine.succeed("echo after > /tmp/state")
+        machine.restore(prepared)
+        assert machine.succeed("cat /tmp/state") == "before\n"
+
+        first, second = prepared.clone(2)
+        assert first.succeed("cat /tmp/state; hostname") == f"before\n{first.name}\n"
 
     Args:
         name: What the script calls it.
-        resolved: The machine that was saved.
+        launcher: The machine that was saved.
         saved: Its files, as soon as they are complete.
         cloner: Starts new machines from it.
 
@@ -45,12 +59,10 @@ class Snapshot:
         machine: The name of the machine.
     """
 
-    def __init__(
-        self, name: str, resolved: ResolvedNode, saved: Future[Saved], cloner: Cloner
-    ) -> None:
+    def __init__(self, name: str, launcher: Launcher, saved: Future[Saved], cloner: Cloner) -> None:
         self.name = name
-        self.machine = resolved.name
-        self.resolved = resolved
+        self.machine = launcher.name
+        self.launcher = launcher
         self._saved = saved
         self._cloner = cloner
 
@@ -58,10 +70,10 @@ class Snapshot:
         return f"<snapshot {self.name!r} of {self.machine}>"
 
     def saved(self) -> Saved:
-        """Its files, as soon as they are complete.
+        """Wait until its files are complete, and return which they are.
 
         Raises:
-            MachineError: It could not be written.
+            MachineError: They could not be written.
         """
         try:
             return self._saved.result()
@@ -79,7 +91,7 @@ class Snapshot:
 
 
 def clone(snapshot: Snapshot, names: Sequence[str]) -> list[Machine]:
-    """Start a new machine from a snapshot for each name.
+    """Start a new machine from a snapshot for each name, and return without waiting for them.
 
     They are on the networks of the original, with addresses of their own, and every machine of the
     cluster knows them by name.
@@ -91,10 +103,35 @@ def clone(snapshot: Snapshot, names: Sequence[str]) -> list[Machine]:
 
 
 class Machine(Units, Files, Network, ConsoleAccess, TextConsoles, X11, Display):
-    """One machine of a cluster.
+    r"""One machine of a cluster, and all that can be done with it.
 
-    Every method that needs the machine starts it and waits until it is ready. Methods can be
-    called from several threads at once.
+    A cluster makes its machines: ``cluster["server"]`` is that of the node ``server``; a test
+    script has each under its name. `Snapshot.clone` makes more of them. Nothing has to be closed:
+    every machine ends with its cluster.
+
+    A machine need not be started: each method that needs it starts it and waits until it is ready.
+    `start` begins that early and returns at once, so that several machines come up together.
+    Methods may be called from any thread, and from several at once; commands then run side by side.
+    What goes wrong in a machine is raised in the thread that called.
+
+    Example::
+
+        server = cluster["server"]
+        server.start()
+        server.wait_for_unit("multi-user.target")
+        assert server.succeed("hostname") == "server\n"
+
+        done = server.run(["cat", "/nonesuch"])
+        assert done.status == 1
+        assert "No such file" in done.stderr
+
+        try:
+            server.succeed("cat /nonesuch")
+        except attest.CommandFailed as error:
+            assert "No such file" in str(error)
+
+        server.shutdown()
+        assert not server.booted
 
     Args:
         lifecycle: Its instances.

@@ -8,7 +8,7 @@ __all__ = ["MeetingFailed", "Meeting"]
 
 
 class MeetingFailed(Exception):
-    """Not all have come; the text says why."""
+    """Not all machines were loaded that come back together; the text says why."""
 
 
 class Meeting:

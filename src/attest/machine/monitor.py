@@ -1,4 +1,4 @@
-"""A machine's QEMU, asked directly."""
+"""QMP and the human monitor of a machine's QEMU."""
 
 from __future__ import annotations
 

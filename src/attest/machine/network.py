@@ -9,18 +9,18 @@ __all__ = ["Network"]
 
 
 class Network(Power):
-    """Ports and cables."""
+    """Ports of the machine on this host, and its networks as a whole."""
 
     def forward_port(self, host_port: int = 8080, guest_port: int = 80) -> None:
         """Carry TCP connections to ``127.0.0.1:host_port`` into the machine; needs no network."""
         self._channel.forward(host_port, guest_port)
 
     def block(self) -> None:
-        """Take the machine's network away."""
+        """Unplug the machine from all its networks; `unblock` plugs it in again."""
         self._set_links(False, "block network")
 
     def unblock(self) -> None:
-        """Give the machine's network back."""
+        """Plug the machine into its networks again, after `block`."""
         self._set_links(True, "unblock network")
 
     def _set_links(self, up: bool, what: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from attest.errors import MachineError
+from attest.errors import MachineError, WaitFailed
 from attest.events import EventLog, Kind
 from attest.guest.channel import Channel, PowerAction
 from attest.machine.contracts import MachineHost
@@ -48,17 +48,17 @@ class Power:
 
     @property
     def stage(self) -> Stage:
-        """How far it has come since its last start."""
+        """How far the machine has come since its last start; ``Stage.OFF`` before the first."""
         return self._lifecycle.stage
 
     @property
     def booted(self) -> bool:
-        """It has been started and has not ended."""
+        """Whether the machine has been started and has not ended."""
         return self._lifecycle.booted
 
     @property
     def connected(self) -> bool:
-        """Its agent answers.
+        """Whether the machine is up so far that its agent answers.
 
         A script that sets it to False, as after ``kexec``, says that the guest begins anew: what
         comes next waits for that.
@@ -74,11 +74,11 @@ class Power:
 
     @property
     def absence(self) -> str:
-        """Why nobody is there who would answer; empty when somebody is."""
+        """Why the machine's agent cannot answer, for people; empty when it can."""
         return self._lifecycle.absence
 
     def is_up(self) -> bool:
-        """It has been started and its agent answers."""
+        """Whether it has been started and its agent answers; the same as `connected`."""
         return self.connected
 
     @property
@@ -165,6 +165,23 @@ class Power:
 
     def _error(self, message: str) -> MachineError:
         return MachineError(self.name, message)
+
+    def _wait_failed(
+        self,
+        message: str,
+        evidence: Mapping[str, Sequence[str]] | None = None,
+        *,
+        state: dict[str, str] | None = None,
+    ) -> WaitFailed:
+        """The error of a wait, with the machine's last console lines.
+
+        Args:
+            message: What was waited for, and how it is.
+            evidence: What was last seen.
+            state: What is known of the subject.
+        """
+        evidence = {**(evidence or {}), **self._lifecycle.console_evidence()}
+        return WaitFailed(self.name, message, state=state, evidence=evidence)
 
 
 @contextmanager

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.commands import Commands
 from attest.support.polling import DEFAULT_TIMEOUT, tries
+from attest.support.text import last_lines
 
 __all__ = ["TextConsoles"]
 
@@ -16,7 +16,7 @@ class TextConsoles(Commands):
     """The virtual terminals tty1 and so on; they need no display."""
 
     def get_tty_text(self, tty: str) -> str:
-        """What a virtual terminal shows.
+        """The text that a virtual terminal shows, with its lines.
 
         Args:
             tty: Its number, as text.
@@ -39,10 +39,8 @@ class TextConsoles(Commands):
                 text = self.get_tty_text(tty)
                 if pattern.search(text):
                     return
-            raise WaitFailed(
-                self.name,
-                f"tty{tty} did not show {regexp!r} in {timeout:g} s; last seen:\n{text}",
-            )
+            message = f"tty{tty} did not show {regexp!r} in {timeout:g} s"
+            raise self._wait_failed(message, {"last seen": last_lines(text)})
 
     def dump_tty_contents(self, tty: str) -> None:
         """Write what a virtual terminal shows into the machine's journal."""

@@ -7,10 +7,11 @@ from typing import Final
 
 from attest.errors import WaitFailed
 from attest.events import Kind
-from attest.guest.channel import WaitFor, WaitKind
+from attest.guest.channel import Command, WaitFor, WaitKind
+from attest.machine.completed import text_of
 from attest.machine.waits import Waits
 from attest.support.polling import DEFAULT_TIMEOUT, tries
-from attest.support.text import plain_text
+from attest.support.text import last_lines
 
 __all__ = ["Units"]
 
@@ -41,7 +42,7 @@ class Units(Waits):
             raise self._with_journal(unit, user, error) from None
 
     def wait_for_job(self, jobname: str) -> None:
-        """`wait_for_unit`, as older NixOS drivers call it."""
+        """Do the same as `wait_for_unit`, under the name that older NixOS drivers have."""
         self.wait_for_unit(jobname)
 
     def switch_root(self) -> None:
@@ -65,20 +66,17 @@ class Units(Waits):
                 now = f'unit "{unit}" of {user} is {state}'
                 if state == "failed":
                     result = f"{info.get('Result')}, exit code {info.get('ExecMainStatus')}"
-                    raise WaitFailed(self.name, f"{now}: {result}", state=info)
+                    raise self._wait_failed(f"{now}: {result}", state=info)
                 if state == "inactive" and "No jobs" in self.systemctl("list-jobs --full", user)[1]:
-                    raise WaitFailed(self.name, f"{now} and there are no pending jobs", state=info)
-            raise WaitFailed(self.name, f"{now} after {timeout:g} s", state=info)
+                    raise self._wait_failed(f"{now} and there are no pending jobs", state=info)
+            raise self._wait_failed(f"{now} after {timeout:g} s", state=info)
 
     def _with_journal(self, unit: str, user: str | None, error: WaitFailed) -> WaitFailed:
         option = "--unit" if user is None else "--user-unit"
-        completed = self._attempt(
-            self._channel, f"journalctl --no-pager --quiet -n 20 {option}={shlex.quote(unit)}", 30
-        )
-        journal = completed.stdout.decode(errors="replace").splitlines()
-        if journal:
-            lines = (f"  | {plain_text(line)}" for line in journal)
-            error.message = "\n".join([error.message, f"  last journal lines of {unit}:", *lines])
+        command = f"journalctl --no-pager --quiet -n 20 {option}={shlex.quote(unit)}"
+        completed = self._attempt(self._channel, Command(command, timeout=30, strict=True))
+        journal = last_lines(text_of(completed.stdout))
+        error.evidence = {f"last journal lines of {unit}": journal, **error.evidence}
         return error
 
     def systemctl(self, q: str, user: str | None = None) -> tuple[int, str]:
@@ -97,7 +95,7 @@ class Units(Waits):
         return {key: value for key, separator, value in pairs if separator}
 
     def get_unit_property(self, unit: str, property: str, user: str | None = None) -> str:
-        """One property of a unit."""
+        """The value of one property of a unit, as ``systemctl show`` prints it."""
         status, output = self.systemctl(
             f"--no-pager show {shlex.quote(unit)} --property={shlex.quote(property)}", user
         )
@@ -109,16 +107,15 @@ class Units(Waits):
         """Require a unit's ActiveState to be ``require_state`` now."""
         state = self.get_unit_property(unit, "ActiveState")
         if state != require_state:
-            raise WaitFailed(
-                self.name, f'unit "{unit}" is "{state}", required was "{require_state}"'
-            )
+            message = f'unit "{unit}" is "{state}", required was "{require_state}"'
+            raise self._wait_failed(message)
 
     def start_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
-        """``systemctl start``."""
+        """Run ``systemctl start`` for a unit, and return its exit code and output."""
         return self.systemctl(f"start {jobname}", user)
 
     def stop_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
-        """``systemctl stop``."""
+        """Run ``systemctl stop`` for a unit, and return its exit code and output."""
         return self.systemctl(f"stop {jobname}", user)
 
 

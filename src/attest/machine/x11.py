@@ -6,8 +6,6 @@ import re
 import time
 from typing import Final
 
-from attest.display.inside import X_ACCESS
-from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.machine.waits import Waits
 from attest.support.polling import DEFAULT_TIMEOUT, tries
@@ -24,7 +22,7 @@ _SESSION: Final = (
 
 
 class X11(Waits):
-    """The X server :0 and its windows."""
+    """Waits for the X server ``:0`` and for windows on it."""
 
     def wait_for_x(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Wait until the X server takes connections; on NixOS, until the session is up, too.
@@ -38,7 +36,9 @@ class X11(Waits):
             self.wait_until_succeeds(_SESSION, timeout=max(deadline - time.monotonic(), 0.001))
 
     def get_window_names(self) -> list[str]:
-        """The names of all windows."""
+        """The names of all windows that the X server has."""
+        from attest.display.inside import X_ACCESS
+
         tree = self._look_at(f"{X_ACCESS}\nxwininfo -root -tree")
         return re.findall(r'0x[0-9a-f]+ "([^"]*)"', tree)
 
@@ -54,7 +54,5 @@ class X11(Waits):
                 names = self.get_window_names()
                 if any(pattern.search(name) for name in names):
                     return
-            raise WaitFailed(
-                self.name,
-                f"no window {regexp!r} in {timeout:g} s; there are: {', '.join(names)}",
-            )
+            message = f"no window {regexp!r} in {timeout:g} s; there are: {', '.join(names)}"
+            raise self._wait_failed(message)

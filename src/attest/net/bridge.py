@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from attest.errors import HostError
 from attest.net.cell import Cell
@@ -31,8 +32,7 @@ SPARE: Final = 0
 """Instead of a network's number: a card that is on none."""
 
 
-@dataclass(frozen=True)
-class Attachment:
+class Attachment(msgspec.Struct, frozen=True):
     """One card of a machine: its place on one network.
 
     Attributes:
@@ -47,7 +47,7 @@ class Attachment:
 
     @property
     def tap(self) -> str:
-        """The host interface's name in the cell."""
+        """The name that its tap has in the cell."""
         return f"t{self.node}v{self.vlan}"
 
     @property

@@ -26,7 +26,7 @@ _INIT: Final = """
 mount -t proc proc /proc && ip link set lo up || exit 1
 echo 1 2>/dev/null > /proc/sys/net/ipv6/conf/default/disable_ipv6
 echo ready
-cat > /dev/null
+read -r _
 kill -9 -1
 rm -rf -- "$1"
 exit 0

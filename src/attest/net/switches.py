@@ -33,7 +33,7 @@ _LONG_QUEUES: Final = (
 
 
 def find_vde_switch() -> str | None:
-    """The ``vde_switch`` that is installed."""
+    """The path of the ``vde_switch`` that is installed; None where there is none."""
     return shutil.which("vde_switch")
 
 
@@ -75,7 +75,7 @@ class Switches:
         self._started.add(vlan)
 
     def close(self) -> None:
-        """Wait until they are gone, after their cell."""
+        """Wait until the switches have ended, which they do when their cell is closed."""
         self._undo.close()
 
     def _start_own(self, directory: Path, tap: str) -> None:

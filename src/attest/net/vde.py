@@ -53,10 +53,10 @@ _TUNSETIFF: Final = 0x400454CA
 
 
 class _Port(Protocol):
-    """A place at the switch."""
+    """Where the switch hands frames to: a client's socket, or a tap."""
 
     def send(self, frame: bytes) -> None:
-        """Hand over a frame, or lose it."""
+        """Hand a frame over; one that cannot be taken at once is lost."""
 
 
 class _Switch:
@@ -67,7 +67,7 @@ class _Switch:
         self._known: dict[bytes, _Port] = {}
 
     def forward(self, frame: bytes, origin: _Port) -> None:
-        """Send a frame on."""
+        """Send a frame to the port of its target, or to all others where that is not known."""
         target, source = frame[:6], frame[6:12]
         if not source[0] & 1:  # a single card's address
             if len(self._known) >= _ADDRESSES:
@@ -83,7 +83,7 @@ class _Switch:
                 port.send(frame)
 
     def leave(self, port: _Port) -> None:
-        """Forget a port."""
+        """Send nothing to ``port`` any more, and forget which addresses are behind it."""
         self.ports.remove(port)
         self._known = {address: each for address, each in self._known.items() if each is not port}
 
@@ -160,18 +160,18 @@ class _Tap:
         switch.ports.append(self)
 
     def send(self, frame: bytes) -> None:
-        """Hand over a frame."""
+        """Write a frame to the tap; one that it does not take is lost."""
         with suppress(OSError):
             os.write(self.file, frame)
 
     def ready(self, events: int) -> None:
-        """Take a frame."""
+        """Read the frame that has come from the tap, and forward it."""
         with suppress(OSError):
             self._switch.forward(os.read(self.file, _FRAME), self)
 
 
 class _Door:
-    """Takes requests, and gives each a port."""
+    """Takes connections of new clients, and gives each a port of the switch."""
 
     def __init__(self, directory: Path, selector: selectors.BaseSelector, switch: _Switch) -> None:
         self._directory = directory
@@ -180,7 +180,7 @@ class _Door:
         self._count = 0
 
     def knock(self, listener: socket.socket) -> None:
-        """Somebody connects."""
+        """Take the connection of a client, whose request comes next."""
         connection, _ = listener.accept()
         connection.setblocking(False)
         self._selector.register(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 __all__ = ["VLan"]
 
 
-@dataclass(frozen=True)
-class VLan:
-    """One network.
+class VLan(msgspec.Struct, frozen=True):
+    """One network of a test.
 
     Attributes:
         nr: Its number, as in the nodes' ``vlans``.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from msgspec.structs import replace
 
 from attest.disk import qemu_img as disk
 from attest.errors import HostError, reason_of
 from attest.events import EventLog, Kind
 from attest.machine.contracts import InstanceContext
-from attest.node.resolved import ResolvedNode
+from attest.node.launcher import Launcher
 from attest.snapshot.prebuilt import PrebuiltSnapshots, UnfitError
 from attest.snapshot.shape import Shape
 from attest.support.text import local_time
@@ -34,10 +34,10 @@ class Sources(Protocol):
 
     @property
     def may_boot(self) -> bool:
-        """Where a snapshot is of no use, its machine boots."""
+        """Whether a machine boots where its snapshot is of no use; otherwise that is an error."""
 
-    def find(self, resolved: ResolvedNode, context: InstanceContext) -> Saved | None:
-        """The snapshot for a machine that sources, or None when it must boot.
+    def find(self, launcher: Launcher, context: InstanceContext) -> Saved | None:
+        """The snapshot that a machine starts from, or None when it must boot.
 
         Raises:
             Cancelled: The machine is not wanted any more.
@@ -45,39 +45,38 @@ class Sources(Protocol):
             CommandFailed: A warm step failed.
         """
 
-    def report_spoilt(self, resolved: ResolvedNode, reason: str) -> None:
+    def report_spoilt(self, launcher: Launcher, reason: str) -> None:
         """Learn why the snapshot that was found for a machine is of no use."""
 
     def close(self) -> None:
-        """No machine starts any more."""
+        """Give back what was held for machines to start from; none starts after this."""
 
 
-@dataclass(frozen=True)
-class NodeSource:
+class NodeSource(msgspec.Struct, frozen=True):
     """What one machine starts from, see `attest.machine.contracts.Source`.
 
     Attributes:
         sources: What the machines of its cluster start from.
-        resolved: The machine's.
+        launcher: The machine's.
         context: What its instances need.
     """
 
     sources: Sources
-    resolved: ResolvedNode
+    launcher: Launcher
     context: InstanceContext
 
     @property
     def may_boot(self) -> bool:
-        """Where the snapshot is of no use, the machine boots."""
+        """Whether the machine boots where its snapshot is of no use."""
         return self.sources.may_boot
 
     def find(self) -> Saved | None:
         """The snapshot to start from, or None to boot."""
-        return self.sources.find(self.resolved, self.context)
+        return self.sources.find(self.launcher, self.context)
 
     def report_spoilt(self, reason: str) -> None:
         """Learn why the snapshot that was found is of no use."""
-        self.sources.report_spoilt(self.resolved, reason)
+        self.sources.report_spoilt(self.launcher, reason)
 
 
 class BootSource:
@@ -86,29 +85,29 @@ class BootSource:
     may_boot = True
 
     def find(self) -> Saved | None:
-        """None: there is no snapshot."""
+        """Return None, so that the machine boots."""
         return None
 
     def report_spoilt(self, reason: str) -> None:
-        """Not called, as there is no snapshot."""
+        """Do nothing: no snapshot was given out."""
 
 
 class ColdSources:
-    """Each machine boots."""
+    """Lets each machine boot, and looks for no snapshot."""
 
     may_boot = True
 
-    def find(self, resolved: ResolvedNode, context: InstanceContext) -> Saved | None:
-        """None: there is no snapshot."""
-        if not resolved.disks.written:
-            resolved.look_at_shape()
+    def find(self, launcher: Launcher, context: InstanceContext) -> Saved | None:
+        """Return None, so that the machine boots."""
+        if not launcher.disks.written:
+            launcher.look_at_shape()
         return None
 
-    def report_spoilt(self, resolved: ResolvedNode, reason: str) -> None:
-        """Not called, as there is no snapshot."""
+    def report_spoilt(self, launcher: Launcher, reason: str) -> None:
+        """Do nothing: no snapshot was given out."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held while machines run."""
 
 
 class SnapshotSources(ColdSources):
@@ -123,9 +122,9 @@ class SnapshotSources(ColdSources):
     def __init__(self, given: Saved) -> None:
         self._given = given
 
-    def find(self, resolved: ResolvedNode, context: InstanceContext) -> Saved | None:
+    def find(self, launcher: Launcher, context: InstanceContext) -> Saved | None:
         """The snapshot; later, a machine that has disks boots from what it wrote to them."""
-        return None if resolved.disks.written else self._given
+        return None if launcher.disks.written else self._given
 
 
 class PrebuiltSources:
@@ -146,59 +145,59 @@ class PrebuiltSources:
         self._lock = threading.Lock()
         self._found: dict[Shape, Saved | None] = {}
 
-    def find(self, resolved: ResolvedNode, context: InstanceContext) -> Saved | None:
+    def find(self, launcher: Launcher, context: InstanceContext) -> Saved | None:
         """The snapshot of the machine's shape; None where there is none that fits.
 
         As with the cache, a machine that has written its disks before boots from them.
         """
-        if resolved.disks.written:
+        if launcher.disks.written:
             return None
-        shape = resolved.look_at_shape()
+        shape = launcher.look_at_shape()
         with self._lock:
             if shape not in self._found:
-                self._found[shape] = self._find(shape, resolved)
+                self._found[shape] = self._find(shape, launcher)
             return self._found[shape]
 
-    def report_spoilt(self, resolved: ResolvedNode, reason: str) -> None:
+    def report_spoilt(self, launcher: Launcher, reason: str) -> None:
         """Say once that the snapshot does not restore; the machine boots."""
-        resolved.disks.forget()
-        shape = resolved.shape()
+        launcher.disks.forget()
+        shape = launcher.shape()
         with self._lock:
             if self._found[shape] is not None:
                 self._found[shape] = None
                 where = self._snapshots.directory
                 self._warn(
-                    resolved, f"the snapshot in {where} does not restore, so it boots: {reason}"
+                    launcher, f"the snapshot in {where} does not restore, so it boots: {reason}"
                 )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held while machines run."""
 
-    def _find(self, shape: Shape, resolved: ResolvedNode) -> Saved | None:
+    def _find(self, shape: Shape, launcher: Launcher) -> Saved | None:
         try:
-            if unfit := resolved.binary.unfit(resolved.image.kernel_version):
+            if unfit := launcher.node.binary.unfit(launcher.node.image.kernel_version):
                 raise UnfitError(unfit)
             entry = self._snapshots.find(shape)
-            saved = self._mappable(entry.saved, resolved)
+            saved = self._mappable(entry.saved, launcher)
         except (UnfitError, HostError) as error:
-            self._warn(resolved, f"it boots: {reason_of(error)}")
+            self._warn(launcher, f"it boots: {reason_of(error)}")
             return None
         made = local_time(entry.made)
         text = f"it starts from the snapshot in {self._snapshots.directory}, made {made}"
-        self._events.emit(Kind.LOG, text, machine=resolved.name)
+        self._events.emit(Kind.LOG, text, machine=launcher.name)
         return saved
 
-    def _mappable(self, saved: Saved, resolved: ResolvedNode) -> Saved:
+    def _mappable(self, saved: Saved, launcher: Launcher) -> Saved:
         """With a memory that the VMM can open: some open what they map privately for writing."""
         if (
             saved.memory is None
-            or resolved.binary.opens_read_only
+            or launcher.node.binary.opens_read_only
             or os.access(saved.memory, os.W_OK)
         ):
             return saved
-        memory = resolved.new_directory("memory") / "memory"
+        memory = launcher.new_directory("memory") / "memory"
         disk.copy(memory, saved.memory)
         return replace(saved, memory=memory)
 
-    def _warn(self, resolved: ResolvedNode, text: str) -> None:
-        self._events.emit(Kind.WARNING, text, machine=resolved.name)
+    def _warn(self, launcher: Launcher, text: str) -> None:
+        self._events.emit(Kind.WARNING, text, machine=launcher.name)

@@ -11,18 +11,20 @@ import shutil
 import signal
 import threading
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from attest.errors import CommandFailed, HostError, MachineError, reason_of
+from msgspec.structs import replace
+
+from attest.errors import HostError, MachineError, reason_of
 from attest.events import Event, EventLog, Kind
-from attest.guest.channel import Channel, Command
+from attest.guest.channel import Command
 from attest.guest.identity import Identity
+from attest.machine.completed import command_failed
 from attest.machine.contracts import InstanceContext
 from attest.machine.instance import Instance
 from attest.machine.instance_states import Stage
-from attest.node.resolved import ResolvedNode
+from attest.node.launcher import Launcher
 from attest.provision.sources import BootSource
 from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache
 from attest.snapshot.record import write_record
@@ -59,31 +61,31 @@ class WarmSources:
         self._lock = threading.Lock()
         self._found: dict[Shape, Future[Entry | None]] = {}
 
-    def find(self, resolved: ResolvedNode, context: InstanceContext) -> Saved | None:
+    def find(self, launcher: Launcher, context: InstanceContext) -> Saved | None:
         """The snapshot of the machine's shape; None where there can be none.
 
         A machine that has written its disks before boots from them: the memory of a snapshot would
         remember another content.
         """
-        if resolved.disks.written:
+        if launcher.disks.written:
             return None
-        if unfit := resolved.binary.unfit(resolved.image.kernel_version):
-            self._warn(resolved, f"it boots without a snapshot: {unfit}")
+        if unfit := launcher.node.binary.unfit(launcher.node.image.kernel_version):
+            self._warn(launcher, f"it boots without a snapshot: {unfit}")
             return None
-        entry = self._entry(resolved, context)
+        entry = self._entry(launcher, context)
         return entry.saved if entry else None
 
-    def _entry(self, resolved: ResolvedNode, context: InstanceContext) -> Entry | None:
-        shape = resolved.look_at_shape()
+    def _entry(self, launcher: Launcher, context: InstanceContext) -> Entry | None:
+        shape = launcher.look_at_shape()
         while True:
             with self._lock:
                 found = self._found.get(shape)
                 if mine := found is None:
                     found = self._found[shape] = Future()
             if mine:
-                self._find(shape, found, resolved, context)
+                self._find(shape, found, launcher, context)
             elif not found.done():
-                with self._events.span(Kind.WAIT, "wait for the snapshot", machine=resolved.name):
+                with self._events.span(Kind.WAIT, "wait for the snapshot", machine=launcher.name):
                     _await(found)
             try:
                 return found.result()
@@ -92,21 +94,21 @@ class WarmSources:
                     raise
                 # The machine that was to make it was ended: this one takes over.
 
-    def report_spoilt(self, resolved: ResolvedNode, reason: str) -> None:
+    def report_spoilt(self, launcher: Launcher, reason: str) -> None:
         """Take the snapshot out of the cache, and say so once; the machine boots."""
-        resolved.disks.forget()
-        shape = resolved.shape()
+        launcher.disks.forget()
+        shape = launcher.shape()
         with self._lock:
             entry = self._found[shape].result()
             self._found[shape] = _answer(None)
         if entry is not None:  # else another machine has told already
             self._cache.discard(entry)
             self._warn(
-                resolved, f"its snapshot does not restore and was removed, so it boots: {reason}"
+                launcher, f"its snapshot does not restore and was removed, so it boots: {reason}"
             )
 
     def close(self) -> None:
-        """Let others remove what was used."""
+        """Give the snapshots that were used free, so that the cache may remove them."""
         self._cache.close()
 
     # Inside
@@ -115,40 +117,38 @@ class WarmSources:
         self,
         shape: Shape,
         found: Future[Entry | None],
-        resolved: ResolvedNode,
+        launcher: Launcher,
         context: InstanceContext,
     ) -> None:
         try:
-            found.set_result(self._obtain(shape, resolved, context))
+            found.set_result(self._obtain(shape, launcher, context))
         except BaseException as error:
             if isinstance(error, Cancelled):
                 with self._lock:
                     del self._found[shape]
             found.set_exception(error)
 
-    def _obtain(
-        self, shape: Shape, resolved: ResolvedNode, context: InstanceContext
-    ) -> Entry | None:
+    def _obtain(self, shape: Shape, launcher: Launcher, context: InstanceContext) -> Entry | None:
         def make(into: Path) -> None:
-            _make(resolved, context, into)
+            _make(launcher, context, into)
 
         def waiting() -> None:
             text = "another run makes the snapshot: wait for it"
-            self._events.emit(Kind.LOG, text, machine=resolved.name)
+            self._events.emit(Kind.LOG, text, machine=launcher.name)
 
         def broken(wrong: str) -> None:
-            self._warn(resolved, f"its snapshot was damaged and is made anew: {wrong}")
+            self._warn(launcher, f"its snapshot was damaged and is made anew: {wrong}")
 
         stop = threading.Event()
         try:
             with cancellable(stop.set):
                 return self._cache.obtain(shape, make, stop=stop, waiting=waiting, broken=broken)
         except (NoRoomError, NotSavedError, OSError) as error:
-            self._warn(resolved, f"no snapshot could be made, so it boots: {reason_of(error)}")
+            self._warn(launcher, f"no snapshot could be made, so it boots: {reason_of(error)}")
             return None
 
-    def _warn(self, resolved: ResolvedNode, text: str) -> None:
-        self._events.emit(Kind.WARNING, text, machine=resolved.name)
+    def _warn(self, launcher: Launcher, text: str) -> None:
+        self._events.emit(Kind.WARNING, text, machine=launcher.name)
 
 
 def _await(found: Future[Entry | None]) -> None:
@@ -164,11 +164,11 @@ def _answer(entry: Entry | None) -> Future[Entry | None]:
     return future
 
 
-def make_snapshot(resolved: ResolvedNode, context: InstanceContext, directory: Path) -> Path:
+def make_snapshot(launcher: Launcher, context: InstanceContext, directory: Path) -> Path:
     """Boot a machine of the node's shape, and keep a snapshot of it where the user says.
 
     Args:
-        resolved: One of the nodes of that shape.
+        launcher: One of the nodes of that shape.
         context: What its machine needs.
         directory: For `attest.snapshot.prebuilt.PrebuiltSnapshots`; an absolute path.
 
@@ -180,49 +180,49 @@ def make_snapshot(resolved: ResolvedNode, context: InstanceContext, directory: P
         MachineError: The machine did not come up.
         CommandFailed: A warm step failed.
     """
-    if unfit := resolved.binary.unfit(resolved.image.kernel_version):
-        raise HostError(f"{resolved.name}: no snapshot can be made: {unfit}")
-    shape = resolved.shape()
+    if unfit := launcher.node.binary.unfit(launcher.node.image.kernel_version):
+        raise HostError(f"{launcher.name}: no snapshot can be made: {unfit}")
+    shape = launcher.shape()
     path = directory / shape.key()
     unfinished = path.with_suffix(".unfinished")  # what remains of it when this is killed
     unfinished.mkdir()
     try:
-        _make(resolved, context, unfinished)
+        _make(launcher, context, unfinished)
         write_record(unfinished, shape, moves=True)
+        return unfinished.rename(path)
     except BaseException as error:
         shutil.rmtree(unfinished)
         if isinstance(error, NotSavedError | OSError):
             why = reason_of(error)
-            raise HostError(f"{resolved.name}: no snapshot could be made: {why}") from error
+            raise HostError(f"{launcher.name}: no snapshot could be made: {why}") from error
         raise
-    return unfinished.rename(path)
 
 
-def _make(resolved: ResolvedNode, context: InstanceContext, into: Path) -> None:
+def _make(launcher: Launcher, context: InstanceContext, into: Path) -> None:
     """Boot a machine of the shape, and save it in ``into`` when it is ready."""
-    told = f"boot {resolved.image.name} once, for a snapshot"
+    told = f"boot {launcher.node.image.name} once, for a snapshot"
     with (
-        context.events.span(Kind.ACTION, told, machine=resolved.name),
-        resolved.spare_nics() as nics,
+        context.events.span(Kind.ACTION, told, machine=launcher.name),
+        launcher.spare_nics() as nics,
     ):
-        _boot_and_save(resolved, context, nics, into)
+        _boot_and_save(launcher, context, nics, into)
 
 
 def _boot_and_save(
-    resolved: ResolvedNode, context: InstanceContext, nics: tuple[Nic, ...], into: Path
+    launcher: Launcher, context: InstanceContext, nics: tuple[Nic, ...], into: Path
 ) -> None:
     template = replace(
         context,
-        events=_progress(context.events, resolved.name),
-        start_vmm=lambda _, __, *told: resolved.boot_template(into, nics, *told),
+        events=_progress(context.events, launcher.name),
+        start_vmm=lambda _, __, *told: launcher.boot_template(into, nics, *told),
         identity=Identity,
-        ready_unit=resolved.warm_until,
+        ready_unit=launcher.node.warm_until,
         on_fatal=lambda _: None,
     )
-    instance = Instance(resolved.name, template, BootSource(), allow_reboot=False)
+    instance = Instance(launcher.name, template, BootSource(), allow_reboot=False)
     try:
         with cancellable(instance.kill):
-            _warm_up(instance.ready(), resolved, context.events)
+            _warm_up(instance, launcher, context.events)
             _save(instance.vmm, into)
     except MachineError as error:
         explained = instance.explain(error)  # waits for the end of a VMM that is about to end
@@ -233,16 +233,16 @@ def _boot_and_save(
         instance.kill()
 
 
-def _warm_up(channel: Channel, resolved: ResolvedNode, events: EventLog) -> None:
-    for step in resolved.node.warm_steps:
-        with events.span(Kind.COMMAND, step, machine=resolved.name) as span:
+def _warm_up(instance: Instance, launcher: Launcher, events: EventLog) -> None:
+    channel = instance.ready()
+    for step in launcher.node.declared.warm_steps:
+        with events.span(Kind.COMMAND, step, machine=launcher.name) as span:
             done = channel.run(Command(step, strict=True))
             span.data["status"] = done.status
         if done.status != 0:
-            raise CommandFailed(
-                resolved.name, step, done.status, done.stdout.decode(errors="replace"),
-                done.stderr.decode(errors="replace"), expected="to succeed, as a warm step",
-            )  # fmt: skip
+            console = instance.console_evidence()
+            expected = "to succeed, as a warm step"
+            raise command_failed(launcher.name, step, done, expected, console)
     if channel.welcome.init == "systemd":
         # What is still under way would be done again in every clone.
         channel.run(Command(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE))

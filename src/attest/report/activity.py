@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from attest.events import Event, EventLog, Kind
 from attest.report.lines import headline
 
-__all__ = ["Activity", "Doing"]
+__all__ = ["Activity", "Activities"]
 
 _RUNNING: Final = (Kind.COMMAND, Kind.WAIT, Kind.COPY, Kind.ACTION)
 
 
-class Activity(NamedTuple):
-    """What a machine is doing.
+class Activity(msgspec.Struct, frozen=True):
+    """What a machine is doing at one moment.
 
     Attributes:
         machine: Its name.
@@ -31,7 +33,7 @@ class Activity(NamedTuple):
         return f"{self.machine}: {self.stage}, {self.action or 'nothing is being done in it'}"
 
 
-class Doing:
+class Activities:
     """Follows what happens, from now on.
 
     Args:
@@ -60,7 +62,7 @@ class Doing:
                 self._spans[event.machine].pop(event.span, None)
 
     def now(self) -> list[Activity]:
-        """What each machine is doing."""
+        """What each machine is doing at this moment, in the order of their names."""
         with self._lock:
             return [
                 Activity(name, stage, self._action(list(self._spans[name].values())))

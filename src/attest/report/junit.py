@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from attest.errors import HostError
 from attest.events import Event, EventLog, Kind
@@ -48,12 +49,11 @@ def junit(events: EventLog, path: Path) -> Iterator[None]:
             events.emit(Kind.WARNING, f"the report {path} was not written: {error}")
 
 
-@dataclass
-class _Case:
+class _Case(msgspec.Struct):
     """A test case: its name, what was told in it, how long it took, and why it failed."""
 
     name: str
-    lines: list[str] = field(default_factory=list)
+    lines: list[str] = []
     seconds: float = 0.0
     failure: str | None = None
 
@@ -71,7 +71,7 @@ class _Cases:
         self._case_of: dict[int, int] = {}  # each span under way, and the case that it is in
 
     def take(self, event: Event) -> None:
-        """Take the next event."""
+        """Add the next event to the case that it belongs to."""
         number = self._case_of.get(event.parent, 0)
         if event.phase == "begin":
             if self._begins_case(event, number):

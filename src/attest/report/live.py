@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
+import msgspec
+
 from attest.events import Event, EventLog, Kind, Subscriber
-from attest.report.activity import Doing
+from attest.report.activity import Activities
 from attest.report.lines import describe
 from attest.support.nix_sandbox import in_build
 
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["View", "view"]
 
 
-@dataclass
-class View:
-    """What is shown.
+class View(msgspec.Struct, eq=False):
+    """Decides which events are shown, and as which lines.
 
     Attributes:
         verbose: The output of commands, and what else mostly goes into the journal only.
@@ -31,10 +31,10 @@ class View:
 
     verbose: bool
     consoles: bool
-    _checks: set[int] = field(default_factory=set)
+    _checks: set[int] = set()
 
     def lines(self, event: Event) -> list[str]:
-        """The lines for an event."""
+        """The lines that show an event, with its time; none when it is not shown."""
         if event.kind is Kind.CONSOLE and not self.consoles:
             return []
         if event.kind is Kind.CONDITION and not self.verbose:
@@ -47,7 +47,7 @@ class View:
 @contextmanager
 def view(
     events: EventLog,
-    doing: Doing,
+    doing: Activities,
     *,
     verbose: bool,
     table: bool = True,
@@ -88,7 +88,7 @@ def _print_plain(event: Event, shown: View, stream: TextIO) -> None:
 
 
 @contextmanager
-def _live(events: EventLog, doing: Doing, shown: View, stream: TextIO) -> Iterator[None]:
+def _live(events: EventLog, doing: Activities, shown: View, stream: TextIO) -> Iterator[None]:
     from rich.console import Console
     from rich.live import Live
 
@@ -112,7 +112,7 @@ def _show(event: Event, shown: View, console: Console) -> None:
         console.print(line, style=style, markup=False)
 
 
-def _table(doing: Doing) -> Table:
+def _table(doing: Activities) -> Table:
     from rich.table import Table
     from rich.text import Text
 

@@ -197,7 +197,7 @@ class Driver:
 
 
 class Debug:
-    """Stops in a script."""
+    """Lets a script stop for its user."""
 
     def __init__(self, pause: Callable[[dict[str, Any]], None]) -> None:
         self._pause = pause

@@ -1,4 +1,4 @@
-"""Trying again."""
+"""The global `retry` of a script: a function is called until it returns true."""
 
 from __future__ import annotations
 

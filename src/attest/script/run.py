@@ -16,9 +16,6 @@ __all__ = ["ScriptRun", "TimeLimit"]
 _SIGNAL: Final = signal.SIGUSR1
 """Ends a script from another thread: it interrupts whatever the script waits for."""
 
-_AGAIN: Final = 5.0
-"""Seconds until a script that is to end, and caught that, is told again."""
-
 
 class TimeLimit(TestFailure):
     """The run took longer than its manifest allows.
@@ -47,10 +44,17 @@ class ScriptRun:
         filename: Its name in tracebacks.
         timeout: Seconds until it is ended.
         doing: Tells what each machine is doing, a line for each.
+        again: Seconds until a script that is to end, and caught that, is told again.
     """
 
     def __init__(
-        self, text: str, filename: str, timeout: float, doing: Callable[[], list[str]] = list
+        self,
+        text: str,
+        filename: str,
+        timeout: float,
+        doing: Callable[[], list[str]] = list,
+        *,
+        again: float = 5.0,
     ) -> None:
         self._code = compile(text, filename, "exec", dont_inherit=True)
         # Tracebacks show the lines of a script that is in no file, too.
@@ -58,6 +62,7 @@ class ScriptRun:
         self.filename = filename
         self._timeout = timeout
         self._doing = doing
+        self._again = again
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._over.set()
@@ -106,7 +111,7 @@ class ScriptRun:
                 if self._over.is_set():
                     return
                 signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
-            self._over.wait(_AGAIN)
+            self._over.wait(self._again)
 
     def _raise(self, signum: int, frame: FrameType | None) -> None:
         if not self._over.is_set():

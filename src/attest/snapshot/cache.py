@@ -1,6 +1,7 @@
 """The warm cache: snapshots of machines that are ready, kept for later runs.
 
-    KEY/            an entry, named after its shape's key; whoever uses it holds a shared lock on it
+    KEY/            an entry, named after its shape's key; whoever uses it holds a shared lock on
+                    it; withdrawn, it is none any more, and stays while others use it
     making/KEY/     the claim on a key, locked by who puts its entry in place or takes it out
     making/KEY.…/   what was taken out
 
@@ -19,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -34,9 +34,8 @@ from attest.vmm.base import Saved, saved_in
 
 __all__ = ["Entry", "NoRoomError", "Removed", "SnapshotCache", "Stopped", "Why", "read_entry"]
 
-_LIMIT: Final = 20 << 30
 _SHARE: Final = 0.2
-"""The cache may grow to 20 GiB, or to this part of the disk's free space, whichever is less."""
+"""The part of the disk's free space to which the cache may grow."""
 
 _MARGIN: Final = 64 << 20
 """Bytes left free beside a snapshot's memory."""
@@ -53,8 +52,7 @@ class NoRoomError(Exception):
     """The disk has no room for the snapshot; the text says how much is missing."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A snapshot in the cache.
 
     Attributes:
@@ -73,13 +71,13 @@ class Entry:
 
     @property
     def saved(self) -> Saved:
-        """What clones start from."""
+        """The files from which clones start."""
         disks = tuple(self.path / f"disk{index}" for index in range(len(self.shape.disks)))
         return saved_in(self.path, disks)
 
 
 class Why(StrEnum):
-    """Why something was removed from the cache."""
+    """A reason for which a snapshot was removed from the cache; its value is for people."""
 
     OLD = "not used for long"
     LIMIT = "the cache was beyond its limit"
@@ -88,8 +86,7 @@ class Why(StrEnum):
     LEFT = "left by a run that was killed"
 
 
-@dataclass(frozen=True)
-class Removed:
+class Removed(msgspec.Struct, frozen=True):
     """What was removed from the cache.
 
     Attributes:
@@ -108,10 +105,13 @@ class SnapshotCache:
 
     Args:
         directory: Where; by default ``snapshots`` in attest's cache directory.
+        largest: Bytes to which it may grow, or to a fifth of the disk's free space where that is
+            less.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, *, largest: int = 20 << 30) -> None:
         self.directory = directory or cache_dir() / "snapshots"
+        self._largest = largest
         self._making = self.directory / "making"
         self._held: dict[Path, int] = {}
 
@@ -218,13 +218,13 @@ class SnapshotCache:
         return removed
 
     def limit(self) -> int:
-        """Bytes that the cache may take."""
+        """How many bytes the cache may take; less on a disk that has little room."""
         self.directory.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.directory).free
-        return min(_LIMIT, int(_SHARE * (free + self._size())))
+        return min(self._largest, int(_SHARE * (free + self._size())))
 
     def close(self) -> None:
-        """Let others remove what was used."""
+        """Give the snapshots that were used free, so that any process may remove them."""
         while self._held:
             release(self._held.popitem()[1])
 

@@ -80,7 +80,7 @@ def _is_near(there: Shape, wanted: Shape) -> bool:
 
 
 def _differences(there: Shape, wanted: Shape) -> Iterator[str]:
-    """Each field that differs, with both values."""
+    """Each field in which two shapes differ, with both values."""
     for field in Shape.__struct_fields__:
         theirs, ours = getattr(there, field), getattr(wanted, field)
         if theirs != ours:

@@ -214,7 +214,7 @@ def _digest(path: Path) -> str:
 
 
 def _places(descriptor: int, size: int) -> Iterator[int]:
-    """Where the blocks that hold data begin."""
+    """The offsets at which a file's blocks that hold data begin."""
     place = 0
     while place < size:
         try:

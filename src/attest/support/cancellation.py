@@ -21,7 +21,7 @@ class Cancelled(TestFailure):
 
 
 class CancelScope:
-    """Calls that end together."""
+    """Calls that are cancelled together: `cancel` ends each that is under way in the scope."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

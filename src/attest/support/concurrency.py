@@ -1,4 +1,4 @@
-"""Doing the same with several machines at once."""
+"""Activities the same with several machines at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
+from attest.errors import message_of
 from attest.support.cancellation import Cancelled, CancelScope
 
 __all__ = ["call_in_thread", "wait_all"]
@@ -82,5 +83,5 @@ def _with_others(first: BaseException, futures: list[Future[_R]]) -> BaseExcepti
     others = [error for error in others if not isinstance(error, Cancelled)]
     first.others = others  # type: ignore[attr-defined]
     for error in others:
-        first.add_note(f"also failed: {str(error) or type(error).__name__}")
+        first.add_note(f"also failed: {message_of(error)}")
     return first

@@ -16,12 +16,12 @@ _KVM: Final = Path("/dev/kvm")
 
 
 def in_build() -> bool:
-    """This process is part of a build; Nix's shells have most of a build's variables, too."""
+    """Whether this process is part of a build; a shell of Nix's only looks like one."""
     return "NIX_BUILD_TOP" in os.environ and "NIX_LOG_FD" in os.environ
 
 
 def in_sandbox() -> bool:
-    """This process is in the sandbox of a build."""
+    """Whether this process runs in the sandbox of a Nix build."""
     return in_build() and not Path("/sys/devices").exists()
 
 

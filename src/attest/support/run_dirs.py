@@ -25,7 +25,7 @@ _KEPT: Final = 20
 
 
 def runs_directory() -> Path:
-    """The directory of all runs."""
+    """The directory in which each run has a directory of its own."""
     return cache_dir() / "runs"
 
 

@@ -6,7 +6,10 @@ import re
 import time
 from typing import Final
 
-__all__ = ["local_time", "plain_text"]
+__all__ = ["last_lines", "local_time", "plain_text"]
+
+_LINES: Final = 40
+_CHARACTERS: Final = 4096
 
 # ECMA-48 control sequences, operating system commands, and other control characters but the tab.
 _CONTROL: Final = re.compile(
@@ -18,6 +21,18 @@ _CONTROL: Final = re.compile(
 def plain_text(text: str) -> str:
     """The text without terminal control sequences: a guest must not steer the user's terminal."""
     return _CONTROL.sub("", text)
+
+
+def last_lines(text: str) -> list[str]:
+    """The end of a text, for an error: the last 40 lines of its last 4 KiB, as plain text.
+
+    Where something is left out, a first line says so.
+    """
+    # Control sequences count for nothing, but a whole text of megabytes need not be searched.
+    end = plain_text(text[-4 * _CHARACTERS :]).rstrip("\n")
+    lines = end[-_CHARACTERS:].split("\n")[-_LINES:] if end else []
+    left_out = len(text) > 4 * _CHARACTERS or len("\n".join(lines)) < len(end)
+    return ["[…]", *lines] if left_out else lines
 
 
 def local_time(seconds: float) -> str:

@@ -5,7 +5,6 @@ A user gets a range of ids from /etc/subuid and /etc/subgid, see user_namespaces
 
 from __future__ import annotations
 
-import getpass
 import os
 import shutil
 import subprocess
@@ -105,6 +104,8 @@ def check_namespaces() -> None:
 
 
 def _check_id_range(file: Path) -> None:
+    import getpass  # only images are built by users that need it
+
     user = getpass.getuser()
     lines = file.read_text().splitlines() if file.exists() else []
     if not any(line.split(":")[0] in (user, str(os.getuid())) for line in lines):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -75,6 +74,8 @@ def check_choice(value: object, known: Iterable[str], what: str) -> None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question about the closest of known names; empty where none is close."""
+    import difflib  # what users have written is mostly right
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean `{close[0]}`?" if close else ""
 
@@ -134,7 +135,7 @@ def _expected(message: str, struct: type[msgspec.Struct], key: str) -> str:
 
 
 def _choices(annotation: Any) -> list[Any]:
-    """The values that a type names."""
+    """The values that a type allows by name: those of each `Literal` in it."""
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     return [choice for inner in get_args(annotation) for choice in _choices(inner)]
@@ -152,5 +153,5 @@ def kind_of(value: Any) -> str:
 
 
 def unreadable(error: OSError | UnicodeDecodeError) -> str | None:
-    """Why a text could not be read."""
+    """The reason for which a file could not be read or decoded, for people."""
     return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

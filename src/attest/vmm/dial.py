@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import msgspec
+from msgspec import Struct
 
 from attest.errors import ChannelError
 from attest.support.procfs import children, thread_time
@@ -21,27 +21,45 @@ from attest.support.unix_sockets import readable
 from attest.vmm.base import DialError, Greet
 from attest.vmm.process import WatchedProcess
 
-__all__ = ["Connect", "FailedError", "Reason", "VmmEndedError", "dial"]
-
-_FIRST_ATTEMPT: Final = 0.25
-_LONGEST_ATTEMPT: Final = 2.5
-"""Seconds to connect: the first attempt may be lost in a guest that was just restored, and each
-further one has twice as long; VMMs themselves give up on a guest after 2 s."""
-
-_GREETING: Final = 5.0
-"""Seconds for an agent to answer its first greeting; each further one has twice as long."""
-
-_FIRST_PAUSE: Final = 0.01
-_LONGEST_PAUSE: Final = 0.25
-
-_STANDSTILL: Final = 1.0
-"""Seconds in which a guest that lives uses its processors: an idle kernel's clock ticks do."""
-
-_HALTED: Final = 30.0
-"""Seconds of standing still that end the attempts, as each of them wakes a guest that can run."""
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Connect",
+    "DialLimits",
+    "FailedError",
+    "Reason",
+    "VmmEndedError",
+    "dial",
+]
 
 
-class Reason(msgspec.Struct, frozen=True):
+class DialLimits(Struct, frozen=True):
+    """How long each step of a dial may take, in seconds.
+
+    Attributes:
+        first_attempt: To connect at first, which may be lost in a guest that was just restored;
+            each further attempt has twice as long.
+        longest_attempt: To connect at last; VMMs themselves give up on a guest after 2 s.
+        greeting: For an agent to answer its first greeting; each further one has twice as long.
+        first_pause: Between the first two attempts; each further pause is twice as long.
+        longest_pause: Between the last ones.
+        standstill: In which a guest that lives uses its processors: an idle kernel's clock ticks
+            do.
+        halted: Of standing still that end the attempts, as each of them wakes a guest that can run.
+    """
+
+    first_attempt: float = 0.25
+    longest_attempt: float = 2.5
+    greeting: float = 5.0
+    first_pause: float = 0.01
+    longest_pause: float = 0.25
+    standstill: float = 1.0
+    halted: float = 30.0
+
+
+DEFAULT_LIMITS: Final = DialLimits()
+
+
+class Reason(Struct, frozen=True):
     """Why an attempt failed: what was seen, and what to do when it stays so."""
 
     seen: str
@@ -83,7 +101,7 @@ class Connect(Protocol):
         """
 
 
-class _Tally(msgspec.Struct):
+class _Tally(Struct):
     """How often a reason was seen; the times are seconds since the start."""
 
     reason: Reason
@@ -106,6 +124,7 @@ def dial(
     vmm: WatchedProcess,
     vcpus: str,
     dead: Callable[[], str],
+    limits: DialLimits = DEFAULT_LIMITS,
 ) -> None:
     """Connect to a guest's agent and greet it.
 
@@ -117,13 +136,14 @@ def dial(
         vcpus: What the names of its threads begin with that are the guest's processors.
         dead: What is known of the guest's death, such as a kernel panic; asked after each attempt.
             Empty: it lives.
+        limits: How long each step may take.
 
     Raises:
         DialError: It was not reached, with the last reason; its attempts are all reasons, each with
             how often and when it was seen, and what to do about it.
         ChannelError: The agent answered, and cannot be talked to.
     """
-    _Dialling(connect, greet, timeout, vmm, _Processors(vmm, vcpus), dead).run()
+    _Dialling(connect, greet, timeout, vmm, _Processors(vmm, vcpus), dead, limits).run()
 
 
 class _Dialling:
@@ -137,6 +157,7 @@ class _Dialling:
         vmm: WatchedProcess,
         processors: _Processors,
         dead: Callable[[], str],
+        limits: DialLimits,
     ) -> None:
         self._connect = connect
         self._greet = greet
@@ -144,9 +165,10 @@ class _Dialling:
         self._vmm = vmm
         self._processors = processors
         self._dead = dead
+        self._limits = limits
         self._started = time.monotonic()
-        self._connecting = _FIRST_ATTEMPT
-        self._greeting = _GREETING
+        self._connecting = limits.first_attempt
+        self._greeting = limits.greeting
         self._tallies: list[_Tally] = []
 
     def run(self) -> None:
@@ -162,7 +184,7 @@ class _Dialling:
             os.close(end)
 
     def _until_reached(self, end: int) -> None:
-        pause = _FIRST_PAUSE
+        pause = self._limits.first_pause
         while True:
             try:
                 return self._attempt(end)
@@ -174,15 +196,15 @@ class _Dialling:
                 raise self._error(f"the guest is dead: {said}")
             if readable([end], min(pause, self._left())):  # the pause
                 raise self._ended()
-            if still := self._processors.standstill(_HALTED):
+            if still := self._processors.standstill(self._limits.halted):
                 raise self._error(still)
             if self._left() <= 0:
                 raise self._late()
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, self._limits.longest_pause)
 
     def _attempt(self, end: int) -> None:
         limit = max(min(self._connecting, self._left()), 0.001)
-        self._connecting = min(2 * self._connecting, _LONGEST_ATTEMPT)
+        self._connecting = min(2 * self._connecting, self._limits.longest_attempt)
         sock = self._connect(limit, end)
         limit = max(min(self._greeting, self._left()), 0.001)
         self._greeting *= 2
@@ -209,7 +231,7 @@ class _Dialling:
 
     def _late(self) -> DialError:
         why = self._tallies[-1].reason.seen
-        if still := self._processors.standstill(_STANDSTILL):
+        if still := self._processors.standstill(self._limits.standstill):
             why = f"{still}; {why}"
         return self._error(f"not reached in {round(self._timeout, 2):g} s: {why}")
 

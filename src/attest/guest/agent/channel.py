@@ -50,6 +50,8 @@ class AgentChannel:
         padding: The connection may carry remains of an earlier session.
         on_closed: Called, in a thread of the channel, when the session ends other than by `close`
             or `reconnect`.
+        grace: Seconds for what an agent that is alive does at once; a busy host may starve a guest
+            for long.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class AgentChannel:
         *,
         padding: bool = False,
         on_closed: Callable[[ChannelError], None] | None = None,
+        grace: float = 60.0,
     ) -> None:
         self._machine = machine
         self._on_closed = on_closed
         self._sock = sock
         self._padding = padding
-        self._session = Session(machine, sock, on_closed)
+        self._grace = grace
+        self._session = Session(machine, sock, on_closed, grace=grace)
         self._welcome: Welcome | None = None
         self._forwards: list[PortForward] = []
 
@@ -103,7 +107,7 @@ class AgentChannel:
         self._sock = sock
         self._padding = padding
         self._welcome = None
-        self._session = Session(self._machine, sock, self._on_closed)
+        self._session = Session(self._machine, sock, self._on_closed, grace=self._grace)
 
     def interrupt(self, reason: str) -> None:
         """End the session, the connection staying open; `reconnect` comes next, or `close`.
@@ -162,7 +166,7 @@ class AgentChannel:
             stderr: The same for its standard error.
         """
         takes_input = command.stdin or command.pty is not None
-        limit = Limit(self._machine, f"`{command}`", command.timeout)
+        limit = self._limit(f"`{command}`", command.timeout)
         stream = self._session.open(
             Operation.EXEC,
             _encode_command(command, takes_input),
@@ -193,7 +197,7 @@ class AgentChannel:
             .u32(WaitField.FLAGS, WaitFlag.DATAGRAM if wanted.datagram else None)
             .text(WaitField.WANTED, wanted.wanted)
         )
-        limit = Limit(self._machine, f"the wait for {wanted}", wanted.timeout)
+        limit = self._limit(f"the wait for {wanted}", wanted.timeout)
         stream = self._session.open(Operation.WAIT, fields.encode(), until=limit.until)
         return Wait(self._machine, stream, wanted, limit)
 
@@ -312,7 +316,7 @@ class AgentChannel:
         """
         what = action.name.lower().replace("_", " ")
         fields = Fields().u32(PowerField.ACTION, action)
-        limit = Limit(self._machine, what, 0)
+        limit = self._limit(what, 0)
         with self._operation(Operation.POWER, fields, limit.until) as stream, limit.bound() as end:
             try:
                 result = stream.result(end)
@@ -326,8 +330,11 @@ class AgentChannel:
 
     # Inside
 
+    def _limit(self, what: str, timeout: float | None) -> Limit:
+        return Limit(self._machine, what, timeout, grace=self._grace)
+
     def _ask(self, operation: Operation, fields: bytes, what: str) -> Result:
-        limit = Limit(self._machine, what, 0)
+        limit = self._limit(what, 0)
         with self._operation(operation, fields, limit.until) as stream, limit.bound() as end:
             result = stream.result(end)
         return self._require_done(result, what)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 import select
 import socket
 import threading
@@ -54,6 +53,7 @@ class Session:
         sock: The connection to the agent. The session works on a duplicate, so that whoever else
             closes it cannot make it read another file.
         on_closed: Called, in the reader thread, when the session has ended by itself.
+        grace: The seconds for what an agent that is alive does at once.
     """
 
     def __init__(
@@ -61,14 +61,17 @@ class Session:
         machine: str,
         sock: socket.socket,
         on_closed: Callable[[ChannelError], None] | None,
+        *,
+        grace: float,
     ) -> None:
         self._machine = machine
         self._on_closed = on_closed
+        self._grace = grace
         self._sock = sock.dup()
         self._sock.setblocking(False)
         self._writer = _Writer(self._sock)
         self._end_signal = os.eventfd(0, os.EFD_CLOEXEC)
-        self._nonce = secrets.token_bytes(NONCE_SIZE)
+        self._nonce = os.urandom(NONCE_SIZE)
         self._parser = FrameParser(self._nonce)
         self._welcomed = threading.Event()
         self._welcome: Welcome | None = None
@@ -129,7 +132,7 @@ class Session:
                 raise self.error()
             number = self._free_number()
             frame = encode_frame(FrameType.OPEN, number, bytes([operation]) + fields)
-            stream = Stream(number, self.send, input_follows=input_follows)
+            stream = Stream(number, self.send, input_follows=input_follows, grace=self._grace)
             self._streams[number] = stream
         try:
             self.send(frame, until)

@@ -23,9 +23,6 @@ __all__ = ["new_host_keys"]
 
 _PATH: Final = re.compile(r"/etc/ssh/ssh_host_(rsa|ecdsa|ed25519)_key")
 
-_LIMIT: Final = 120.0
-"""Seconds for making keys; an emulated guest on an idle host takes 3 to 9."""
-
 _MOST: Final = 65_536
 """Characters of keys, at most; one pair of each type has 5,000."""
 
@@ -48,7 +45,14 @@ for type; do cat "$directory/$type.pub" "$directory/$type"; echo; done
 """
 
 
-def new_host_keys(channel: Channel, machine: str, paths: list[str], hostname: str | None) -> bytes:
+def new_host_keys(
+    channel: Channel,
+    machine: str,
+    paths: list[str],
+    hostname: str | None,
+    *,
+    limit: float = 120.0,
+) -> bytes:
     """Make a key pair for each path, of the type that its name says.
 
     Args:
@@ -56,6 +60,7 @@ def new_host_keys(channel: Channel, machine: str, paths: list[str], hostname: st
         machine: The machine's name, for errors.
         paths: Private keys in the guest, as its agent reports them.
         hostname: The guest's host name, for the keys' comment; None asks the guest.
+        limit: Seconds for making the keys; an emulated guest on an idle host takes 3 to 9.
 
     Returns:
         The fields of an IDENTITY request that puts the pairs in their places.
@@ -68,10 +73,13 @@ def new_host_keys(channel: Channel, machine: str, paths: list[str], hostname: st
         hostname = channel.run(Command(["uname", "-n"])).stdout.decode(errors="replace").strip()
     command = ["sh", "-c", _MAKE, "ssh-keygen", f"root@{hostname}", *types.values()]
     if shutil.which("ssh-keygen"):
-        pairs = _pairs(machine, "on this host", _run_here(command), len(types))
+        where, made = "on this host", _run_here(command, limit)
     else:
         where = "in the machine, as this host has no ssh-keygen"
-        pairs = _pairs(machine, where, channel.run(Command(command, timeout=_LIMIT)), len(types))
+        made = channel.run(Command(command, timeout=limit))
+    if made.timed_out:
+        raise _failed(machine, where, f"it did not end in {limit:g} s")
+    pairs = _pairs(machine, where, made, len(types))
     fields = Fields()
     for path, pair in zip(types, pairs, strict=True):
         fields.text(IdentityField.SSH_HOST_KEY, f"{path}\n{pair}")
@@ -90,14 +98,14 @@ def _type(machine: str, path: str) -> str:
     return match[1]
 
 
-def _run_here(command: list[str]) -> Completed:
+def _run_here(command: list[str], limit: float) -> Completed:
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
     ) as process:  # fmt: skip
         timed_out = False
         try:
-            stdout, stderr = process.communicate(timeout=_LIMIT)
+            stdout, stderr = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             timed_out = True
             _end(process)
@@ -118,13 +126,15 @@ def _pairs(machine: str, where: str, made: Completed, count: int) -> list[str]:
     text = made.stdout.decode(errors="replace")
     *pairs, rest = text.split("\n\n")
     whole = all(pair.partition("\n")[2].startswith("-----BEGIN ") for pair in pairs)
-    if made.timed_out:
-        why = f"it did not end in {_LIMIT:g} s"
-    elif made.status != 0:
+    if made.status != 0:
         said = plain_text(made.stderr.decode(errors="replace")).strip()
         why = said[-1000:] or f"exit code {made.status}"
     elif len(pairs) != count or rest or not whole or "\0" in text or len(text) > _MOST:
         why = "what it printed are no key pairs"
     else:
         return [f"{pair}\n" for pair in pairs]
-    raise MachineError(machine, f"ssh-keygen could not make new SSH host keys {where}: {why}")
+    raise _failed(machine, where, why)
+
+
+def _failed(machine: str, where: str, why: str) -> MachineError:
+    return MachineError(machine, f"ssh-keygen could not make new SSH host keys {where}: {why}")

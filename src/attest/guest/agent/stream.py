@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Protocol
 
 from attest.errors import ChannelError
 from attest.guest.agent.protocol import (
@@ -26,9 +26,6 @@ from attest.support.polling import deadline
 
 __all__ = ["Limit", "Stream", "StreamEnded"]
 
-_GRACE: Final = 60.0
-"""Seconds for what an agent does at once; a busy host may starve a guest for long."""
-
 
 class StreamEnded(Exception):
     """No more data can be sent: the operation has ended, or its input was ended before."""
@@ -41,16 +38,18 @@ class Limit:
         machine: The machine's name, for errors.
         what: What it was asked, for errors.
         timeout: The seconds that this may take in the guest; None for any.
+        grace: The seconds beyond that, see `attest.guest.agent.channel.AgentChannel`.
 
     Attributes:
         until: When, on the monotonic clock, an agent that is alive would have answered.
     """
 
-    def __init__(self, machine: str, what: str, timeout: float | None) -> None:
+    def __init__(self, machine: str, what: str, timeout: float | None, *, grace: float) -> None:
         self._machine = machine
         self._what = what
         self._timeout = timeout
-        self.until = deadline(None if timeout is None else timeout + _GRACE)
+        self._grace = grace
+        self.until = deadline(None if timeout is None else timeout + grace)
 
     @contextmanager
     def bound(self, until: float | None = None) -> Iterator[float | None]:
@@ -80,7 +79,7 @@ class Limit:
         allowed = f", with {timeout:g} s for it" if timeout else ""
         return ChannelError(
             self._machine,
-            f"the agent did not answer in {timeout + _GRACE:g} s",
+            f"the agent did not answer in {timeout + self._grace:g} s",
             attempts=[f"{self._what}{allowed}"],
         )
 
@@ -99,12 +98,16 @@ class Stream:
         number: Its stream number.
         send: Sends a frame.
         input_follows: The operation takes data.
+        grace: The seconds in which an agent that is alive reads that the operation is to end.
     """
 
-    def __init__(self, number: int, send: Send, *, input_follows: bool = True) -> None:
+    def __init__(
+        self, number: int, send: Send, *, input_follows: bool = True, grace: float
+    ) -> None:
         self.number = number
         self.send = send
         """Sends a frame."""
+        self._grace = grace
         self._changed = threading.Condition()
         self._received = (bytearray(), bytearray())
         self._eof = [False, False]
@@ -249,7 +252,7 @@ class Stream:
     def cancel(self) -> None:
         """End the operation; its result follows. Nothing happens when it has ended."""
         if not self.ended:
-            self.send(encode_frame(FrameType.CANCEL, self.number), deadline(_GRACE))
+            self.send(encode_frame(FrameType.CANCEL, self.number), deadline(self._grace))
 
     def abandon(self) -> None:
         """End the operation, of which nobody wants to know any more."""

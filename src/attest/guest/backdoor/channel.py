@@ -25,12 +25,6 @@ from attest.guest.identity import Identity
 
 __all__ = ["ShellChannel", "ShellHost"]
 
-_GRACE: Final = 60.0
-"""Seconds in which a shell that is alive has said what became of a command whose time is up."""
-
-_KILLED: Final = 5.0
-"""Seconds after its time limit until a command that has not ended by itself is killed."""
-
 _PROBE: Final = 30.0
 """Seconds that a probe of a wait may take."""
 
@@ -76,17 +70,31 @@ class ShellChannel:
         machine: The machine's name, for errors.
         sock: The connection, which the channel closes.
         host: What the host does for it.
+        grace: Seconds in which a shell that is alive has said what became of a command whose time
+            is up.
+        kill_after: Seconds after its time limit until a command that has not ended by itself is
+            killed.
     """
 
-    def __init__(self, machine: str, sock: socket.socket, host: ShellHost) -> None:
+    def __init__(
+        self,
+        machine: str,
+        sock: socket.socket,
+        host: ShellHost,
+        *,
+        grace: float = 60.0,
+        kill_after: float = 5.0,
+    ) -> None:
         self._machine = machine
         self._sock = sock
         self._host = host
+        self._grace = grace
+        self._kill_after = kill_after
         self._session = ShellSession(machine, sock)
 
     @property
     def welcome(self) -> Welcome:
-        """What is known of the guest."""
+        """What is known of any guest with a backdoor shell: it has systemd and bash."""
         return _SHELL
 
     # The session
@@ -106,7 +114,7 @@ class ShellChannel:
         Args:
             sock: The connection, which may be the same as before.
             reason: What happened; whatever is under way fails with a `ChannelError` that says so.
-            padding: Of no concern here.
+            padding: Has no effect: a shell's greeting is found behind anything else.
         """
         self._session.end(reason)
         self._sock = sock
@@ -138,9 +146,11 @@ class ShellChannel:
         """Start a command when all before it have ended.
 
         Args:
-            command: The command, whose time limit counts from its beginning.
+            command: The command, whose time limit counts from its beginning. Where its working
+                directory is not there, its exit code is 125. It must ask for neither standard input
+                nor a terminal: a shell has none for it.
             stdout: Called with its output, in a thread of the channel; default: it is collected.
-            stderr: Is never called: errors go to the console.
+            stderr: Is never called, as what a command says there goes to the console.
 
         Raises:
             MachineError: It asks for what a shell cannot do.
@@ -148,14 +158,15 @@ class ShellChannel:
         if command.stdin or command.pty is not None:
             what = "a terminal" if command.pty is not None else "standard input"
             raise self._cannot(f"give a command {what}")
-        line = in_lines(f"{shlex.join(_words(command))} </dev/null")
+        line = in_lines(f"{shlex.join(_words(command, self._kill_after))} </dev/null")
         line = f"cd /tmp; {line}" if command.strict else line
         return self._submit(line, command.timeout, stdout)
 
     def _submit(
         self, line: str, timeout: float | None, stdout: Sink | None = None, data: bytes = b""
     ) -> ShellProcess:
-        process = ShellProcess(self._machine, line, timeout, stdout, data)
+        answer = self._kill_after + self._grace
+        process = ShellProcess(self._machine, line, timeout, stdout, data, answer=answer)
         self._session.submit(process.request)
         return process
 
@@ -301,10 +312,10 @@ class ShellChannel:
         return self._host.forward(host_port, guest_port)
 
     def identity(self, identity: Identity) -> None:
-        """It cannot: who the guest is, is its own business.
+        """Refuse, as a guest with a backdoor shell has its identity from its own configuration.
 
         Raises:
-            MachineError: Always.
+            MachineError: In any case; says so.
         """
         raise self._cannot("tell a guest who it is")
 
@@ -314,7 +325,7 @@ class ShellChannel:
             self._host.press("ctrl-alt-delete")
             return
         force = " --force --force" if action is PowerAction.POWER_OFF_NOW else ""
-        self._session.submit(Request(f"poweroff{force}", limit=_GRACE, sink=None))
+        self._session.submit(Request(f"poweroff{force}", limit=self._grace, sink=None))
 
     def _cannot(self, what: str) -> MachineError:
         return MachineError(
@@ -322,15 +333,17 @@ class ShellChannel:
         )
 
 
-def _words(command: Command) -> list[str]:
+def _words(command: Command, kill_after: float) -> list[str]:
     words = []
     if command.timeout is not None:
         limit = max(command.timeout, 0.001)
-        words += ["timeout", f"--kill-after={_KILLED:g}", f"{limit:.3f}"]
+        words += ["timeout", f"--kill-after={kill_after:g}", f"{limit:.3f}"]
     if command.user:
         words += ["runuser", "--user", command.user, "--"]
-    if command.env:
-        words += ["env", *(f"{name}={value}" for name, value in command.env.items())]
+    environment = [f"--chdir={command.cwd}"] if command.cwd else []
+    environment += [f"{name}={value}" for name, value in (command.env or {}).items()]
+    if environment:
+        words += ["env", *environment]
     if isinstance(command.command, str):
         return [*words, "bash", *(["-euo", "pipefail"] if command.strict else []), "-c",
                 command.command]  # fmt: skip
@@ -346,6 +359,8 @@ class ShellProcess:
         timeout: Seconds from its beginning, after which it is ended.
         stdout: Takes its output; None collects it.
         data: What the line reads from the shell's own input.
+        answer: Seconds after its time limit in which a shell that is alive has said what became of
+            it.
     """
 
     def __init__(
@@ -355,13 +370,15 @@ class ShellProcess:
         timeout: float | None,
         stdout: Sink | None,
         data: bytes = b"",
+        *,
+        answer: float,
     ) -> None:
         self._machine = machine
         self._timeout = timeout
         self._output = bytearray()
         self.request = Request(
             line,
-            limit=None if timeout is None else timeout + _KILLED + _GRACE,
+            limit=None if timeout is None else timeout + answer,
             sink=stdout or self._output.extend,
             data=data,
         )
@@ -384,30 +401,38 @@ class ShellProcess:
         self.request.cancel()
 
     def abandon(self) -> None:
-        """As `cancel`."""
+        """Do the same as `cancel`: a command that has begun cannot be killed."""
         self.request.cancel()
 
     def read(self, timeout: float | None = None) -> bytes:
-        """It cannot.
+        """Refuse, as a backdoor shell gives output only when the command has ended.
 
         Raises:
-            MachineError: Always.
+            MachineError: In any case; says so.
         """
         raise self._cannot("read a command's output as it comes")
 
     def write(self, data: bytes) -> None:
-        """It cannot.
+        """Refuse, as a backdoor shell gives a command no standard input.
 
         Raises:
-            MachineError: Always.
+            MachineError: In any case; says so.
         """
         raise self._cannot("give a command standard input")
 
+    def feed(self, source: bytes) -> None:
+        """Refuse, as `write` does.
+
+        Raises:
+            MachineError: In any case; says so.
+        """
+        self.write(source)
+
     def close_stdin(self) -> None:
-        """Nothing happens: its standard input is empty."""
+        """Do nothing: its standard input is empty and closed from the start."""
 
     def resize(self, rows: int, columns: int) -> None:
-        """Nothing happens: it has no terminal."""
+        """Do nothing: a command of a backdoor shell has no terminal."""
 
     def _evaluate(self) -> Completed:
         status = self.request.status

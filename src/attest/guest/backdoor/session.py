@@ -92,21 +92,21 @@ class Request:
 
     @property
     def unwanted(self) -> bool:
-        """Nobody waits for it."""
+        """Whether nobody waits for it any more."""
         return self._unwanted.is_set()
 
     def cancel(self) -> None:
-        """Nobody waits for it any more: what has not begun never does, what has ends unseen."""
+        """Drop it: if it has not begun it never does, and if it has its output is lost."""
         self._unwanted.set()
         self._done.set()
 
     def end(self, status: int, seconds: float) -> None:
-        """It has ended."""
+        """Note that it has ended, and wake whoever waits for it."""
         self.status, self.seconds = status, seconds
         self._done.set()
 
     def fail(self, error: Callable[[], Exception]) -> None:
-        """It will not end: whoever waits gets the error."""
+        """Note that it will not end; whoever waits for it gets the error."""
         self._error = error
         self._done.set()
 
@@ -124,7 +124,7 @@ class Request:
 
 
 class ShellSession:
-    """One session.
+    """One session with a backdoor shell, from its greeting to its end.
 
     Args:
         machine: The machine's name, for errors.

@@ -164,7 +164,7 @@ class ShellWait:
             self._running.abandon()
 
     def result(self, timeout: float | None = None) -> str:
-        """What was seen.
+        """Wait until it is so, and return what was seen.
 
         Args:
             timeout: Seconds to wait for it here.

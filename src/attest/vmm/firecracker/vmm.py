@@ -55,9 +55,6 @@ _STATE, _MEMORY, _METRICS, _UFFD = "state", "memory", "metrics", "uffd"
 
 _ARGUMENTS: Final = ("--api-sock", API, "--log-path", _LOG, "--level", "Error")
 
-_API_LIMIT: Final = 30.0
-"""Seconds until the process listens; it takes some milliseconds."""
-
 _MEMORY_LIMIT: Final = 600.0
 """Seconds in which a memory must be written, or loaded."""
 
@@ -81,6 +78,7 @@ class Firecracker(ApiVmm):
         enter: Turns a command line into one that runs in the cluster's cell.
         on_exit: Called once when the process has ended.
         on_event: Not called: Firecracker tells of no events.
+        api_limit: Seconds until the process listens; it takes some milliseconds.
 
     Attributes:
         name: The machine's name.
@@ -102,11 +100,13 @@ class Firecracker(ApiVmm):
         enter: Callable[[Sequence[str]], list[str]],
         on_exit: Callable[[VmmExit], None],
         on_event: Callable[[str, dict[str, Any]], None],
+        api_limit: float = 30.0,
     ) -> None:
         super().__init__(spec, _workdir(spec, binary.path), on_exit)
         self._binary = binary
         self._enter = enter
         self._handler: UffdHandler | None = None
+        self._api_limit = api_limit
         self._run(self._start, self._begin)
 
     def _start(self) -> WatchedProcess:
@@ -130,7 +130,7 @@ class Firecracker(ApiVmm):
             )
 
     def _begin(self) -> None:
-        self._api.await_server(self._process.wait, _API_LIMIT)
+        self._api.await_server(self._process.wait, self._api_limit)
         self._put("/metrics", {"metrics_path": _METRICS})
         if self._spec.saved is None:
             self._boot()

@@ -114,7 +114,10 @@ def _machine(binary: QemuBinary, spec: MachineSpec) -> list[str]:
     if spec.machine == "q35" and not spec.graphics:
         machine += ",smm=off"  # with it, QEMU draws text black on black
     cpu = cpu_model(binary, spec.accelerator, nested=spec.nested)
-    return ["-machine", machine, "-accel", spec.accelerator, "-cpu", cpu]
+    accelerator: str = spec.accelerator
+    if spec.nested and accelerator == "tcg":
+        accelerator += f",tb-size={nested_machines.TRANSLATIONS}"
+    return ["-machine", machine, "-accel", accelerator, "-cpu", cpu]
 
 
 def _memory(binary: QemuBinary, spec: MachineSpec) -> list[str]:

@@ -15,7 +15,16 @@ from attest.vmm.process import VmmProcess
 if TYPE_CHECKING:
     from attest.vmm.qemu.qmp import Qmp
 
-__all__ = ["Monitored"]
+__all__ = ["REPLY_LIMIT", "Monitored"]
+
+REPLY_LIMIT: Final = 300.0
+"""Seconds that a QEMU's reply may take, and its greeting before that.
+
+It is only for a QEMU that hangs: the end of one is noticed at once. It answers in milliseconds, but
+greets when it has allocated its memory, and more than 60 s have been seen on a host that ran many
+more machines than it has processors. What becomes of a machine that does not come up, the limit of
+its start decides.
+"""
 
 _HOLD: Final = 0.02
 """Seconds that a key is held down; the 0.1 of QEMU's own `sendkey` make a line take long."""
@@ -30,6 +39,7 @@ class Monitored(VmmProcess):
         on_exit: Called once when the process has ended.
         on_event: Called with each QMP event's name and data.
         keyboard: The machine has a keyboard.
+        reply_limit: Seconds that an answer over QMP may take.
     """
 
     def __init__(
@@ -40,12 +50,14 @@ class Monitored(VmmProcess):
         on_event: Callable[[str, dict[str, Any]], None],
         *,
         keyboard: bool = True,
+        reply_limit: float = REPLY_LIMIT,
     ) -> None:
         self.name = name
         self.keyboard = keyboard
         self._qmp = qmp
         self._on_exit = on_exit
         self._on_event = on_event
+        self._reply_limit = reply_limit
         self._qmp_lock = threading.Lock()
         self._session: Qmp | None = None
 
@@ -135,7 +147,9 @@ class Monitored(VmmProcess):
 
         with self._qmp_lock:
             if self._session is None:
-                self._session = Qmp(self.name, self._qmp, self._on_event, self._fate)
+                self._session = Qmp(
+                    self.name, self._qmp, self._on_event, self._fate, reply_limit=self._reply_limit
+                )
             return self._session
 
     def _fate(self) -> str:

@@ -14,8 +14,10 @@ from attest.errors import HostError, ManifestError
 from attest.image.model import Image
 
 __all__ = [
+    "LOADED_MODULES",
     "RAN_A_GUEST",
     "STEADY_QEMU",
+    "TRANSLATIONS",
     "check_machine",
     "cpu_model",
     "host_support",
@@ -23,7 +25,18 @@ __all__ = [
 ]
 
 STEADY_QEMU: Final = (10, 0)
-"""The first QEMU whose emulated nested machines do not freeze with more than one CPU."""
+"""The first QEMU whose emulated nested machines do not freeze with more than one CPU.
+
+Guests in them are not as steady. QEMU's ``helper_vmrun`` leaves an interrupt that it has injected
+in ``exception_index``. Where another CPU makes all stand still before the guest has exited, as when
+the memory for translated code is full, it is delivered again, whatever the guest's interrupt flag
+says.
+"""
+
+TRANSLATIONS: Final = 2047
+"""MiB for translated code in an emulated nested machine, the most that QEMU takes; by default it
+has 1024, which some twenty boots of guests in it fill. The fuller, the more often all of its CPUs
+are made to stand still, see `STEADY_QEMU`. The host gives what is used only."""
 
 RAN_A_GUEST: Final = "vCPU set in guest-mode inconsistent"
 """What QEMU says of an emulated machine whose processor ran a guest when it was saved: it does not
@@ -38,7 +51,8 @@ _KVM_MODULES: Final = ("kvm_amd", "kvm_intel")
 _DEVICES: Final = "vhost_vsock,vhost_net,tun"
 """Modules for what hypervisors open beside ``/dev/kvm``."""
 
-_LOADED: Final = Path("/sys/module")
+LOADED_MODULES: Final = Path("/sys/module")
+"""Where the host's kernel tells of its modules."""
 
 
 def cpu_model(accelerator: str, *, nested: bool) -> str:
@@ -49,18 +63,27 @@ def cpu_model(accelerator: str, *, nested: bool) -> str:
     return _EMULATED_CPU if nested else "max"
 
 
-def kernel_argument(accelerator: str, *, nested: bool) -> str:
+def kernel_argument(accelerator: str, *, nested: bool, modules: Path = LOADED_MODULES) -> str:
     """What makes systemd load KVM before anything else runs, or udev leave it alone.
 
     Emulated processors have SVM, for which udev would load KVM in every machine.
+
+    Args:
+        accelerator: ``"kvm"`` or ``"tcg"``.
+        nested: KVM is to work in the machine.
+        modules: The directory in which the host's kernel tells of its modules.
     """
     if nested:
-        return f"modules_load={_kvm_module(accelerator)},{_DEVICES}"
+        return f"modules_load={_kvm_module(accelerator, modules)},{_DEVICES}"
     return f"modprobe.blacklist={','.join(_KVM_MODULES)}"
 
 
-def host_support(accelerator: str) -> str:
+def host_support(accelerator: str, *, modules: Path = LOADED_MODULES) -> str:
     """How nested machines get their KVM on this host.
+
+    Args:
+        accelerator: ``"kvm"`` or ``"tcg"``.
+        modules: The directory in which the host's kernel tells of its modules.
 
     Raises:
         HostError: They cannot; the text says what is missing.
@@ -69,8 +92,8 @@ def host_support(accelerator: str) -> str:
         raise HostError("nested machines need an x86-64 host")
     if accelerator == "tcg":
         return "QEMU emulates AMD SVM for them; times in them mean nothing"
-    module = _kvm_module(accelerator)
-    if (_LOADED / module / "parameters/nested").read_text().strip() not in ("1", "Y"):
+    module = _kvm_module(accelerator, modules)
+    if (modules / module / "parameters/nested").read_text().strip() not in ("1", "Y"):
         raise HostError(
             f"{module} is loaded without nested virtualisation",
             hint=f"as root: modprobe -r {module} && modprobe {module} nested=1; "
@@ -80,7 +103,13 @@ def host_support(accelerator: str) -> str:
 
 
 def check_machine(
-    name: str, image: Image, vcpus: int, accelerator: str, qemu: tuple[int, ...]
+    name: str,
+    image: Image,
+    vcpus: int,
+    accelerator: str,
+    qemu: tuple[int, ...],
+    *,
+    modules: Path = LOADED_MODULES,
 ) -> None:
     """Require that KVM will work in a nested machine.
 
@@ -90,12 +119,13 @@ def check_machine(
         vcpus: How many CPUs it has.
         accelerator: ``"kvm"`` or ``"tcg"``.
         qemu: QEMU's version.
+        modules: The directory in which the host's kernel tells of its modules.
 
     Raises:
         HostError: It cannot on this host.
         ManifestError: It cannot with this image, or not with so many CPUs.
     """
-    host_support(accelerator)
+    host_support(accelerator, modules=modules)
     if accelerator == "tcg" and vcpus > 1 and qemu < STEADY_QEMU:
         version = ".".join(map(str, qemu))
         raise ManifestError(
@@ -103,7 +133,7 @@ def check_machine(
             "with more than one CPU",
             hint=f"`vcpus = 1`, or QEMU {STEADY_QEMU[0]} (`attest doctor` says how to get it)",
         )
-    module = _kvm_module(accelerator)
+    module = _kvm_module(accelerator, modules)
     if module not in image.kvm:
         has_root = image.root is not None
         raise ManifestError(
@@ -115,11 +145,11 @@ def check_machine(
         )
 
 
-def _kvm_module(accelerator: str) -> str:
+def _kvm_module(accelerator: str, modules: Path) -> str:
     """The module for the processor that the machine sees."""
     if accelerator == "kvm":
         for module in _KVM_MODULES:
-            if (_LOADED / module).exists():
+            if (modules / module).exists():
                 return module
         raise HostError("neither kvm_amd nor kvm_intel is loaded on this host")
     return "kvm_amd"

@@ -32,15 +32,6 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 _KEPT_EVENTS: Final = 1000
 """Events that are kept for whoever asks for them later."""
 
-_REPLY_LIMIT: Final = 300.0
-"""Seconds that a reply may take, and the greeting before it.
-
-It is only for a QEMU that hangs: the end of one is noticed at once. It answers in milliseconds, but
-greets when it has allocated its memory, and more than 60 s have been seen on a host that ran many
-more machines than it has processors. What becomes of a machine that does not come up, the limit of
-its start decides.
-"""
-
 _CLOSE_LIMIT: Final = 10.0
 """Seconds in which a session is ended in order."""
 
@@ -89,6 +80,7 @@ class Qmp:
         sock: The driver's end of the socket; the session owns it from now on.
         on_event: Called with each event's name and data, in the QMP thread: be quick.
         fate: What is known of QEMU, such as ``"it still runs"``, for errors.
+        reply_limit: Seconds that a reply may take, and the greeting before it.
     """
 
     class Events:
@@ -123,16 +115,19 @@ class Qmp:
         sock: socket.socket,
         on_event: Callable[[str, dict[str, Any]], None],
         fate: Callable[[], str],
+        *,
+        reply_limit: float,
     ) -> None:
         self._client = QMPClient(name)
         self._on_event = on_event
         self._fate = fate
+        self._reply_limit = reply_limit
         self._waiting: list[Qmp.Events] = []
         self._history: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
         self._came = threading.Condition()
         self._ended = False
         self._listener: asyncio.Task[None] | None = None
-        self._opening = _wait(self._begin(sock), _REPLY_LIMIT)
+        self._opening = _wait(self._begin(sock), reply_limit)
 
     async def _begin(self, sock: socket.socket) -> asyncio.Task[None]:
         opening = asyncio.create_task(self._open(sock))
@@ -233,9 +228,9 @@ class Qmp:
             return await ask()
 
         try:
-            return _wait(answer(), _REPLY_LIMIT)
+            return _wait(answer(), self._reply_limit)
         except TimeoutError:
-            text = f"QEMU did not answer `{command}` in {_REPLY_LIMIT:g} s; {self._fate()}"
+            text = f"QEMU did not answer `{command}` in {self._reply_limit:g} s; {self._fate()}"
             raise NoReplyError(text) from None
 
     def close(self) -> None:

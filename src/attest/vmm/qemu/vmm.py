@@ -7,7 +7,6 @@ nothing to poll for. It lives in the cluster's cell and dies with it.
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Callable, Sequence
 from io import FileIO
@@ -28,7 +27,7 @@ from attest.vmm.ends import Ends
 from attest.vmm.process import WatchedProcess
 from attest.vmm.qemu.binary import QemuBinary
 from attest.vmm.qemu.command_line import Inherited, command_line
-from attest.vmm.qemu.monitored import Monitored
+from attest.vmm.qemu.monitored import REPLY_LIMIT, Monitored
 from attest.vmm.vsock import HostVsock, check_vhost_vsock
 
 __all__ = ["Qemu"]
@@ -56,6 +55,7 @@ class Qemu(Monitored):
         enter: Turns a command line into one that runs in the cluster's cell.
         on_exit: Called once when the process has ended.
         on_event: Called with each QMP event's name and data.
+        reply_limit: Seconds that an answer over QMP may take.
     """
 
     def __init__(
@@ -66,18 +66,22 @@ class Qemu(Monitored):
         enter: Callable[[Sequence[str]], list[str]],
         on_exit: Callable[[VmmExit], None],
         on_event: Callable[[str, dict[str, Any]], None],
+        reply_limit: float = REPLY_LIMIT,
     ) -> None:
         self.name = spec.name
         self.channel = spec.channel or "serial"
         self._spec = spec
         self._binary = binary
         self._agent: socket.socket | None = None
-        self._cid = _FIRST_CID + secrets.randbelow(_CIDS)
+        self._cid = _FIRST_CID + int.from_bytes(os.urandom(4), "big") % _CIDS
         if self.channel == "vsock":
             check_vhost_vsock()
         with Ends() as ends:
             ours, qmp = ends.socket()
-            super().__init__(spec.name, ours, on_exit, on_event, keyboard=spec.machine == "q35")
+            super().__init__(
+                spec.name, ours, on_exit, on_event,
+                keyboard=spec.machine == "q35", reply_limit=reply_limit,
+            )  # fmt: skip
             agent = None
             if self.channel == "serial":
                 self._agent, agent = ends.socket()

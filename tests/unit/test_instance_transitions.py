@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from attest.errors import MachineError
-from attest.machine.instance_states import (
-    DEFAULT_LIMITS,
+from attest.machine.instance_events import (
     AgentAnswered,
     BeginAnew,
     CameUp,
@@ -28,16 +27,11 @@ from attest.machine.instance_states import (
     Introduced,
     KillVmm,
     KillWanted,
-    Outcome,
     Panicked,
-    Phase,
     ReportSpoilt,
     SourceFound,
-    Stage,
     StartFailed,
-    StartKind,
     StartVmm,
-    State,
     TellExit,
     TellFatal,
     TellReset,
@@ -46,8 +40,9 @@ from attest.machine.instance_states import (
     Used,
     VmmExited,
     VmmStarted,
-    advance,
 )
+from attest.machine.instance_states import DEFAULT_LIMITS, Outcome, Phase, Stage, StartKind, State
+from attest.machine.instance_transitions import advance
 from attest.vmm.base import Saved, VmmExit
 
 SAVED = Saved(Path("memory"), Path("state"))
@@ -79,7 +74,7 @@ def exited(exit: VmmExit, at: float = 100) -> VmmExited:
 
 BOOTS = (Discard(), ReportSpoilt(ERROR), StartVmm(2, None))
 LOST = (Discard(), ReportSpoilt(DEATH), StartVmm(2, None))
-COMES_UP_AGAIN = (Interrupt("the machine reboots"), ComeUp(2))
+COMES_UP_AGAIN = (Interrupt("the machine reboots", 2), ComeUp(2))
 
 # Where it is, what happens, where it is then, what is to be done.
 TABLE: list[tuple[State, Event, Phase, tuple[Effect, ...]]] = [
@@ -133,9 +128,9 @@ TABLE: list[tuple[State, Event, Phase, tuple[Effect, ...]]] = [
     (replace(READY, ending=True), exited(BAD), Phase.OFF, (TellExit(BAD),)),
     *((each, GuestReset(1, 30), Phase.COMING_UP, (TellReset(), *COMES_UP_AGAIN))
       for each in (ON_TRIAL, PROBATION, COMING_UP, READY, FAILED, IN_USE, RETURNING)),
-    (READY, BeginAnew(30, "kexec"), Phase.COMING_UP, (Interrupt("kexec"), ComeUp(2))),
+    (READY, BeginAnew(30, "kexec"), Phase.COMING_UP, (Interrupt("kexec", 2), ComeUp(2))),
     (replace(READY, ending=True), GuestReset(1, 30), Phase.READY, ()),
-    *((each, KillWanted("x"), Phase.STOPPING, (Interrupt("x"), KillVmm()))
+    *((each, KillWanted("x"), Phase.STOPPING, (Interrupt("x", 2), KillVmm()))
       for each in (ON_TRIAL, PROBATION, COMING_UP, READY, FAILED)),
     (STOPPING, exited(BAD), Phase.OFF, (TellExit(BAD),)),
     (STOPPING, StartFailed(1, 20, ERROR), Phase.STOPPING, ()),

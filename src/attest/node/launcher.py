@@ -1,0 +1,171 @@
+"""What starts a node's VMM, in the cell, with the node's disks and network cards."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from attest.disk.machine_disks import Disks
+from attest.errors import MachineError
+from attest.guest.channel import Channel
+from attest.guest.identity import Identity
+from attest.net.bridge import SPARE, make_taps, set_cable
+from attest.net.cell import Cell
+from attest.node.resolved import ResolvedNode
+from attest.node.vmm_choice import who_can
+from attest.snapshot.shape import Shape
+from attest.vmm.base import MachineSpec, Nic, Saved, Vmm, VmmExit
+
+__all__ = ["Launcher"]
+
+OnExit = Callable[[VmmExit], None]
+OnEvent = Callable[[str, dict[str, Any]], None]
+
+
+class Launcher:
+    """Starts the VMM of one node, and knows what goes with it on this host.
+
+    Methods can be called from several threads at once.
+
+    Args:
+        node: The node.
+        cell: Where its VMM lives.
+        directory: Its own scratch directory, which is made.
+        relative_to: What paths of its disks' images are relative to.
+        hosts: Gives the lines for its ``/etc/hosts``.
+
+    Attributes:
+        name: The machine's name.
+        node: The node.
+        directory: Its own scratch directory.
+        disks: Which file each of its disks is.
+
+    Raises:
+        ManifestError: The image of a disk does not exist.
+    """
+
+    def __init__(
+        self,
+        node: ResolvedNode,
+        *,
+        cell: Cell,
+        directory: Path,
+        relative_to: Path,
+        hosts: Callable[[], str],
+    ) -> None:
+        self.name = node.name
+        self.node = node
+        self.directory = directory
+        directory.mkdir(parents=True)
+        self.disks = Disks(
+            directory, node.declared.disks, relative_to, node.backend.disk_format, node.qemu
+        )
+        self._cell = cell
+        self._hosts = hosts
+        self._shape: Shape | None = None
+        self._numbers = itertools.count()
+        self._spare_lock = threading.Lock()
+        self._spare_taps: list[str] = []
+
+    def new_directory(self, purpose: str) -> Path:
+        """A new directory in the machine's own."""
+        path = self.directory / f"{purpose}{next(self._numbers)}"
+        path.mkdir()
+        return path
+
+    def shape(self) -> Shape:
+        """What decides the content of the snapshot that it has started from, or would."""
+        return self._shape or self.look_at_shape()
+
+    def look_at_shape(self) -> Shape:
+        """The same as it is now, and as `shape` has it from then on.
+
+        Whoever starts the machine with disks as declared looks: a disk's image may have been
+        changed since the last start.
+        """
+        self._shape = self.node.shape(self.disks.contents())
+        return self._shape
+
+    def identity(self) -> Identity:
+        """Who the machine is to be, from now on."""
+        return self.node.identity("" if self.node.declared.own_identity else self._hosts())
+
+    def spec(self) -> MachineSpec:
+        """The machine as it would boot."""
+        return self.node.spec(self.directory)
+
+    def start_vmm(
+        self, allow_reboot: bool, saved: Saved | None, on_exit: OnExit, on_event: OnEvent
+    ) -> Vmm:
+        """Start its VMM, with disks that go with ``saved``, or those that it had.
+
+        One that continues ``saved`` is paused; see `attest.machine.contracts.StartVmm`.
+        """
+        if allow_reboot and (reason := self.node.backend.capabilities.reboot):
+            raise MachineError(
+                self.name, f"start(allow_reboot=True): {reason}", hint=who_can("reboot")
+            )
+        disks = self.disks.begin() if saved is None else self.disks.overlay(saved.disks)
+        spec = replace(
+            self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks,
+            paused=saved is not None,
+        )  # fmt: skip
+        return self.start(spec, on_exit, on_event)
+
+    def boot_template(
+        self, into: Path, nics: tuple[Nic, ...], on_exit: OnExit, on_event: OnEvent
+    ) -> Vmm:
+        """Boot a machine of its shape, off the networks, whose memory and disks are in ``into``."""
+        spec = replace(
+            self.spec(),
+            nics=nics,
+            memory_file=None if self.node.declared.hugepages else into / "memory",
+            disks=self.disks.fresh(into),
+            prefault=False,
+        )
+        return self.start(spec, on_exit, on_event)
+
+    def make_channel(self, name: str, sock: socket.socket, padding: bool) -> Channel:
+        """The connection to its agent; see `attest.machine.contracts.MakeChannel`."""
+        from attest.guest.agent.channel import AgentChannel  # while its VMM starts
+
+        return AgentChannel(name, sock, padding=padding)
+
+    @contextmanager
+    def spare_nics(self) -> Iterator[tuple[Nic, ...]]:
+        """Network cards that are on no network, for a machine of its shape that meets no other.
+
+        One at a time has them.
+        """
+        with self._spare_lock:
+            if not self._spare_taps:
+                self._spare_taps = [f"{each.tap}s" for each in self.node.attachments]
+                make_taps(self._cell, self._spare_taps)
+            yield tuple(
+                Nic(tap, each.mac)
+                for tap, each in zip(self._spare_taps, self.node.attachments, strict=True)
+            )
+
+    def set_links(self, vmm: Vmm, up: bool) -> None:
+        """Plug or unplug its cards on networks, or where the VMM cannot, the other ends' cables."""
+        for index, each in enumerate(self.node.attachments):
+            if each.vlan == SPARE:
+                continue
+            if self.node.backend.capabilities.set_link:
+                set_cable(self._cell, each, up)
+            else:
+                vmm.set_link(index, up)
+
+    def start(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:
+        """Start a VMM in the cell."""
+        enter = self._cell.enter_as_root if spec.jail else self._cell.enter
+        return self.node.backend.start(
+            spec, self.node.binary, enter=enter, on_exit=on_exit, on_event=on_event
+        )
