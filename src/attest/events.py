@@ -105,7 +105,8 @@ class EventLog:
         """Hand every event from now on to ``subscriber``.
 
         Args:
-            subscriber: Called in the thread in which something happens, and must be quick.
+            subscriber: Called in the thread in which something happens, such as a console's reader;
+                it must be quick, and wait for no machine.
             name: What the warning calls it when it raises; default: the function's name.
         """
         name = name or getattr(subscriber, "__qualname__", repr(subscriber))

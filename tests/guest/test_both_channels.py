@@ -193,7 +193,9 @@ def test_units(one: Machine) -> None:
 
 
 def test_a_unit_that_failed_ends_the_wait_with_its_journal(one: Machine) -> None:
-    one.execute("systemd-run --quiet --unit broken sh -c 'echo the reason; exit 9'")
+    # Of type oneshot, it is not active before it has failed.
+    broken = "systemd-run --quiet --unit broken --property Type=oneshot"
+    one.execute(f"{broken} sh -c 'echo the reason; exit 9'")
     with pytest.raises(WaitFailed) as caught:
         one.wait_for_unit("broken.service", timeout=60)
     assert caught.value.state["ActiveState"] == "failed"

@@ -1,5 +1,8 @@
 machine.succeed(
     """cat > /etc/systemd/system/tick.service <<'EOF'
+[Unit]
+StartLimitIntervalSec=0
+
 [Service]
 Type=oneshot
 ExecStart=sh -c 'echo tick >> /run/ticks'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,6 +15,7 @@ from attest.cluster.addressing import free_names, hosts_file, next_number
 from attest.cluster.cluster import Cluster
 from attest.cluster.options import ClusterOptions, ClusterSettings
 from attest.errors import UsageError
+from attest.events import Event, EventLog
 from attest.net.bridge import SPARE, Attachment
 from tests.leftovers import Host
 
@@ -85,6 +88,64 @@ def test_a_cluster_that_nobody_closed_is_a_warning(manifest: dict[str, Any]) -> 
         cluster.__del__()  # what its collection calls
     cluster.close()
     cluster.__del__()
+
+
+def test_a_machine_of_a_closed_cluster_does_not_start(manifest: dict[str, Any]) -> None:
+    with Cluster(manifest) as cluster:
+        machine = cluster["web"]
+    for use in (machine.start, machine.connect, lambda: machine.run(["true"])):
+        with pytest.raises(UsageError, match="the cluster is not open"):
+            use()
+
+
+def test_a_cluster_is_a_collection_of_names(manifest: dict[str, Any]) -> None:
+    with Cluster(manifest) as cluster:
+        assert list(cluster) == ["web"]
+        assert "web" in cluster
+        assert "wep" not in cluster
+        assert len(cluster) == 1
+
+
+def test_a_machine_that_was_created_does_not_come_back(
+    manifest: dict[str, Any], host: Host
+) -> None:
+    cluster = Cluster(manifest)
+    with cluster:
+        cluster.create_machine("exit 1", name="extra")
+        number = cluster._scripted.nodes["extra"].number
+        cluster.create_machine("exit 1", name="extra")
+        assert cluster._scripted.nodes["extra"].number == number
+    with cluster:
+        assert list(cluster) == ["web"]
+    assert host.left() == []
+
+
+def test_a_close_that_was_interrupted_can_be_made_again(
+    manifest: dict[str, Any], host: Host
+) -> None:
+    interrupted = []
+
+    def interrupt(event: Event) -> None:
+        if event.text == "end the machines" and not interrupted:
+            interrupted.append(event)
+            raise KeyboardInterrupt
+
+    events = EventLog()
+    cluster = Cluster(manifest, events=events).open()
+    events.subscribe(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.close()
+    cluster.close()
+    assert host.left() == []
+
+
+def test_a_cluster_that_is_open_at_the_end_of_the_program_is_a_warning(
+    manifest: dict[str, Any],
+) -> None:
+    program = f"import attest; kept = attest.Cluster({manifest!r}).open()"
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "ResourceWarning: <cluster of web> was not closed" in done.stderr
 
 
 def test_threads_that_open_it_at_once_make_it_once(manifest: dict[str, Any]) -> None:

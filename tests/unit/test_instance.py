@@ -71,6 +71,7 @@ class World:
             start_timeout=30,
             console_log=directory / "console.log",
             on_fatal=self.fatal.append,
+            require_open=lambda: None,
             limits=PATIENT,
         )
         self.instances: list[Instance] = []
@@ -78,6 +79,7 @@ class World:
     def start(self, *, allow_reboot: bool = False, back: Return | None = None) -> Instance:
         instance = Instance("m", self.context, self.source, allow_reboot=allow_reboot, back=back)
         self.instances.append(instance)
+        instance.begin()
         return instance
 
     def limits(self, limits: Limits) -> None:
@@ -104,6 +106,9 @@ def make(tmp_path: Path) -> Iterator[Callable[..., World]]:
             assert vmm.exit is not None
             vmm.watcher.join(30)  # of one that was abandoned, nobody waits for it
         assert all(vmm.console.output.closed for vmm in world.guest.vmms)
+    for thread in threading.enumerate():  # a worker that has nothing to do ends by itself
+        if thread.name == "instance m":
+            thread.join(30)
     assert threading.active_count() == before
 
 
@@ -243,20 +248,92 @@ def test_a_clone_that_dies_on_trial_boots(make: Callable[..., World]) -> None:
     assert world.fatal == []
 
 
-def test_a_source_that_cannot_take_the_report_holds_up_nobody(
-    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_cannot_take_the_report_holds_up_nobody(make: Callable[..., World]) -> None:
     class Confused(FakeSource):
         def report_spoilt(self, reason: str) -> None:
             raise KeyError("shape")
 
-    reported: list[BaseException | None] = []
-    monkeypatch.setattr(threading, "excepthook", lambda told: reported.append(told.exc_value))
     world = make(saved=SAVED)
     world.source = Confused(SAVED)
     world.guest.refuses_to_resume = [SaveError("bad state")]
     waiting(world.start().ready).result(60)
-    assert [type(error) for error in reported] == [KeyError]
+    warnings = [event.text for event in world.told if event.kind is Kind.WARNING]
+    assert warnings == ["ReportSpoilt: 'shape'"]
+
+
+def test_who_is_told_of_a_death_may_raise(make: Callable[..., World]) -> None:
+    def refuse(error: AttestError) -> None:
+        raise SystemExit(1)
+
+    world = make()
+    world.context = replace(world.context, on_fatal=refuse)
+    instance = world.start()
+    instance.ready()
+    world.guest.vmms[0].end(1)
+    waiting(instance.kill).result(60)
+    assert instance.death is not None
+
+
+def test_a_kill_that_was_interrupted_can_be_made_again(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make()
+    instance = world.start()
+    instance.ready()
+
+    def interrupt() -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(world.guest.vmms[0], "kill", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        instance.kill()
+    waiting(instance.kill).result(60)
+    assert world.guest.vmms[0].exit is not None
+
+
+def test_one_that_never_began_can_be_ended(make: Callable[..., World]) -> None:
+    world = make()
+    instance = Instance("m", world.context, world.source, allow_reboot=False)
+    waiting(instance.kill).result(60)
+    assert world.guest.vmms == []
+
+
+def test_a_channel_has_one_owner(make: Callable[..., World]) -> None:
+    world = make()
+    first = world.start()
+    first.ready()
+    first.leave("the machine was restored to 'x'")
+    channel = first.take_channel()
+    back = Return(SAVED, "the machine was restored to 'x'", channel, Meeting(1))
+    second = world.start(back=back)
+    second.ready()
+    first.kill()  # as one who waited for its end does
+    assert not world.guest.channels[0].closed
+
+
+def test_a_death_that_has_come_does_not_pass_for_one_that_is_wanted_later(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    instance = world.start()
+    instance.ready()
+    world.guest.vmms[0].end(1)
+    instance.want_end()
+    assert instance.death is not None
+
+
+def test_one_that_dies_while_it_waits_for_the_others_releases_them(
+    make: Callable[..., World],
+) -> None:
+    well, ill = make(), make()
+    meeting = Meeting(3)  # the third never comes
+    one = well.start(back=Return(SAVED, "restored", None, meeting))
+    ill.start(back=Return(SAVED, "restored", None, meeting))
+    well.guest.await_vmm()
+    ill.guest.await_vmm().end(1)
+    with pytest.raises(MachineError, match=r"m did not come back: the VMM ended"):
+        waiting(one.ready).result(60)
 
 
 def test_a_clone_that_may_not_boot_fails(make: Callable[..., World]) -> None:
@@ -297,7 +374,8 @@ def test_a_return_keeps_who_it_was(make: Callable[..., World]) -> None:
     world = make()
     first = world.start()
     first.ready()
-    channel = first.leave("the machine was restored to 'x'")
+    first.leave("the machine was restored to 'x'")
+    channel = first.take_channel()
     back = Return(SAVED, "the machine was restored to 'x'", channel, Meeting(1))
     second = world.start(back=back)
     assert second.ready() is channel

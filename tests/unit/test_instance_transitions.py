@@ -129,7 +129,8 @@ TABLE: list[tuple[State, Event, Phase, tuple[Effect, ...]]] = [
     *((each, GuestReset(1, 30), Phase.COMING_UP, (TellReset(), *COMES_UP_AGAIN))
       for each in (ON_TRIAL, PROBATION, COMING_UP, READY, FAILED, IN_USE, RETURNING)),
     (READY, BeginAnew(30, "kexec"), Phase.COMING_UP, (Interrupt("kexec", 2), ComeUp(2))),
-    (replace(READY, ending=True), GuestReset(1, 30), Phase.READY, ()),
+    (replace(READY, ending=True), GuestReset(1, 30), Phase.COMING_UP,
+     (TellReset(), *COMES_UP_AGAIN)),
     *((each, KillWanted("x"), Phase.STOPPING, (Interrupt("x", 2), KillVmm()))
       for each in (ON_TRIAL, PROBATION, COMING_UP, READY, FAILED)),
     (STOPPING, exited(BAD), Phase.OFF, (TellExit(BAD),)),

@@ -134,7 +134,7 @@ def test_block_unplugs_all_cards_but_those_on_the_user_network() -> None:
 def test_all_is_let_go_of_whatever_becomes_of_the_others(tmp_path: Path) -> None:
     machines = StartScripts(
         cast("Cell", None), tmp_path, parse_manifest({"nodes": {"web": {}}}), None,
-        Report(EventLog(), tmp_path, lambda _: None),
+        Report(EventLog(), tmp_path, lambda _: None, lambda: None),
     )  # fmt: skip
     closed: list[str] = []
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Final, Self, Unpack
 
 from msgspec.structs import replace
 
@@ -20,7 +22,7 @@ from attest.cluster.checkpoint import Checkpoint
 from attest.cluster.images import images_of
 from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions, ClusterSettings
 from attest.cluster.start_scripts import Report, StartScripts, machine_name
-from attest.errors import AttestError, MachineError, UsageError
+from attest.errors import AttestError, MachineError, UsageError, reason_of
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
 from attest.host import kvm_probe
@@ -78,7 +80,8 @@ class Cluster:
         archive: What was kept of an earlier cluster with this manifest; see `go_back`.
         events: Where everything that happens is reported.
         on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died), in a thread
-            of the machine's. Default: the error is raised by the next call that needs the machine.
+            of the machine's, which must not wait for it. Default: the error is raised by the next
+            call that needs the machine.
         settings: Single `ClusterOptions`, in the place of those in ``options``.
 
     Attributes:
@@ -108,6 +111,7 @@ class Cluster:
         **settings: Unpack[ClusterSettings],
     ) -> None:
         self._is_open = False  # first, as a cluster that was not made is collected, too
+        self._is_closing = False
         self.options = replace(options, **settings)
         if isinstance(manifest, dict):
             manifest = parse_manifest(manifest)
@@ -127,7 +131,7 @@ class Cluster:
         self._doubts: set[str] = set()
         self._baking: list[Future[Saved]] = []
         self._saving = threading.Lock()  # two that save the same machine would disturb each other
-        self._closing = ExitStack()
+        self._closing = threading.RLock()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -142,7 +146,10 @@ class Cluster:
 
     def __del__(self) -> None:
         if self._is_open:
-            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
+            self._warn_not_closed()
+
+    def _warn_not_closed(self) -> None:
+        warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
 
     def __repr__(self) -> str:
         return f"<cluster of {', '.join(self.manifest.nodes)}>"
@@ -163,11 +170,21 @@ class Cluster:
                 hint=did_you_mean(name, self.machines),
             ) from None
 
+    def __iter__(self) -> Iterator[str]:
+        """The machines' names."""
+        return iter(self.machines)
+
+    def __len__(self) -> int:
+        return len(self.machines)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.machines
+
     def open(self) -> Self:
         """Make what the machines need; nothing happens when that is done.
 
-        Entering the cluster does so. Who calls it otherwise calls `close` in the end; without, the
-        collection of the cluster is a `ResourceWarning`.
+        Entering the cluster does so. If you call it yourself, call `close` when done: without, you
+        get a `ResourceWarning`, at the latest when the program ends.
 
         Returns:
             The cluster.
@@ -181,28 +198,36 @@ class Cluster:
             if not self._is_open:
                 with ExitStack() as undo:
                     self._open(undo)
-                    self._closing = undo.pop_all()
-                self._is_open = True
+                    self._is_open = True
+                    self._is_closing = False
+                    undo.pop_all()
+                _open_clusters.add(self)
         return self
 
     def close(self) -> None:
         """End every machine and remove everything that belongs to the cluster.
 
-        Nothing happens when the cluster is not open.
+        Nothing happens when the cluster is not open. A call that was interrupted can be made again.
         """
-        with self._lock:
-            if not self._is_open:
-                return
+        with self._closing:  # who comes second returns when all is gone
+            with self._lock:
+                if not self._is_open:
+                    return
+                self._is_closing = True
+                lifecycles = self._all_lifecycles()
+            with self.events.span(Kind.ACTION, "end the machines"), ExitStack() as ends:
+                # Last first, and each whatever becomes of the others. So the cell goes before the
+                # machines: the kernel ends all VMMs in one go, and their machines only notice.
+                ends.callback(self._scratch.close)
+                ends.callback(self._sources.close)
+                ends.callback(self._scripted.close)
+                ends.callback(lambda: wait(self._baking))  # they have failed, or are complete
+                for lifecycle in lifecycles:
+                    lifecycle.want_end()
+                    ends.callback(lifecycle.close)
+                ends.callback(self._cell.close)
             self._is_open = False
-            lifecycles = self._all_lifecycles()
-        with self.events.span(Kind.ACTION, "end the machines"), self._closing, ExitStack() as ends:
-            # Last first, and each whatever becomes of the others. So the cell goes before the
-            # machines: the kernel ends all VMMs in one go, and their machines only have to notice.
-            ends.callback(lambda: wait(self._baking))  # they have failed by then, or are complete
-            for lifecycle in lifecycles:
-                lifecycle.want_end()
-                ends.callback(lifecycle.close)
-            ends.callback(self._cell.close)
+            _open_clusters.discard(self)
 
     def create_machine(
         self,
@@ -241,7 +266,9 @@ class Cluster:
                 raise UsageError(f"create_machine: there is a machine {name!r}")
             check_names({**self.machines, name: None}, source="create_machine")
             reserve_descriptors(len(self.machines) + 1)
-            machine = self._scripted.create(name, self._next_number(), start_command, keep_vm_state)
+            before = self._scripted.nodes.get(name)
+            number = before.number if before else self._next_number()
+            machine = self._scripted.create(name, number, start_command, keep_vm_state)
             self.machines[name] = machine
         return machine
 
@@ -299,8 +326,12 @@ class Cluster:
         # All end before the first comes back: what one still sends must reach none of them.
         wait_all(saved, lambda name: self._lifecycle(name).leave(reason))
         meeting = Meeting(len(saved))
-        for name, each in saved.items():
-            self._lifecycle(name).go_back(each, reason, meeting)
+        try:
+            for name, each in saved.items():
+                self._lifecycle(name).go_back(each, reason, meeting)
+        except BaseException as error:  # those that wait for the rest need not
+            meeting.call_off("another machine", reason_of(error))
+            raise
         for name in saved:
             self.machines[name].connect()
 
@@ -323,7 +354,14 @@ class Cluster:
         with self.events.span(Kind.ACTION, "keep the machines"), self._saving:
             absent = stand_still(machines, hold_bridges(self._cell, self._bridges()))
             wait(self._baking)  # they use files of disks that are to be kept
-            write_archive(directory, self.manifest, machines, absent, self._scratch.path)
+            try:
+                write_archive(directory, self.manifest, machines, absent, self._scratch.path)
+            except BaseException:  # who looks at the machines then finds none that stands still
+                for launcher, lifecycle in machines:
+                    if launcher.name not in absent and lifecycle.booted:
+                        with suppress(Exception):
+                            lifecycle.vmm.resume()
+                raise
 
     def make_snapshots(self, directory: Path) -> list[Path]:
         """Boot one machine of each shape, off the networks, and save it for other clusters.
@@ -358,6 +396,7 @@ class Cluster:
             MachineError: They could not be told apart from the one that was saved.
         """
         self._require_open()
+        names = [names] if isinstance(names, str) else names
         original = snapshot.launcher.node
         if original.declared.own_identity:
             raise MachineError(
@@ -384,6 +423,9 @@ class Cluster:
     def _open(self, undo: ExitStack) -> None:
         """Make everything; ``undo`` gets what removes it again, of all that has been made."""
         options, manifest = self.options, self.manifest
+        self.machines = {}
+        self._launchers, self._contexts, self._lifecycles = {}, {}, {}
+        self._baking = []
         self._scratch = Scratch()
         undo.callback(self._scratch.close)
         # Before the images: a host that cannot run the test is to say so in the first second.
@@ -403,7 +445,7 @@ class Cluster:
         self._prepare_out_dir()
         numbers = self._archive.numbers() if self._archive else manifest.numbers()
         make_bridges(self._cell, _places(manifest, numbers))
-        self._report = Report(self.events, self.out_dir, self._on_fatal)
+        self._report = Report(self.events, self.out_dir, self._on_fatal, self._require_open)
         self._scripted = StartScripts(
             self._cell, self._scratch.path, manifest, options.state_dir, self._report
         )
@@ -470,6 +512,7 @@ class Cluster:
             start_timeout=node.declared.start_timeout,
             console_log=self._report.console_log(name),
             on_fatal=self._on_fatal,
+            require_open=self._require_open,
             limits=self.options.limits,
         )
         host = MachineHost(
@@ -494,9 +537,9 @@ class Cluster:
         running = [(self._launchers[each.name], each.vmm) for each in lifecycles]
         with self._saving:
             futures = save_running(running, held)
+            with self._lock:
+                self._baking = [*(each for each in self._baking if not each.done()), *futures]
             wait_all(lifecycles, Lifecycle.reach_again)
-        with self._lock:
-            self._baking = [*(each for each in self._baking if not each.done()), *futures]
         return {
             launcher.name: Snapshot(name, launcher, saved, self)
             for (launcher, _), saved in zip(running, futures, strict=True)
@@ -521,7 +564,7 @@ class Cluster:
     # Who is there
 
     def _require_open(self) -> None:
-        if not self._is_open:
+        if not self._is_open or self._is_closing:
             raise UsageError("the cluster is not open", hint="with Cluster(…) as cluster: …")
 
     def _all_machines(self) -> list[Machine]:
@@ -553,6 +596,16 @@ class Cluster:
             launchers = {other: each.node.attachments for other, each in self._launchers.items()}
             scripts = {other: each.attachments for other, each in self._scripted.nodes.items()}
         return hosts_file(name, {**launchers, **scripts})
+
+
+_open_clusters: Final[weakref.WeakSet[Cluster]] = weakref.WeakSet()
+"""Those that nobody has closed; one whose machines run is held by their threads until the end."""
+
+
+@atexit.register
+def _warn_of_open_clusters() -> None:
+    for cluster in list(_open_clusters):
+        cluster._warn_not_closed()
 
 
 def _places(manifest: Manifest, numbers: Mapping[str, int]) -> list[Attachment]:

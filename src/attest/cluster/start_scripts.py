@@ -44,11 +44,13 @@ class Report(msgspec.Struct, frozen=True):
         events: Takes everything that happens.
         out_dir: Where logs and artefacts go.
         on_fatal: Called when the run cannot go on.
+        require_open: Raises when the cluster is not open any more.
     """
 
     events: EventLog
     out_dir: Path
     on_fatal: Callable[[AttestError], None]
+    require_open: Callable[[], None]
 
     def console_log(self, machine: str) -> Path:
         """The file to which a machine's console is written."""
@@ -228,6 +230,7 @@ class StartScripts:
             HostError: A network's switch does not start.
         """
         if name in self.nodes:
+            self.lifecycles[name].close()
             self.nodes[name].close()
         if not keep_state and self._states is None:
             shutil.rmtree(self._state_dir(name), ignore_errors=True)
@@ -271,6 +274,7 @@ class StartScripts:
             start_timeout=node.start_timeout,
             console_log=self._report.console_log(name),
             on_fatal=self._report.on_fatal,
+            require_open=self._report.require_open,
         )
         host = MachineHost(
             self._report.out_dir, script.state_dir, self.shared_dir, script.set_links

@@ -99,7 +99,8 @@ class Console:
         self._on_trouble = on_trouble
         self._in_trouble: set[str] = set()
         self._follower: Callable[[bytes], object] | None = None
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._unsearched: deque[str] = deque(maxlen=_KEPT_LINES)
         self._partial = ""
@@ -110,7 +111,7 @@ class Console:
 
     def last_lines(self, count: int = 20) -> list[str]:
         """The last lines without control sequences, at most ``count``; an unfinished one counts."""
-        with self._changed:
+        with self._lock:
             lines = [*self._lines, *([plain_text(self._partial)] if self._partial else [])]
         return lines[-count:]
 
@@ -147,7 +148,7 @@ class Console:
             text = "\n".join([*self._unsearched, plain_text(self._partial[self._searched :])])
             return pattern.search(text) is not None
 
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: found() or self._ended, timeout)
             if not found():
                 return False
@@ -161,7 +162,7 @@ class Console:
 
     def _read(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        while data := self._pipes.output.read(65536):
+        while data := self._next():
             with self._at_any_rate(f"{self.log} is incomplete"):
                 self._write(data)
             if follower := self._follower:
@@ -172,9 +173,15 @@ class Console:
             self._file.close()
         self._pipes.close()
         self._finish_line(self._partial)
-        with self._changed:
+        with self._lock:
             self._ended = True
             self._changed.notify_all()
+
+    def _next(self) -> bytes:
+        try:
+            return self._pipes.output.read(65536) or b""
+        except OSError:  # of a socket whose VMM ended with something unread
+            return b""
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -199,12 +206,12 @@ class Console:
         while len(rest) > _MAX_LINE:
             self._finish_line(rest[:_MAX_LINE])
             rest = rest[_MAX_LINE:]
-        with self._changed:
+        with self._lock:
             self._partial = rest
             self._changed.notify_all()
 
     def _finish_line(self, line: str) -> None:
-        with self._changed:
+        with self._lock:
             unsearched = plain_text(line[self._searched : _MAX_LINE]).rstrip()
             line = plain_text(line[:_MAX_LINE]).rstrip()
             self._partial = ""

@@ -85,6 +85,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
         console_log: The file to which its console is written.
         on_fatal: Called when the run cannot go on: a kernel panic, a VMM that died. It is called in
             the instance's worker, and must not wait for the instance.
+        require_open: Called before each start; raises when the cluster is not open any more.
         limits: How long each step may take.
     """
 
@@ -97,6 +98,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
     start_timeout: float
     console_log: Path
     on_fatal: Callable[[AttestError], None]
+    require_open: Callable[[], None]
     limits: Limits = DEFAULT_LIMITS
 
 

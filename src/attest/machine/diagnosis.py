@@ -81,10 +81,13 @@ def absence(state: State, exit: VmmExit | None) -> str:
         state: The instance as it is.
         exit: How its VMM has ended; None while it runs, or before it was started.
     """
+    failure = state.outcome.error if state.outcome is not None else None
+    if state.phase is Phase.FAILED and failure is not None:
+        return failure.message
     if state.phase is not Phase.OFF and exit is None:
         return "" if state.introduced else f"coming up [stage: {state.stage}]"
-    if state.stage is Stage.OFF and state.outcome is not None and state.outcome.error is not None:
-        return state.outcome.error.message
+    if state.stage is Stage.OFF and failure is not None:
+        return failure.message
     if state.panic:
         return f"kernel panic: {state.panic}"
     failed = exit is not None and exit.status != 0 and not state.ending

@@ -20,7 +20,6 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -46,6 +45,7 @@ from attest.machine.instance_events import (
     EndRetracted,
     EndWanted,
     Event,
+    FindSource,
     GuestReset,
     Interrupt,
     Introduced,
@@ -69,7 +69,6 @@ from attest.machine.instance_states import Phase, Stage, StartKind, State
 from attest.machine.instance_transitions import advance
 from attest.machine.meeting import Meeting, MeetingFailed
 from attest.support.cancellation import CancelScope
-from attest.support.listeners import tell
 from attest.vmm.base import DialError, Saved, Vmm, VmmExit
 
 __all__ = ["Instance", "Return"]
@@ -154,9 +153,11 @@ class Instance:
         self._events = context.events
         self._limits = context.limits
         self._scope = CancelScope()
-        self._changed = threading.Condition()
+        # Entered as a lock: a signal that raises can interrupt a condition's own entry half-way.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._state = State(kind=StartKind.RETURN if back else StartKind.BOOT)
-        self._queue: deque[Effect] = deque()
+        self._queue: deque[Effect] = deque([FindSource()])
         self._worker: threading.Thread | None = None
         self._vmm: Vmm | None = None
         self._console: Console | None = None
@@ -166,8 +167,11 @@ class Instance:
         self._early_exit: VmmExit | None = None
         self._has_turn = False
         self._left = "the machine was ended"
-        with self._changed:
-            self._employ(self._find_source)
+
+    def begin(self) -> None:
+        """Begin to come up. Whoever made it has it by then, and can end it in any case."""
+        with self._lock:
+            self._employ()
 
     # What its machine asks of it
 
@@ -178,14 +182,14 @@ class Instance:
 
     @property
     def ended(self) -> bool:
-        """Whether its VMM has ended, or could not be started."""
-        exited = self._vmm is not None and self._vmm.exit is not None
-        return self._state.phase is Phase.OFF or (exited and self._state.launched)
+        """Whether its VMM has ended, or could not be started; that of a clone may boot instead."""
+        return self._state.phase is Phase.OFF
 
     @property
     def absence(self) -> str:
         """Why nobody is there; empty when its agent answers, and has been told who it is."""
-        exit = self._vmm.exit if self._vmm is not None and self._state.launched else None
+        vmm = self._vmm
+        exit = vmm.exit if vmm is not None and self._state.launched else None
         return diagnosis.absence(self._state, exit)
 
     @property
@@ -202,9 +206,7 @@ class Instance:
         Raises:
             AttestError: It could not be started.
         """
-        self._await_launch()
-        assert self._vmm is not None, "it is launched"
-        return self._vmm
+        return self._launched()[0]
 
     @property
     def console(self) -> Console:
@@ -213,9 +215,7 @@ class Instance:
         Raises:
             AttestError: It could not be started.
         """
-        self._await_launch()
-        assert self._console is not None, "it is launched"
-        return self._console
+        return self._launched()[1]
 
     def console_lines(self, count: int) -> list[str]:
         """The last lines of its console; none before its VMM runs. Waits for nothing."""
@@ -237,7 +237,7 @@ class Instance:
         Raises:
             AttestError: It did not come up, or was ended meanwhile.
         """
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._state.settled)
             if self._state.up:
                 self._advance(Used())
@@ -249,7 +249,8 @@ class Instance:
         raise MachineError(self._name, self._left)
 
     def want_end(self) -> None:
-        """Take its end for one that is wanted, from now on."""
+        """Take its end for one that is wanted, from now on; not one that has come already."""
+        self._await_end_heard()
         self._post(EndWanted())
 
     def retract_end(self) -> None:
@@ -262,30 +263,41 @@ class Instance:
         self._post(EndAccepted())
 
     def kill(self) -> None:
-        """End it at once and wait until its threads are gone; a second time does nothing."""
-        channel = self.leave("the channel is closed")
+        """End it at once, and wait until nothing is done for it any more.
+
+        A second time does nothing, and a call that was interrupted can be made again.
+        """
+        self._leave("the machine was ended", "the channel is closed")
+        channel = self.take_channel()
         if channel is not None:
             channel.close()
 
-    def leave(self, reason: str) -> Channel | None:
-        """End it as `kill` does, and return its channel, on which all has failed with ``reason``.
+    def leave(self, reason: str) -> None:
+        """End it as `kill` does; all on its channel fails with ``reason``, and that stays open."""
+        self._leave(reason, reason)
 
-        The channel is the caller's from now on; there is none when the VMM did not start.
-        """
+    def take_channel(self) -> Channel | None:
+        """Its channel, after `leave`; it is the caller's alone from now on. None if it has none."""
+        with self._channel_lock:
+            channel, self._channel = self._channel, None
+        return channel
+
+    def _leave(self, reason: str, interruption: str) -> None:
         self._await_end_heard()
         self._left = reason
-        self._post(KillWanted(reason))
+        self._post(KillWanted(interruption))
         self._scope.cancel()
         if self._back is not None:
             self._back.meeting.call_off(self._name, reason)
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._state.launched)
-        self._interrupt(reason, self._state.attempt + 1)
-        with self._changed:
-            self._changed.wait_for(lambda: self._state.phase is Phase.OFF and not self._worker)
-        if self._vmm is not None:
-            self._end_vmm()
-        return self._channel
+        self._interrupt(interruption, self._state.attempt + 1)
+        self._end_vmm()  # again, if the one before was interrupted
+        with self._lock:
+            self._changed.wait_for(self._is_over)
+
+    def _is_over(self) -> bool:
+        return self._state.phase is Phase.OFF and not self._queue and self._worker is None
 
     def reboot(self, timeout: float) -> None:
         """Tell the guest to reboot, and wait until it is ready again.
@@ -303,7 +315,7 @@ class Instance:
         def rebooted() -> bool:
             return self._state.resets > before or self._state.phase is Phase.OFF
 
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(rebooted, timeout)
         if not rebooted():
             raise self._error(f"did not reboot in {timeout:g} s")
@@ -341,21 +353,24 @@ class Instance:
 
     def explain(self, error: MachineError) -> MachineError:
         """What became of the machine in which something failed with ``error``."""
-        if not isinstance(error, ChannelError) or self._vmm is None or self._console is None:
+        vmm, console = self._vmm, self._console
+        if not isinstance(error, ChannelError) or vmm is None or console is None:
             return error
-        exit = self._vmm.wait(self._limits.reaped)
+        exit = vmm.wait(self._limits.reaped)
+        if exit is not None:
+            console.join()  # its last lines may say why
         state = self._state
         if state.panic:
             return self._error(f"kernel panic: {state.panic}")
         if exit is not None and not state.ending:
-            return diagnosis.exit_error(self._name, exit, state, self._console)
+            return diagnosis.exit_error(self._name, exit, state, console)
         return error
 
     # Events and effects
 
     def _post(self, event: Event) -> None:
         """Take in what has happened. Called from any thread; waits for nothing."""
-        with self._changed:
+        with self._lock:
             effects = self._advance(event)
         for effect in effects:
             self._carry_out(effect)
@@ -365,24 +380,24 @@ class Instance:
         self._state, effects = advance(self._state, event, self._limits)
         at_once: list[Effect] = [each for each in effects if isinstance(each, _AT_ONCE)]
         self._queue.extend(each for each in effects if not isinstance(each, _AT_ONCE))
+        self._changed.notify_all()
         if self._queue:
             self._employ()
-        self._changed.notify_all()
         return at_once
 
-    def _employ(self, first: Callable[[], None] | None = None) -> None:
-        """Start a worker where there is none; the caller has the lock."""
+    def _employ(self) -> None:
+        """Have a worker, under the lock. One that is not needed goes by itself."""
         if self._worker is None:
-            self._worker = threading.Thread(
-                target=self._work, args=[first], name=f"instance {self._name}", daemon=True
-            )
-            self._worker.start()
+            name = f"instance {self._name}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    def _work(self, first: Callable[[], None] | None) -> None:
-        if first is not None:
-            first()
+    def _work(self) -> None:
+        with self._lock:
+            if self._worker is not None:
+                return
+            self._worker = threading.current_thread()
         while True:
-            with self._changed:
+            with self._lock:
                 if self._state.phase not in (Phase.STARTING, Phase.ON_TRIAL):
                     self._give_turn()
                 if not self._queue:
@@ -390,10 +405,23 @@ class Instance:
                     self._changed.notify_all()
                     return
                 effect = self._queue.popleft()
-            tell(self._carry_out, effect)  # whatever is raised there, others wait for what follows
+            try:
+                self._carry_out(effect)
+            except BaseException as error:  # others wait for what follows
+                self._effect_failed(effect, error)
+
+    def _effect_failed(self, effect: Effect, error: BaseException) -> None:
+        if isinstance(effect, StartVmm | TryClone | ComeUp):
+            failure = MachineError(self._name, f"did not come up: {reason_of(error)}")
+            self._post(StartFailed(effect.attempt, time.monotonic(), failure))
+        else:
+            text = f"{type(effect).__name__}: {reason_of(error)}"
+            self._events.emit(Kind.WARNING, text, machine=self._name)
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
+            case FindSource():
+                self._find_source()
             case StartVmm(attempt=attempt, saved=saved):
                 self._start_vmm(attempt, saved)
             case TryClone(attempt=attempt):
@@ -432,6 +460,8 @@ class Instance:
     # What the worker does
 
     def _find_source(self) -> None:
+        if self._state.phase is not Phase.PENDING:
+            return
         attempt = self._state.attempt
         try:
             with self._scope.entered():
@@ -535,6 +565,8 @@ class Instance:
         # after, and ends the session that is begun here.
         with self._channel_lock:
             if attempt != self._state.attempt:
+                if not serial:
+                    sock.close()
                 raise Superseded
             if self._channel is None:
                 # A clone's agent may have been saved in the middle of a frame.
@@ -614,7 +646,7 @@ class Instance:
 
     def _vmm_exited(self, process: int, exit: VmmExit) -> None:
         """Called in the VMM's watcher."""
-        with self._changed:
+        with self._lock:
             if process != self._state.process:
                 return
             if self._state.phase is Phase.STARTING:
@@ -623,13 +655,15 @@ class Instance:
             console = self._console
         if console is None:  # it could not be started, which the worker tells
             return
+        if self._back is not None:  # the worker may wait there for the others, and they for it
+            self._back.meeting.call_off(self._name, f"the VMM ended ({exit})")
         console.join()
         error = diagnosis.exit_error(self._name, exit, self._state, console)
         self._post(VmmExited(process, time.monotonic(), exit, error))
 
     def _hear_early_exit(self, process: int) -> None:
         """Called in the worker, when it has started the VMM."""
-        with self._changed:
+        with self._lock:
             exit, self._early_exit = self._early_exit, None
         if exit is not None:
             self._vmm_exited(process, exit)
@@ -659,11 +693,12 @@ class Instance:
 
     # Waiting, and what errors say
 
-    def _await_launch(self) -> None:
-        with self._changed:
+    def _launched(self) -> tuple[Vmm, Console]:
+        """Its VMM and its console, as soon as they are those that it keeps."""
+        with self._lock:
             self._changed.wait_for(lambda: self._state.launched)
             if self._vmm is not None and self._console is not None:
-                return
+                return self._vmm, self._console
             outcome = self._state.outcome
         if outcome is not None and outcome.error is not None:
             raise outcome.error
@@ -671,15 +706,13 @@ class Instance:
 
     def _await_end_heard(self) -> None:
         """Wait for what an end that has come already means, lest it pass for one that is wanted."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    not self._state.launched
-                    or self._vmm is None
-                    or self._vmm.exit is None
-                    or self._state.phase is Phase.OFF
-                )
-            )
+        with self._lock:
+            self._changed.wait_for(self._end_is_heard)
+
+    def _end_is_heard(self) -> bool:
+        running = self._state.launched and self._state.phase is not Phase.OFF
+        vmm = self._vmm
+        return not running or vmm is None or vmm.exit is None
 
     def _time_left(self) -> float:
         end = self._state.since + self._context.start_timeout

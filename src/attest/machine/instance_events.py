@@ -29,6 +29,7 @@ __all__ = [
     "EndAccepted",
     "KillWanted",
     "Effect",
+    "FindSource",
     "StartVmm",
     "TryClone",
     "ComeUp",
@@ -210,6 +211,10 @@ class KillWanted(Event, frozen=True):
 
 class Effect(Struct, frozen=True):
     """The base of all effects: something is to be done because of an event."""
+
+
+class FindSource(Effect, frozen=True):
+    """Find out what it starts from."""
 
 
 class StartVmm(Effect, frozen=True):

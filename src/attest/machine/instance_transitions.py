@@ -240,7 +240,7 @@ def _died(state: State, event: VmmExited, limits: Limits) -> Next:
 
 
 def _begin_anew(state: State, at: float, reason: str, *before: Effect) -> Next:
-    if state.phase not in _RUNNING or state.ending:
+    if state.phase not in _RUNNING:
         return state, ()
     anew = replace(
         state, phase=Phase.COMING_UP, kind=StartKind.BOOT, attempt=state.attempt + 1,

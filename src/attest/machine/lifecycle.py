@@ -81,11 +81,17 @@ class Lifecycle:
         with self._lock:
             if self.booted:
                 return
+            self._context.require_open()
             if self.instance is not None:
                 self.instance.kill()
-            self.instance = Instance(
-                self.name, self._context, self._source, allow_reboot=allow_reboot
-            )
+            self._begin(None, allow_reboot=allow_reboot)
+
+    def _begin(self, back: Return | None, *, allow_reboot: bool) -> None:
+        # It is here before anything runs in it: what interrupts the next line leaves no orphan.
+        self.instance = Instance(
+            self.name, self._context, self._source, allow_reboot=allow_reboot, back=back
+        )
+        self.instance.begin()
 
     def alive(self) -> Instance:
         """The present instance, which is started where there is none.
@@ -94,8 +100,12 @@ class Lifecycle:
             AttestError: The last one died: a fresh machine in its place would hide that.
         """
         with self._lock:
-            if self.instance is not None and (death := self.instance.death) is not None:
-                raise death
+            instance = self.instance
+            if instance is not None:
+                if instance.death is None and not instance.ended:
+                    return instance
+                if (death := instance.death) is not None:  # it may have come between the two
+                    raise death.with_traceback(None)  # or each raise would add to the last one's
             self.start()
             assert self.instance is not None, "it was just started"
             return self.instance
@@ -108,16 +118,14 @@ class Lifecycle:
         """
         return self.alive().ready()
 
-    def leave(self, reason: str) -> Channel | None:
+    def leave(self, reason: str) -> None:
         """End the present instance, so that the machine can `go_back`.
 
         Args:
             reason: What happened; whatever is under way fails with it.
-
-        Returns:
-            Its channel, which stays open; None where it has none.
         """
-        return self.instance.leave(reason) if self.instance else None
+        if self.instance is not None:
+            self.instance.leave(reason)
 
     def go_back(self, saved: Saved, reason: str, meeting: Meeting) -> None:
         """Begin to go back to what was saved; the machine runs when all who meet are loaded.
@@ -128,12 +136,10 @@ class Lifecycle:
             meeting: Where it meets all others that come back to that moment.
         """
         with self._lock:
-            channel = self.leave(reason)
+            self.leave(reason)
+            channel = self.instance.take_channel() if self.instance else None
             allow_reboot = self.instance.allow_reboot if self.instance else False
-            self.instance = Instance(
-                self.name, self._context, self._source, allow_reboot=allow_reboot,
-                back=Return(saved, reason, channel, meeting),
-            )  # fmt: skip
+            self._begin(Return(saved, reason, channel, meeting), allow_reboot=allow_reboot)
 
     def reach_again(self) -> None:
         """Connect to its agent anew, where the connection did not outlive that it was saved."""

@@ -21,7 +21,8 @@ class Meeting:
     """
 
     def __init__(self, size: int) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._missing = size
         self._failure = ""
 
@@ -34,7 +35,7 @@ class Meeting:
         Raises:
             MeetingFailed: One will not come, or they did not come in time.
         """
-        with self._changed:
+        with self._lock:
             self._missing -= 1
             self._changed.notify_all()
             met = self._changed.wait_for(lambda: self._failure or not self._missing, timeout)
@@ -47,7 +48,7 @@ class Meeting:
 
     def call_off(self, machine: str, reason: str) -> None:
         """Say that a machine will not come; nothing happens when all have met, or it was said."""
-        with self._changed:
+        with self._lock:
             if self._missing and not self._failure:
                 self._failure = f"{machine} did not come back: {reason}"
                 self._changed.notify_all()

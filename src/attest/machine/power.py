@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from attest.errors import MachineError, WaitFailed
@@ -122,9 +122,9 @@ class Power:
         instance = self._lifecycle.instance
         if instance is None:
             return
-        if self.booted:
-            with self._events.span(Kind.ACTION, "crash", machine=self.name):
-                instance.kill()
+        told = self._events.span(Kind.ACTION, "crash", machine=self.name)
+        with told if self.booted else nullcontext():
+            instance.kill()
         instance.accept_death()
 
     def reboot(self) -> None:

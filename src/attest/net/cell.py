@@ -63,10 +63,14 @@ class Cell:
         reasons = []
         for user in attempts:
             self._process = _unshare(user, scratch)
-            assert self._process.stdout is not None
-            if self._process.stdout.readline() == b"ready\n":
-                break
-            reasons.append(self._process.communicate()[1].decode(errors="replace").strip())
+            try:
+                assert self._process.stdout is not None
+                if self._process.stdout.readline() == b"ready\n":
+                    break
+                reasons.append(self._process.communicate()[1].decode(errors="replace").strip())
+            except BaseException:  # what interrupts this leaves no process
+                self.close()
+                raise
         else:
             raise _refusal(reasons[0])
         self.pid = _only_child(_only_child(self._process.pid))

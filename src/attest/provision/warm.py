@@ -222,6 +222,7 @@ def _boot_and_save(
     instance = Instance(launcher.name, template, BootSource(), allow_reboot=False)
     try:
         with cancellable(instance.kill):
+            instance.begin()
             _warm_up(instance, launcher, context.events)
             _save(instance.vmm, into)
     except MachineError as error:
