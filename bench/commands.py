@@ -25,6 +25,7 @@ from attest.cluster.cluster import Cluster
 from attest.guest.agent.channel import AgentChannel
 from attest.guest.agent.protocol import FrameParser
 from attest.guest.agent.session import Session
+from attest.guest.channel import Command
 from attest.machine.machine import Machine
 from bench.figures import HEADER, Figure, row, series
 
@@ -133,7 +134,7 @@ def figures() -> list[Figure]:
         bare = [_microseconds(each) / 1e6 / _LOOP for each in times]
         way = series(300, channel.info)
         true = series(300, lambda: machine.succeed("true"))
-        program = series(100, lambda: channel.run(["/bin/true"]))
+        program = series(100, lambda: channel.run(Command(["/bin/true"])))
     limit = "fork and exec of /bin/true by bash, inside"
     return [
         Figure("a question to the agent", way, limit, bare),
@@ -160,9 +161,9 @@ def main() -> None:
         print(row("succeed('true'), with pauses between", paced))
         at_once = _at_once(count, lambda: machine.succeed("true"))
         print(row(f"succeed('true'), {_THREADS} at once", at_once))
-        cold = series(max(count // 10, 1), lambda: channel.run("true", cwd="/tmp"))
+        cold = series(max(count // 10, 1), lambda: channel.run(Command("true", cwd="/tmp")))
         print(row("a bash started for it", cold))
-        program = series(max(count // 10, 1), lambda: channel.run(["/bin/true"]))
+        program = series(max(count // 10, 1), lambda: channel.run(Command(["/bin/true"])))
         print(row("a program started for it (/bin/true)", program))
         print(f"\none after the other: {_parts(machine, count, 0)}")
         print(f"with pauses between: {_parts(machine, max(count // 5, 1), _PAUSE)}")

@@ -28,7 +28,7 @@ import lab_payload
 from attest.cluster.cluster import Cluster
 from attest.errors import AttestError, ChannelError, MachineError
 from attest.events import Event, EventLog, Kind
-from attest.guest.channel import Sink
+from attest.guest.channel import Command, Sink
 from attest.host.kvm_probe import probe_kvm
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
@@ -119,7 +119,9 @@ class Lab:
         with self._watched():
             self._machine.copy_from_host(payload, _INSIDE)
             channel = self._machine._lifecycle.ready()
-            process = channel.start(f"cd {_INSIDE}/checkout && {command}", stdout=sink, stderr=sink)
+            process = channel.start(
+                Command(f"cd {_INSIDE}/checkout && {command}"), stdout=sink, stderr=sink
+            )
             try:
                 return process.wait(limit).status
             except TimeoutError:

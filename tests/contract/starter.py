@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from attest.errors import ChannelError
 from attest.guest.agent.channel import AgentChannel
+from attest.guest.channel import Command
 from attest.guest.console import Console
 from attest.net.cell import Cell
 from attest.vmm.base import MachineSpec
@@ -99,7 +100,7 @@ def hears(run: Run, pattern: str) -> bool:
 def answers(run: Run, timeout: float = 30) -> bool:
     channel = greeted(run, timeout)
     try:
-        return channel.run("echo hello").stdout == b"hello\n"
+        return channel.run(Command("echo hello")).stdout == b"hello\n"
     finally:
         channel.close()
 

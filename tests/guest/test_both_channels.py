@@ -15,6 +15,7 @@ import start_scripts
 
 from attest.cluster.cluster import Cluster
 from attest.errors import CommandFailed, MachineError, WaitFailed
+from attest.guest.channel import Command
 from attest.machine.completed import Completed
 from attest.machine.machine import Machine
 from attest.support.concurrency import wait_all
@@ -112,7 +113,7 @@ def test_output_waits_for_a_host_that_is_busy(one: Machine) -> None:
         busy.set()
         output.extend(data)
 
-    one._lifecycle.ready().run("head -c 3000000 /dev/zero", stdout=take)
+    one._lifecycle.ready().run(Command("head -c 3000000 /dev/zero"), stdout=take)
     assert len(output) == 3_000_000
 
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from attest.guest.agent.channel import AgentChannel
-from attest.guest.channel import PowerAction
+from attest.guest.channel import Command, PowerAction
 from attest.guest.console import Console
 from attest.image.described import load_described
 from attest.vmm.base import MachineSpec
@@ -22,7 +22,7 @@ def leave(channel: AgentChannel) -> None:
 
 
 def command(channel: AgentChannel) -> None:
-    channel.start("poweroff")
+    channel.start(Command("poweroff"))
 
 
 @pytest.mark.parametrize("image", ["tiny", "debian", "elsewhere"])

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from attest.disk import qemu_img as disk
 from attest.guest.agent.channel import AgentChannel
+from attest.guest.channel import Command
 from attest.guest.console import Console
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
@@ -118,7 +119,7 @@ def each(cell: Cell, request: pytest.FixtureRequest) -> Iterator[Bench]:
 
 
 def run(channel: AgentChannel, command: str) -> str:
-    done = channel.run(f"set -e; {command}")
+    done = channel.run(Command(f"set -e; {command}"))
     assert done.status == 0, done
     return done.stdout.decode().strip()
 

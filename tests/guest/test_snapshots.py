@@ -11,7 +11,7 @@ import pytest
 import attest
 from attest.cluster.cluster import Cluster
 from attest.errors import ChannelError, CommandFailed, ManifestError, UsageError
-from attest.guest.channel import WaitKind
+from attest.guest.channel import WaitFor, WaitKind
 from attest.machine.machine import Machine
 from attest.support.concurrency import wait_all
 
@@ -38,7 +38,9 @@ def test_a_machine_goes_back_as_often_as_one_likes(tiny: Machine) -> None:
 def test_what_was_under_way_fails_and_says_why(tiny: Machine) -> None:
     snapshot = tiny.snapshot("calm")
     command = tiny.spawn("sleep 1000")
-    waiting = tiny._lifecycle.ready().start_wait(WaitKind.FILE_EXISTS, "/never", timeout=900)
+    waiting = tiny._lifecycle.ready().start_wait(
+        WaitFor(WaitKind.FILE_EXISTS, "/never", timeout=900)
+    )
     tiny.restore(snapshot)
     with pytest.raises(ChannelError, match="the machine was restored to 'calm'"):
         command.wait()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attest.errors import ChannelError
-from attest.guest.channel import PowerAction, Welcome
+from attest.guest.channel import PowerAction, WaitFor, Welcome
 from attest.guest.identity import Identity
 from attest.vmm.base import ConsolePipes, DialError, Greet, Saved, VmmExit
 
@@ -209,8 +209,8 @@ class FakeChannel:
     def identity(self, identity: Identity) -> None:
         self.guest.identities.append(identity)
 
-    def start_wait(self, *_: Any, timeout: float, **__: Any) -> FakeWait:
-        return FakeWait(self, timeout)
+    def start_wait(self, wanted: WaitFor) -> FakeWait:
+        return FakeWait(self, wanted.timeout)
 
     def power(self, action: PowerAction) -> None:
         self.guest.on_power(action)

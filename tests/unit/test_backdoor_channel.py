@@ -12,7 +12,7 @@ import pytest
 
 from attest.errors import ChannelError, MachineError, WaitFailed
 from attest.guest.backdoor.channel import ShellChannel, ShellHost
-from attest.guest.channel import PowerAction, WaitKind
+from attest.guest.channel import Command, PowerAction, WaitFor, WaitKind
 from attest.guest.identity import Identity
 
 _GREETING = b"booting\r\nSpawning backdoor root shell...\n"
@@ -55,43 +55,44 @@ def fake(host: ShellHost) -> Iterator[tuple[ShellChannel, socket.socket]]:
 
 
 def test_output_and_exit_code(channel: ShellChannel) -> None:
-    done = channel.run("printf 'a\\0b'; exit 3")
+    done = channel.run(Command("printf 'a\\0b'; exit 3"))
     assert (done.stdout, done.status, done.timed_out) == (b"a\0b", 3, False)
-    assert channel.run("cat; echo read").stdout == b"read\n"
-    assert channel.run(["echo", "it's", "two words"]).stdout == b"it's two words\n"
+    assert channel.run(Command("cat; echo read")).stdout == b"read\n"
+    assert channel.run(Command(["echo", "it's", "two words"])).stdout == b"it's two words\n"
 
 
 def test_a_working_directory(channel: ShellChannel, tmp_path: Path) -> None:
     place = tmp_path / "with blank"
     place.mkdir()
-    assert channel.start(["pwd"], cwd=str(place)).wait().stdout == f"{place}\n".encode()
-    assert channel.start("pwd", cwd=str(place), strict=True).wait().stdout == f"{place}\n".encode()
-    assert channel.start("pwd", strict=True).wait().stdout == b"/tmp\n"
-    assert channel.start(["pwd"], cwd=str(place / "nonesuch")).wait().status == 125
+    there = f"{place}\n".encode()
+    assert channel.run(Command(["pwd"], cwd=str(place))).stdout == there
+    assert channel.run(Command("pwd", cwd=str(place), strict=True)).stdout == there
+    assert channel.run(Command("pwd", strict=True)).stdout == b"/tmp\n"
+    assert channel.run(Command(["pwd"], cwd=str(place / "nonesuch"))).status == 125
 
 
 def test_a_time_limit(channel: ShellChannel) -> None:
-    done = channel.run("echo before; sleep 60", timeout=0.2)
+    done = channel.run(Command("echo before; sleep 60", timeout=0.2))
     assert (done.stdout, done.status, done.timed_out) == (b"before\n", 124, True)
-    assert not channel.run("exit 124", timeout=60).timed_out
+    assert not channel.run(Command("exit 124", timeout=60)).timed_out
 
 
 def test_commands_queue(channel: ShellChannel) -> None:
-    first = channel.start("sleep 0.3; echo first")
-    second = channel.start("echo second")
+    first = channel.start(Command("sleep 0.3; echo first"))
+    second = channel.start(Command("echo second"))
     assert second.wait().stdout == b"second\n"
     assert first.wait(0).stdout == b"first\n"
     with pytest.raises(TimeoutError):
-        channel.start("sleep 0.5").wait(0.01)
+        channel.start(Command("sleep 0.5")).wait(0.01)
 
 
 def test_a_command_that_nobody_waits_for(channel: ShellChannel, tmp_path: Path) -> None:
-    begun = channel.start("sleep 0.5; echo unseen")
-    never = channel.start(f"touch {tmp_path}/never")
+    begun = channel.start(Command("sleep 0.5; echo unseen"))
+    never = channel.start(Command(f"touch {tmp_path}/never"))
     begun.cancel()
     never.cancel()
     assert begun.wait().signal == 9
-    assert channel.run("echo seen").stdout == b"seen\n"
+    assert channel.run(Command("echo seen")).stdout == b"seen\n"
     assert not (tmp_path / "never").exists()
 
 
@@ -100,8 +101,8 @@ def test_a_sink_that_fails_concerns_its_command_only(channel: ShellChannel) -> N
         raise OSError("no space")
 
     with pytest.raises(OSError, match="no space"):
-        channel.run("echo text", stdout=full)
-    assert channel.run("echo seen").stdout == b"seen\n"
+        channel.run(Command("echo text"), stdout=full)
+    assert channel.run(Command("echo seen")).stdout == b"seen\n"
 
 
 def test_files_go_through_the_shell(channel: ShellChannel, tmp_path: Path) -> None:
@@ -122,29 +123,33 @@ def test_files_that_cannot_be_copied(channel: ShellChannel, tmp_path: Path) -> N
         channel.put(tmp_path / "file", str(tmp_path / "file" / "below"))
     with pytest.raises(MachineError, match="nonesuch"):
         channel.get("/nonesuch", tmp_path / "nothing")
-    assert channel.run("echo alive").stdout == b"alive\n"
+    assert channel.run(Command("echo alive")).stdout == b"alive\n"
 
 
 def test_waits(channel: ShellChannel, tmp_path: Path) -> None:
     file = tmp_path / "with blank"
-    wait = channel.start_wait(WaitKind.FILE_EXISTS, str(file), timeout=30)
+    wait = channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, str(file), timeout=30))
     with pytest.raises(TimeoutError):
         wait.result(0.1)
     file.touch()
     wait.result()
-    channel.start_wait(WaitKind.PROCESS, "1", timeout=30).result()
+    channel.start_wait(WaitFor(WaitKind.PROCESS, "1", timeout=30)).result()
     with pytest.raises(WaitFailed, match=r"no file_gone .* in 0\.2 s"):
-        channel.start_wait(WaitKind.FILE_GONE, str(file), timeout=0.2).result()
+        channel.start_wait(WaitFor(WaitKind.FILE_GONE, str(file), timeout=0.2)).result()
 
 
 def test_ports(channel: ShellChannel) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        seen = channel.start_wait(WaitKind.PORT_OPEN, "localhost", timeout=30, port=port).result()
+        seen = channel.start_wait(
+            WaitFor(WaitKind.PORT_OPEN, "localhost", timeout=30, port=port)
+        ).result()
         assert seen == f"localhost port {port}: open"
         with pytest.raises(WaitFailed, match=r"last seen: .*: open"):
-            channel.start_wait(WaitKind.PORT_CLOSED, "127.0.0.1", timeout=0.3, port=port).result()
-    channel.start_wait(WaitKind.PORT_CLOSED, "127.0.0.1", timeout=30, port=port).result()
+            channel.start_wait(
+                WaitFor(WaitKind.PORT_CLOSED, "127.0.0.1", timeout=0.3, port=port)
+            ).result()
+    channel.start_wait(WaitFor(WaitKind.PORT_CLOSED, "127.0.0.1", timeout=30, port=port)).result()
 
 
 @pytest.mark.parametrize("datagram", [False, True])
@@ -153,7 +158,9 @@ def test_unix_sockets(channel: ShellChannel, tmp_path: Path, datagram: bool) -> 
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX, kind) as server:
         server.bind(path)
-        wait = channel.start_wait(WaitKind.UNIX_SOCKET, path, timeout=30, datagram=datagram)
+        wait = channel.start_wait(
+            WaitFor(WaitKind.UNIX_SOCKET, path, timeout=30, datagram=datagram)
+        )
         if not datagram:
             with pytest.raises(TimeoutError):
                 wait.result(0.2)  # bound, but nobody listens
@@ -162,27 +169,27 @@ def test_unix_sockets(channel: ShellChannel, tmp_path: Path, datagram: bool) -> 
 
 
 def test_a_wait_ends_when_it_is_cancelled(channel: ShellChannel) -> None:
-    wait = channel.start_wait(WaitKind.FILE_EXISTS, "/never", timeout=60)
+    wait = channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, "/never", timeout=60))
     threading.Timer(0.2, wait.cancel).start()
     with pytest.raises(WaitFailed, match="was cancelled"):
         wait.result()
 
 
 def test_a_wait_behind_a_long_command_keeps_its_time_limit(channel: ShellChannel) -> None:
-    channel.start("sleep 2")
+    channel.start(Command("sleep 2"))
     with pytest.raises(WaitFailed, match=r"no file_exists / in 0\.3 s"):
-        channel.start_wait(WaitKind.FILE_EXISTS, "/", timeout=0.3).result()
+        channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, "/", timeout=0.3)).result()
 
 
 def test_what_a_shell_cannot_do(channel: ShellChannel) -> None:
     with pytest.raises(MachineError, match="cannot give a command standard input"):
-        channel.start("cat", stdin=True)
+        channel.start(Command("cat", stdin=True))
     with pytest.raises(MachineError, match="cannot give a command a terminal"):
-        channel.start("top", pty=(24, 80))
+        channel.start(Command("top", pty=(24, 80)))
     with pytest.raises(MachineError, match="cannot tell a guest who it is"):
         channel.identity(Identity())
     with pytest.raises(MachineError, match="as it comes"):
-        channel.start("true").read()
+        channel.start(Command("true")).read()
 
 
 # When the guest is not as it should be
@@ -195,9 +202,9 @@ def test_a_guest_that_hangs(host: ShellHost) -> None:
         channel = ShellChannel("m", ours, host, grace=0.1, kill_after=0.1)
         channel.connect(10)
         with pytest.raises(ChannelError, match="no longer answers"):
-            channel.run("true", timeout=0.1)
+            channel.run(Command("true", timeout=0.1))
         with pytest.raises(ChannelError, match="no longer answers"):
-            channel.start("true")
+            channel.start(Command("true"))
         channel.close()
 
 
@@ -217,7 +224,7 @@ def test_a_shell_that_says_something_else(
     fake: tuple[ShellChannel, socket.socket], answer: bytes
 ) -> None:
     channel, shell = fake
-    process = channel.start("true")
+    process = channel.start(Command("true"))
     shell.sendall(answer)
     with pytest.raises(ChannelError, match="broke the protocol"):
         process.wait(10)
@@ -225,7 +232,7 @@ def test_a_shell_that_says_something_else(
 
 def test_output_that_is_lost_is_missed(fake: tuple[ShellChannel, socket.socket]) -> None:
     channel, shell = fake
-    process = channel.start("true")
+    process = channel.start(Command("true"))
     shell.sendall(b"YQ== 8\n0\n")
     with pytest.raises(ChannelError, match="of a line of 8 characters came 4"):
         process.wait(10)
@@ -233,7 +240,7 @@ def test_output_that_is_lost_is_missed(fake: tuple[ShellChannel, socket.socket])
 
 def test_the_host_asks_for_each_line_of_output(fake: tuple[ShellChannel, socket.socket]) -> None:
     channel, shell = fake
-    process = channel.start("true")
+    process = channel.start(Command("true"))
     assert shell.recv(1000).endswith(b"9<&0\n")
     for _ in range(2):
         shell.sendall(b"Y" * 32_768 + b" 32768\n")
@@ -244,12 +251,12 @@ def test_the_host_asks_for_each_line_of_output(fake: tuple[ShellChannel, socket.
 
 @pytest.mark.parametrize("size", [0, 1, 24_575, 24_576, 24_577, 49_152, 1_000_000])
 def test_output_of_any_size(channel: ShellChannel, size: int) -> None:
-    assert channel.run(f"head -c {size} /dev/zero").stdout == bytes(size)
+    assert channel.run(Command(f"head -c {size} /dev/zero")).stdout == bytes(size)
 
 
 def test_a_connection_that_ends(fake: tuple[ShellChannel, socket.socket]) -> None:
     channel, shell = fake
-    processes = [channel.start("one"), channel.start("two")]
+    processes = [channel.start(Command("one")), channel.start(Command("two"))]
     shell.close()
     for process in processes:
         with pytest.raises(ChannelError, match="closed its shell's connection"):
@@ -258,7 +265,7 @@ def test_a_connection_that_ends(fake: tuple[ShellChannel, socket.socket]) -> Non
 
 def test_an_interrupt_is_told_to_all(fake: tuple[ShellChannel, socket.socket]) -> None:
     channel, _ = fake
-    process = channel.start("one")
+    process = channel.start(Command("one"))
     channel.interrupt("the machine reboots")
     with pytest.raises(ChannelError, match="the machine reboots"):
         process.wait(10)

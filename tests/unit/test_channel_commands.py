@@ -17,7 +17,7 @@ import pytest
 
 from attest.errors import ChannelError, MachineError, UsageError, WaitFailed
 from attest.guest.agent.channel import AgentChannel
-from attest.guest.channel import Completed, WaitKind
+from attest.guest.channel import Command, Completed, WaitFor, WaitKind
 
 MIB = 1 << 20
 
@@ -29,56 +29,59 @@ def sleep() -> str:
 
 
 def test_output_errors_and_exit_code_come_apart(channel: AgentChannel) -> None:
-    completed = channel.run("echo out; echo err >&2; exit 3")
+    completed = channel.run(Command("echo out; echo err >&2; exit 3"))
     assert completed == Completed(3, b"out\n", b"err\n")
 
 
 def test_arguments_need_no_shell(channel: AgentChannel) -> None:
-    assert channel.run(["printf", "%s|", "a b", "$HOME", "ü"]).stdout == "a b|$HOME|ü|".encode()
+    command = Command(["printf", "%s|", "a b", "$HOME", "ü"])
+    assert channel.run(command).stdout == "a b|$HOME|ü|".encode()
 
 
 def test_directory_environment_and_user(channel: AgentChannel, tmp_path: Path) -> None:
-    completed = channel.run("pwd; echo $WORD", cwd=str(tmp_path), env={"WORD": "a b=c"})
+    completed = channel.run(Command("pwd; echo $WORD", cwd=str(tmp_path), env={"WORD": "a b=c"}))
     assert completed.stdout.decode() == f"{tmp_path}\na b=c\n"
     if os.geteuid() == 0:
-        assert channel.run("id -un; echo $USER", user="nobody").stdout == b"nobody\nnobody\n"
+        assert (
+            channel.run(Command("id -un; echo $USER", user="nobody")).stdout == b"nobody\nnobody\n"
+        )
 
 
 def test_a_signal_is_told_from_an_exit_code(channel: AgentChannel) -> None:
-    completed = channel.run("kill -TERM $$")
+    completed = channel.run(Command("kill -TERM $$"))
     assert (completed.status, completed.signal) == (128 + signal.SIGTERM, signal.SIGTERM)
-    assert channel.run("exit 143").signal is None
+    assert channel.run(Command("exit 143")).signal is None
 
 
 def test_the_time_limit_ends_a_command_and_its_children(channel: AgentChannel, sleep: str) -> None:
-    completed = channel.run(f"echo begun; {sleep} & {sleep}", timeout=0.3)
+    completed = channel.run(Command(f"echo begun; {sleep} & {sleep}", timeout=0.3))
     assert (completed.status, completed.timed_out) == (124, True)
     assert completed.stdout == b"begun\n"
-    assert channel.run(["pgrep", "-fx", sleep]).status == 1
+    assert channel.run(Command(["pgrep", "-fx", sleep])).status == 1
 
 
 def test_what_cannot_be_started_says_why(channel: AgentChannel) -> None:
     with pytest.raises(MachineError, match=r"alice: `true` could not be started: .*user"):
-        channel.run("true", user="nosuchuser")
+        channel.run(Command("true", user="nosuchuser"))
     with pytest.raises(MachineError, match="/no/such"):
-        channel.run("true", cwd="/no/such")
+        channel.run(Command("true", cwd="/no/such"))
 
 
 def test_a_command_with_a_nul_is_refused_before_it_is_sent(channel: AgentChannel) -> None:
     with pytest.raises(UsageError, match="NUL"):
-        channel.run("echo \0")
-    assert channel.run("true").status == 0
+        channel.run(Command("echo \0"))
+    assert channel.run(Command("true")).status == 0
 
 
 def test_a_command_that_is_too_long_is_refused_before_it_is_sent(channel: AgentChannel) -> None:
     with pytest.raises(UsageError, match="262144"):
-        channel.run("#" * 300_000)
-    assert channel.run("true").status == 0
+        channel.run(Command("#" * 300_000))
+    assert channel.run(Command("true")).status == 0
 
 
 def test_without_input_there_is_none(channel: AgentChannel) -> None:
-    assert channel.run("cat").stdout == b""
-    process = channel.start("cat")
+    assert channel.run(Command("cat")).stdout == b""
+    process = channel.start(Command("cat"))
     with pytest.raises(BrokenPipeError):
         process.write(b"x")
     assert process.wait().status == 0
@@ -87,13 +90,14 @@ def test_without_input_there_is_none(channel: AgentChannel) -> None:
 @pytest.mark.parametrize("size", [0, 5, 262_144, 3 * MIB])
 def test_input_comes_through(channel: AgentChannel, size: int) -> None:
     data = os.urandom(size)
-    assert channel.run("cat", stdin=data).stdout == data
+    assert channel.run(Command("cat"), input=data).stdout == data
     digest = hashlib.sha256(data).hexdigest()
-    assert channel.run("sha256sum", stdin=io.BytesIO(data)).stdout.startswith(digest.encode())
+    completed = channel.run(Command("sha256sum"), input=io.BytesIO(data))
+    assert completed.stdout.startswith(digest.encode())
 
 
 def test_input_that_nobody_reads_does_not_hold_up_the_end(channel: AgentChannel) -> None:
-    assert channel.run("exit 4", stdin=bytes(8 * MIB)).status == 4
+    assert channel.run(Command("exit 4"), input=bytes(8 * MIB)).status == 4
 
 
 def test_input_that_fails_ends_the_command(channel: AgentChannel) -> None:
@@ -102,7 +106,7 @@ def test_input_that_fails_ends_the_command(channel: AgentChannel) -> None:
             raise OSError("disk on fire")
 
     with pytest.raises(OSError, match="disk on fire"):
-        channel.run("cat", stdin=Broken())
+        channel.run(Command("cat"), input=Broken())
 
 
 def test_output_streams_to_a_sink_in_the_callers_thread(channel: AgentChannel) -> None:
@@ -114,7 +118,7 @@ def test_output_streams_to_a_sink_in_the_callers_thread(channel: AgentChannel) -
         threads.add(threading.current_thread())
         process.write(b"go on\n")
 
-    process = channel.start("echo 1; read; echo 2; read", stdin=True, stdout=sink)
+    process = channel.start(Command("echo 1; read; echo 2; read", stdin=True), stdout=sink)
     # The command waits for each answer, so the output is seen while it runs.
     assert process.wait() == Completed(0, b"", b"")
     assert pieces == [b"1\n", b"2\n"]
@@ -126,19 +130,21 @@ def test_a_sink_that_fails_ends_the_command(channel: AgentChannel, sleep: str) -
         raise ValueError("no room")
 
     with pytest.raises(ValueError, match="no room"):
-        channel.run(f"echo; {sleep}", stdout=sink)
-    assert channel.run(f"while pgrep -fx '{sleep}'; do :; done", timeout=30).status == 0
+        channel.run(Command(f"echo; {sleep}"), stdout=sink)
+    assert channel.run(Command(f"while pgrep -fx '{sleep}'; do :; done", timeout=30)).status == 0
 
 
 def test_a_slow_consumer_holds_up_nobody(channel: AgentChannel) -> None:
-    process = channel.start(f"head -c {64 * MIB} /dev/zero")  # nobody takes its output
+    process = channel.start(Command(f"head -c {64 * MIB} /dev/zero"))  # nobody takes its output
     for _ in range(20):
-        assert channel.run("echo free").stdout == b"free\n"
+        assert channel.run(Command("echo free")).stdout == b"free\n"
     assert len(process.wait().stdout) == 64 * MIB
 
 
 def test_much_output_on_both_channels(channel: AgentChannel) -> None:
-    completed = channel.run(f"head -c {5 * MIB} /dev/zero & head -c {5 * MIB} /dev/zero >&2; wait")
+    completed = channel.run(
+        Command(f"head -c {5 * MIB} /dev/zero & head -c {5 * MIB} /dev/zero >&2; wait")
+    )
     assert (len(completed.stdout), len(completed.stderr)) == (5 * MIB, 5 * MIB)
 
 
@@ -151,7 +157,7 @@ def test_200_mb_of_output_do_not_stay_in_memory(channel: AgentChannel) -> None:
         counted += len(data)
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert channel.run(f"head -c {size} /dev/zero", stdout=sink).status == 0
+    assert channel.run(Command(f"head -c {size} /dev/zero"), stdout=sink).status == 0
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert counted == size
     assert grown < 16 * 1024  # KiB
@@ -160,7 +166,9 @@ def test_200_mb_of_output_do_not_stay_in_memory(channel: AgentChannel) -> None:
 def test_100_commands_at_once_keep_their_outputs_apart(channel: AgentChannel) -> None:
     def run(number: int) -> None:
         word = f"{number:03}" * 1000
-        completed = channel.run(f"cat; echo {number} >&2; exit {number}", stdin=word.encode())
+        completed = channel.run(
+            Command(f"cat; echo {number} >&2; exit {number}"), input=word.encode()
+        )
         assert completed == Completed(number, word.encode(), f"{number}\n".encode())
 
     with ThreadPoolExecutor(100) as pool:
@@ -169,7 +177,7 @@ def test_100_commands_at_once_keep_their_outputs_apart(channel: AgentChannel) ->
 
 
 def test_cancelling_ends_a_command(channel: AgentChannel) -> None:
-    process = channel.start("sleep 60")
+    process = channel.start(Command("sleep 60"))
     threading.Thread(target=process.cancel).start()
     completed = process.wait()
     assert (completed.status, completed.signal) == (128 + signal.SIGKILL, signal.SIGKILL)
@@ -183,12 +191,13 @@ def test_an_interrupted_run_cancels_its_command(agent_path: Path, sleep: str) ->
     script = (
         "import socket, sys\n"
         "from attest.guest.agent.channel import AgentChannel\n"
+        "from attest.guest.channel import Command\n"
         "sock = socket.socket(socket.AF_UNIX); sock.connect(sys.argv[1])\n"
         "channel = AgentChannel('alice', sock); channel.connect(30)\n"
         "try:\n"
-        f"    channel.run('echo; {sleep}', stdout=lambda data: print('up', flush=True))\n"
+        f"    channel.run(Command('echo; {sleep}'), stdout=lambda data: print('up', flush=True))\n"
         "except KeyboardInterrupt:\n"
-        f"    left = channel.run('while pgrep -fx \"{sleep}\"; do :; done', timeout=30)\n"
+        f"    left = channel.run(Command('while pgrep -fx \"{sleep}\"; do :; done', timeout=30))\n"
         "    print('interrupted', left.status, flush=True)\n"
         "    channel.close()\n"
     )
@@ -202,7 +211,7 @@ def test_an_interrupted_run_cancels_its_command(agent_path: Path, sleep: str) ->
 
 
 def test_a_process_can_be_asked_whether_it_has_ended(channel: AgentChannel) -> None:
-    process = channel.start("cat", stdin=True)
+    process = channel.start(Command("cat", stdin=True))
     with pytest.raises(TimeoutError):
         process.wait(0.01)
     with pytest.raises(TimeoutError):
@@ -217,7 +226,7 @@ def test_a_process_can_be_asked_whether_it_has_ended(channel: AgentChannel) -> N
 
 
 def test_a_terminal_and_its_size(channel: AgentChannel) -> None:
-    process = channel.start("stty size; read; stty size", pty=(24, 80))
+    process = channel.start(Command("stty size; read; stty size", pty=(24, 80)))
     output = process.read(30)
     process.resize(50, 132)
     process.write(b"\n")
@@ -227,13 +236,13 @@ def test_a_terminal_and_its_size(channel: AgentChannel) -> None:
 
 
 def test_a_background_process_is_waited_for_only_if_wanted(channel: AgentChannel) -> None:
-    completed = channel.run("sleep 60 & echo $!", wait_for_output=False)
-    assert channel.run(f"kill {int(completed.stdout)}").status == 0
-    assert channel.run("(sleep 0.05; echo late) & echo soon").stdout == b"soon\nlate\n"
+    completed = channel.run(Command("sleep 60 & echo $!", wait_for_output=False))
+    assert channel.run(Command(f"kill {int(completed.stdout)}")).status == 0
+    assert channel.run(Command("(sleep 0.05; echo late) & echo soon")).stdout == b"soon\nlate\n"
 
 
 def test_the_channels_death_fails_a_command_at_once(channel: AgentChannel) -> None:
-    process = channel.start("sleep 60")
+    process = channel.start(Command("sleep 60"))
     channel._sock.shutdown(2)
     with pytest.raises(ChannelError, match="closed"):
         process.wait()
@@ -243,20 +252,20 @@ def test_the_channels_death_fails_a_command_at_once(channel: AgentChannel) -> No
 def test_a_file_is_seen_when_it_appears(
     channel: AgentChannel, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
-    wait = channel.start_wait(WaitKind.FILE_EXISTS, str(tmp_path / "new"), timeout=30)
+    wait = channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, str(tmp_path / "new"), timeout=30))
     make(tmp_path / "new")
     wait.result()
-    wait = channel.start_wait(WaitKind.FILE_EXISTS, str(tmp_path / "new"), timeout=30)
+    wait = channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, str(tmp_path / "new"), timeout=30))
     assert wait.result() is not None
 
 
 def test_a_wait_that_runs_into_its_limit_says_for_what(channel: AgentChannel) -> None:
     with pytest.raises(WaitFailed, match=r"alice: no file_exists /nowhere in 0\.05 s"):
-        channel.start_wait(WaitKind.FILE_EXISTS, "/nowhere", timeout=0.05).result()
+        channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, "/nowhere", timeout=0.05)).result()
 
 
 def test_a_wait_can_be_cancelled(channel: AgentChannel) -> None:
-    wait = channel.start_wait(WaitKind.FILE_EXISTS, "/nowhere", timeout=60)
+    wait = channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, "/nowhere", timeout=60))
     wait.cancel()
     with pytest.raises(WaitFailed, match="cancelled"):
         wait.result()

@@ -10,6 +10,7 @@ import pytest
 
 from attest.errors import MachineError
 from attest.guest.agent.channel import AgentChannel
+from attest.guest.channel import Command
 
 SIZE = int(os.environ.get("ATTEST_COPY_MIB", "1024")) << 20
 
@@ -142,7 +143,7 @@ def test_what_is_not_there_is_reported(channel: AgentChannel, tmp_path: Path) ->
     with pytest.raises(MachineError, match="cannot copy"):
         channel.put(Path("/etc/hostname"), "/proc/none/such")
     assert os.listdir(tmp_path) == []
-    assert channel.run("true").status == 0
+    assert channel.run(Command("true")).status == 0
 
 
 def test_a_source_that_fails_half_way_does_not_harm_the_channel(
@@ -161,7 +162,7 @@ def test_a_source_that_fails_half_way_does_not_harm_the_channel(
 
     with pytest.raises(FileNotFoundError):
         channel.put(Vanishing(tmp_path / "tree"), str(tmp_path / "inside"))
-    assert channel.run("true").status == 0
+    assert channel.run(Command("true")).status == 0
 
 
 def test_many_copies_at_once(channel: AgentChannel, tree: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from attest.errors import HostError, MachineError
 from attest.guest.agent.channel import AgentChannel
-from attest.guest.channel import WaitKind
+from attest.guest.channel import WaitFor, WaitKind
 
 MIB = 1 << 20
 
@@ -91,7 +91,7 @@ def test_a_unix_socket_inside(channel: AgentChannel, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        channel.start_wait(WaitKind.UNIX_SOCKET, path, timeout=30).result()
+        channel.start_wait(WaitFor(WaitKind.UNIX_SOCKET, path, timeout=30)).result()
         listener.accept()[0].close()  # the wait's own connection
         with channel.connect_tcp(path, 0) as connection:
             client, _ = listener.accept()

@@ -22,7 +22,7 @@ from attest.guest.agent.protocol import (
     Status,
     encode_frame,
 )
-from attest.guest.channel import PowerAction, WaitKind
+from attest.guest.channel import Command, PowerAction, WaitFor, WaitKind
 from tests.unit.agents import Agent, Peer
 
 Pair = Callable[[], tuple[socket.socket, Peer]]
@@ -91,7 +91,7 @@ def test_an_agent_takes_a_new_session_in_the_middle_of_a_frame(agent: Agent) -> 
     sock.sendall(HEADER.pack(0xA7, FrameType.OPEN, 0, 0, 9, 5000) + b"half")
     channel.reconnect(sock, "the driver died")
     channel.connect(30)
-    assert channel.run("echo again").stdout == b"again\n"
+    assert channel.run(Command("echo again")).stdout == b"again\n"
     channel.close()
 
 
@@ -102,7 +102,7 @@ def test_no_answer_is_reported_with_what_came_instead(pair: Pair) -> None:
     with pytest.raises(ChannelError, match=r"alice: .*did not answer in 0\.05 s .*login: "):
         channel.connect(0.05)
     with pytest.raises(ChannelError, match="did not answer"):
-        channel.run("true")
+        channel.run(Command("true"))
     channel.close()
 
 
@@ -131,7 +131,7 @@ def test_nothing_runs_before_the_greeting(pair: Pair) -> None:
     ours, _ = pair()
     channel = AgentChannel("alice", ours)
     with pytest.raises(ChannelError, match="not been greeted"):
-        channel.run("true")
+        channel.run(Command("true"))
     channel.close()
 
 
@@ -173,7 +173,7 @@ def test_a_session_that_ends_fails_what_is_under_way_and_says_why(
 
     channel, peer = connected(pair, on_closed=on_closed)
     # A wait takes no output, so it is the session that bounds what came.
-    wait = channel.start_wait(WaitKind.FILE_EXISTS, "/x", timeout=60)
+    wait = channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, "/x", timeout=60))
     peer.sock.sendall(sent)
     if not sent:
         peer.sock.shutdown(socket.SHUT_WR)
@@ -181,7 +181,7 @@ def test_a_session_that_ends_fails_what_is_under_way_and_says_why(
         wait.result()
     assert told.wait(30)
     with pytest.raises(ChannelError, match=reason):
-        channel.run("true")
+        channel.run(Command("true"))
     channel.close()
     assert len(reasons) == 1
     assert reason in reasons[0]
@@ -207,11 +207,11 @@ def _leave(channel: AgentChannel) -> object:
 
 
 def _run(channel: AgentChannel) -> object:
-    return channel.run("true", timeout=0.05)
+    return channel.run(Command("true", timeout=0.05))
 
 
 def _wait(channel: AgentChannel) -> object:
-    return channel.start_wait(WaitKind.FILE_EXISTS, "/x", timeout=0.05).result()
+    return channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, "/x", timeout=0.05)).result()
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_an_agent_that_reads_nothing_is_not_waited_for_when_a_command_is_to_end(
 def stuck(pair: Pair) -> Iterator[tuple[AgentChannel, Process]]:
     """A channel whose agent has stopped reading in the middle of a command's input."""
     channel, peer = connected(pair, buffer=4096, grace=0.05)
-    copying = channel.start("cat", stdin=True)
+    copying = channel.start(Command("cat", stdin=True))
     failures: list[ChannelError] = []
 
     def copy() -> None:
@@ -269,8 +269,8 @@ def stuck(pair: Pair) -> Iterator[tuple[AgentChannel, Process]]:
 
 
 def test_closing_ends_whatever_waits(channel: AgentChannel) -> None:
-    process = channel.start("sleep 60")
-    wait = channel.start_wait(WaitKind.FILE_EXISTS, "/nowhere", timeout=60)
+    process = channel.start(Command("sleep 60"))
+    wait = channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, "/nowhere", timeout=60))
     failures: list[BaseException] = []
 
     def expect(call: Callable[[], object]) -> None:
@@ -303,21 +303,21 @@ def test_a_closing_channel_may_be_closed_by_whoever_is_told(pair: Pair) -> None:
 def test_after_a_restore_what_was_under_way_fails_and_the_channel_works(agent: Agent) -> None:
     channel = AgentChannel("alice", agent.connection())
     channel.connect(30)
-    process = channel.start("sleep 60")
+    process = channel.start(Command("sleep 60"))
     channel.reconnect(agent.connection(), "the machine was restored", padding=False)
     with pytest.raises(ChannelError, match="alice: the machine was restored"):
         process.wait()
     with pytest.raises(ChannelError, match="not been greeted"):
-        channel.run("true")
+        channel.run(Command("true"))
     channel.connect(30)
-    assert channel.run("echo on").stdout == b"on\n"
+    assert channel.run(Command("echo on")).stdout == b"on\n"
     channel.close()
 
 
 def test_the_agent_forgets_what_an_earlier_session_had_under_way(agent: Agent) -> None:
     first = AgentChannel("alice", agent.connection())
     first.connect(30)
-    first.start("sleep 60")
+    first.start(Command("sleep 60"))
     second = AgentChannel("alice", agent.connection())
     second.connect(30)
     assert second.info()["operations"] == "0"
@@ -327,7 +327,7 @@ def test_the_agent_forgets_what_an_earlier_session_had_under_way(agent: Agent) -
 
 def test_a_frame_that_an_interrupt_cut_in_two_is_completed_by_the_next_sender(pair: Pair) -> None:
     channel, peer = connected(pair)
-    process = channel.start("cat", stdin=True)
+    process = channel.start(Command("cat", stdin=True))
     peer.sock.settimeout(30)
     session = channel._session
     frame = encode_frame(FrameType.DATA, 1, b"x" * 60_000)

@@ -17,7 +17,8 @@ import msgspec
 from attest.guest.identity import Identity
 
 __all__ = [
-    "Channel", "Completed", "PowerAction", "Running", "Sink", "WaitKind", "Waiting", "Welcome",
+    "Channel", "Command", "Completed", "PowerAction", "Running", "Sink", "WaitFor", "WaitKind",
+    "Waiting", "Welcome",
 ]  # fmt: skip
 
 Sink = Callable[[bytes], object]
@@ -65,6 +66,59 @@ class Welcome(msgspec.Struct, frozen=True):
     init: str = ""
     shell: str = ""
     architecture: str = ""
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A command to run in a guest.
+
+    Attributes:
+        command: For the guest's shell, or a program and its arguments.
+        timeout: Seconds, after which it is killed with all that it has started.
+        cwd: Its working directory.
+        user: Who runs it: name or number; default root.
+        env: Added to its environment.
+        stdin: Its standard input is to be written.
+        pty: Rows and columns of a terminal for it.
+        strict: The shell runs it under ``set -euo pipefail``, by default in ``/tmp``.
+        wait_for_output: It has ended only when processes in the background have closed its output.
+    """
+
+    command: str | list[str]
+    timeout: float | None = None
+    cwd: str | None = None
+    user: str | None = None
+    env: Mapping[str, str] | None = None
+    stdin: bool = False
+    pty: tuple[int, int] | None = None
+    strict: bool = False
+    wait_for_output: bool = True
+
+    def __str__(self) -> str:
+        return self.command if isinstance(self.command, str) else " ".join(self.command)
+
+
+class WaitFor(msgspec.Struct, frozen=True):
+    """What a wait in a guest waits for.
+
+    Attributes:
+        kind: Which kind of thing.
+        subject: Its address, path, unit, or process name or id.
+        timeout: Seconds until it must have come.
+        port: TCP port.
+        wanted: ActiveState of a unit; default ``active``.
+        datagram: The Unix socket takes datagrams.
+    """
+
+    kind: WaitKind
+    subject: str
+    timeout: float
+    port: int | None = None
+    wanted: str | None = None
+    datagram: bool = False
+
+    def __str__(self) -> str:
+        port = "" if self.port is None else f":{self.port}"
+        return f"{self.kind.name.lower()} {self.subject}{port}"
 
 
 class Completed(msgspec.Struct, frozen=True):
@@ -145,42 +199,15 @@ class Channel(Protocol):
     def close(self) -> None:
         """Close the connection; whatever is under way on it fails."""
 
-    def run(
-        self,
-        command: str | list[str],
-        *,
-        timeout: float | None = None,
-        stdout: Sink | None = None,
-        strict: bool = False,
-    ) -> Completed:
+    def run(self, command: Command, *, stdout: Sink | None = None) -> Completed:
         """Run a command to its end, and return how it ended."""
 
     def start(
-        self,
-        command: str | list[str],
-        *,
-        timeout: float | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bool = False,
-        stdout: Sink | None = None,
-        stderr: Sink | None = None,
-        pty: tuple[int, int] | None = None,
-        strict: bool = False,
+        self, command: Command, *, stdout: Sink | None = None, stderr: Sink | None = None
     ) -> Running:
         """Start a command and return it running."""
 
-    def start_wait(
-        self,
-        kind: WaitKind,
-        subject: str,
-        *,
-        timeout: float,
-        port: int | None = None,
-        wanted: str | None = None,
-        datagram: bool = False,
-    ) -> Waiting:
+    def start_wait(self, wanted: WaitFor) -> Waiting:
         """Begin a wait and return it under way."""
 
     def put(self, source: Path, target: str) -> list[str]:

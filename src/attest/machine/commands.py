@@ -6,11 +6,11 @@ import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from attest.errors import CommandFailed, MachineError
 from attest.events import Kind
-from attest.guest.channel import Channel, Running
+from attest.guest.channel import Channel, Command, Running
 from attest.guest.channel import Completed as GuestCompleted
 from attest.machine.completed import Completed, command_failed, text_of
 from attest.machine.conditions import watched
@@ -86,7 +86,13 @@ class Commands(Power):
         if not isinstance(command, str):
             command, cwd = list(command), cwd or _DIRECTORY
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        ended = self._run(command, timeout, user=user, env=env, cwd=cwd, stdin=data)
+        ended = self._run(
+            Command(
+                command, timeout=timeout, cwd=cwd, user=user, env=env, stdin=bool(data),
+                strict=isinstance(command, str),
+            ),
+            data,
+        )  # fmt: skip
         if ended.timed_out:
             raise self._failed(_line(command), ended, f"to end in {timeout:g} s")
         if check and ended.status != 0:
@@ -111,11 +117,11 @@ class Commands(Power):
             channel = self._channel
             self._events.emit(Kind.COMMAND, f"start: {command.strip()}", machine=self.name)
             process = channel.start(
-                command, timeout=timeout, stdout=_drop, stderr=_drop, strict=True
+                Command(command, timeout=timeout, strict=True), stdout=_drop, stderr=_drop
             )
             threading.Thread(target=_drain, args=[process], daemon=True).start()
             return -2, ""
-        completed = self._run(command, timeout)
+        completed = self._run(Command(command, timeout=timeout, strict=True))
         output = text_of(completed.stdout)
         return (completed.status if check_return else -1), output
 
@@ -161,7 +167,7 @@ class Commands(Power):
         """
         channel = self._channel
         self._events.emit(Kind.COMMAND, f"start: {command}", machine=self.name)
-        return channel.start(command, user=user, env=env, stdin=stdin, pty=pty)
+        return channel.start(Command(command, user=user, env=env, stdin=stdin, pty=pty))
 
     @property
     def shell(self) -> RootShell:
@@ -197,7 +203,7 @@ class Commands(Power):
     ) -> str:
         outputs = []
         for command in commands:
-            completed = self._run(command, timeout)
+            completed = self._run(Command(command, timeout=timeout, strict=True))
             outputs.append(text_of(completed.stdout))
             if not accept(completed.status):
                 raise self._failed(command, completed, expected)
@@ -209,7 +215,8 @@ class Commands(Power):
         Raises:
             CommandFailed: It did not succeed.
         """
-        completed = self._attempt(self._channel, command, DEFAULT_TIMEOUT)
+        strict = Command(command, timeout=DEFAULT_TIMEOUT, strict=True)
+        completed = self._attempt(self._channel, strict)
         if completed.status != 0:
             raise self._failed(command, completed, "to succeed")
         return text_of(completed.stdout)
@@ -218,18 +225,11 @@ class Commands(Power):
         console = self._lifecycle.console_evidence()
         return command_failed(self.name, command, ended, expected, console)
 
-    def _run(
-        self,
-        command: str | list[str],
-        timeout: float | None,
-        *,
-        stdin: bytes | None = None,
-        **options: Any,
-    ) -> GuestCompleted:
+    def _run(self, command: Command, stdin: bytes | None = None) -> GuestCompleted:
         channel = self._channel
-        line = _line(command).strip()
+        line = _line(command.command).strip()
         with self._events.span(Kind.COMMAND, line, machine=self.name) as span:
-            completed = self._attempt(channel, command, timeout, stdin=stdin, **options)
+            completed = self._attempt(channel, command, stdin)
             span.data |= {
                 "status": completed.status,
                 "stdout": _shown(completed.stdout),
@@ -238,19 +238,10 @@ class Commands(Power):
         return completed
 
     def _attempt(
-        self,
-        channel: Channel,
-        command: str | list[str],
-        timeout: float | None,
-        *,
-        stdin: bytes | None = None,
-        **options: Any,
+        self, channel: Channel, command: Command, stdin: bytes | None = None
     ) -> GuestCompleted:
         with self._lifecycle.explained():
-            process = channel.start(
-                command, timeout=timeout, stdin=bool(stdin), strict=isinstance(command, str),
-                **options,
-            )  # fmt: skip
+            process = channel.start(command)
             try:
                 if stdin:
                     process.feed(stdin)
@@ -269,7 +260,8 @@ class Commands(Power):
         ) as span:
             ended: GuestCompleted | None = None
             for left in tries(timeout):
-                completed = self._attempt(channel, command, max(left, 0.001))
+                strict = Command(command, timeout=max(left, 0.001), strict=True)
+                completed = self._attempt(channel, strict)
                 if accept(completed.status):
                     span.data["stdout"] = _shown(completed.stdout)
                     return text_of(completed.stdout)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from attest.errors import MachineError, UsageError
 from attest.events import Kind
+from attest.guest.channel import Command
 from attest.machine.commands import Commands
 from attest.machine.conditions import watched
 from attest.machine.monitor import Monitor
@@ -121,7 +122,7 @@ class Display(Commands, Monitor):
         from attest.display.inside import COMMAND, understand
         from attest.display.picture import to_png
 
-        seen = self._attempt(self._channel, COMMAND, 60)
+        seen = self._attempt(self._channel, Command(COMMAND, timeout=60, strict=True))
         if seen.status != 0:
             raise MachineError(
                 self.name,

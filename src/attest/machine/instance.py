@@ -28,7 +28,7 @@ from msgspec.structs import replace
 
 from attest.errors import AttestError, ChannelError, MachineError, reason_of
 from attest.events import Kind
-from attest.guest.channel import Channel, PowerAction, WaitKind
+from attest.guest.channel import Channel, PowerAction, WaitFor, WaitKind
 from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
 from attest.machine import diagnosis
@@ -596,7 +596,7 @@ class Instance:
         unit, channel = self._context.ready_unit, self._channel
         assert channel is not None, "an agent has answered"
         if unit and channel.welcome.init == "systemd":
-            channel.start_wait(WaitKind.UNIT, unit, timeout=self._time_left()).result()
+            channel.start_wait(WaitFor(WaitKind.UNIT, unit, self._time_left())).result()
 
     def _report_spoilt(self, error: AttestError, seconds: float | None) -> None:
         reason = reason_of(error)

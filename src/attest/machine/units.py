@@ -7,7 +7,7 @@ from typing import Final
 
 from attest.errors import WaitFailed
 from attest.events import Kind
-from attest.guest.channel import WaitKind
+from attest.guest.channel import Command, WaitFor, WaitKind
 from attest.machine.completed import text_of
 from attest.machine.waits import Waits
 from attest.support.polling import DEFAULT_TIMEOUT, tries
@@ -35,7 +35,7 @@ class Units(Waits):
         """
         try:
             if user is None:
-                self._wait(f"unit {unit}", WaitKind.UNIT, _full_name(unit), timeout=timeout)
+                self._wait(f"unit {unit}", WaitFor(WaitKind.UNIT, _full_name(unit), timeout))
             else:
                 self._wait_for_user_unit(unit, user, timeout)
         except WaitFailed as error:
@@ -73,9 +73,8 @@ class Units(Waits):
 
     def _with_journal(self, unit: str, user: str | None, error: WaitFailed) -> WaitFailed:
         option = "--unit" if user is None else "--user-unit"
-        completed = self._attempt(
-            self._channel, f"journalctl --no-pager --quiet -n 20 {option}={shlex.quote(unit)}", 30
-        )
+        command = f"journalctl --no-pager --quiet -n 20 {option}={shlex.quote(unit)}"
+        completed = self._attempt(self._channel, Command(command, timeout=30, strict=True))
         journal = last_lines(text_of(completed.stdout))
         error.evidence = {f"last journal lines of {unit}": journal, **error.evidence}
         return error

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from attest.errors import HostError, MachineError, reason_of
 from attest.events import Event, EventLog, Kind
+from attest.guest.channel import Command
 from attest.guest.identity import Identity
 from attest.machine.completed import command_failed
 from attest.machine.contracts import InstanceContext
@@ -237,7 +238,7 @@ def _warm_up(instance: Instance, launcher: Launcher, events: EventLog) -> None:
     channel = instance.ready()
     for step in launcher.node.declared.warm_steps:
         with events.span(Kind.COMMAND, step, machine=launcher.name) as span:
-            done = channel.run(step, strict=True)
+            done = channel.run(Command(step, strict=True))
             span.data["status"] = done.status
         if done.status != 0:
             console = instance.console_evidence()
@@ -245,8 +246,9 @@ def _warm_up(instance: Instance, launcher: Launcher, events: EventLog) -> None:
             raise command_failed(launcher.name, step, done, expected, console)
     if channel.welcome.init == "systemd":
         # What is still under way would be done again in every clone.
-        channel.run(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE)
-        channel.run(["udevadm", "settle"], timeout=_SETTLE)  # links such as /dev/disk/by-id
+        channel.run(Command(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE))
+        # Links such as /dev/disk/by-id.
+        channel.run(Command(["udevadm", "settle"], timeout=_SETTLE))
 
 
 def _save(vmm: Vmm, into: Path) -> None:

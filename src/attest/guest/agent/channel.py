@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec.structs import replace
 
 from attest.errors import ChannelError, MachineError, reason_of
 from attest.guest.agent.forward import Connection, PortForward
@@ -30,7 +32,7 @@ from attest.guest.agent.protocol import (
 from attest.guest.agent.session import Session
 from attest.guest.agent.stream import Limit, Stream, StreamEnded
 from attest.guest.agent.wait import Wait
-from attest.guest.channel import Completed, PowerAction, Sink, WaitKind, Welcome
+from attest.guest.channel import Command, Completed, PowerAction, Sink, WaitFor, Welcome
 from attest.guest.identity import Identity
 
 __all__ = ["AgentChannel"]
@@ -125,146 +127,79 @@ class AgentChannel:
 
     def run(
         self,
-        command: str | list[str],
+        command: Command,
         *,
-        timeout: float | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes | BinaryIO | None = None,
+        input: bytes | BinaryIO | None = None,
         stdout: Sink | None = None,
         stderr: Sink | None = None,
-        strict: bool = False,
-        wait_for_output: bool = True,
     ) -> Completed:
         """Run a command to its end.
 
         Args:
-            command: For the guest's shell, or a program and its arguments.
-            timeout: Seconds, after which it is killed with all that it has started.
-            cwd: Its working directory.
-            user: Who runs it: name or number; default root.
-            env: Added to its environment.
-            stdin: Its standard input.
+            command: The command.
+            input: Its standard input; default: empty.
             stdout: Called, in this thread, with its output as it comes; default: it is collected.
             stderr: The same for its standard error.
-            strict: As `start` has it.
-            wait_for_output: Also wait until processes in the background have closed its output.
 
         Raises:
             MachineError: It could not be started.
         """
-        process = self.start(
-            command, timeout=timeout, cwd=cwd, user=user, env=env, stdin=stdin is not None,
-            stdout=stdout, stderr=stderr, strict=strict, wait_for_output=wait_for_output,
-        )  # fmt: skip
+        if input is not None:
+            command = replace(command, stdin=True)
+        process = self.start(command, stdout=stdout, stderr=stderr)
         try:
-            if stdin is not None:
-                process.feed(stdin)
+            if input is not None:
+                process.feed(input)
             return process.wait()
         except BaseException:
             process.abandon()
             raise
 
     def start(
-        self,
-        command: str | list[str],
-        *,
-        timeout: float | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bool = False,
-        stdout: Sink | None = None,
-        stderr: Sink | None = None,
-        pty: tuple[int, int] | None = None,
-        strict: bool = False,
-        wait_for_output: bool = True,
+        self, command: Command, *, stdout: Sink | None = None, stderr: Sink | None = None
     ) -> Process:
         """Start a command and return it running.
 
         Args:
-            command: For the guest's shell, or a program and its arguments.
-            timeout: Seconds, after which it is killed with all that it has started.
-            cwd: Its working directory.
-            user: Who runs it: name or number; default root.
-            env: Added to its environment.
-            stdin: Its standard input is to be written.
+            command: The command.
             stdout: Called with its output by `Process.wait`; default: it is collected.
             stderr: The same for its standard error.
-            pty: Rows and columns of a terminal for it.
-            strict: The shell runs it under ``set -euo pipefail``, by default in ``/tmp``.
-            wait_for_output: It has ended only when processes in the background have closed its
-                output.
         """
-        takes_input = stdin or pty is not None
-        flags = ExecFlag.STDIN if takes_input else ExecFlag(0)
-        flags |= ExecFlag(0) if wait_for_output else ExecFlag.LEAVE_BACKGROUND
-        flags |= ExecFlag.STRICT if strict else ExecFlag(0)
-        fields = Fields()
-        if isinstance(command, str):
-            fields.text(ExecField.COMMAND, command)
-        else:
-            for argument in command:
-                fields.text(ExecField.ARGUMENT, argument)
-        fields.text(ExecField.DIRECTORY, cwd).text(ExecField.USER, user)
-        for variable, value in (env or {}).items():
-            fields.text(ExecField.ENVIRONMENT, f"{variable}={value}")
-        fields.milliseconds(ExecField.TIME_LIMIT, timeout)
-        fields.raw(ExecField.PTY, encode_terminal_size(*pty) if pty else None)
-        fields.u32(ExecField.FLAGS, flags or None)
-        name = command if isinstance(command, str) else " ".join(command)
-        limit = self._limit(f"`{name}`", timeout)
+        takes_input = command.stdin or command.pty is not None
+        limit = self._limit(f"`{command}`", command.timeout)
+        stream = self._session.open(
+            Operation.EXEC,
+            _encode_command(command, takes_input),
+            input_follows=takes_input,
+            until=limit.until,
+        )
         return Process(
-            self._machine,
-            self._session.open(
-                Operation.EXEC, fields.encode(), input_follows=takes_input, until=limit.until
-            ),
-            name,
-            limit=limit,
-            stdout=stdout,
-            stderr=stderr,
+            self._machine, stream, str(command), limit=limit, stdout=stdout, stderr=stderr
         )
 
     # Waits
 
-    def start_wait(
-        self,
-        kind: WaitKind,
-        subject: str,
-        *,
-        timeout: float,
-        port: int | None = None,
-        wanted: str | None = None,
-        datagram: bool = False,
-    ) -> Wait:
+    def start_wait(self, wanted: WaitFor) -> Wait:
         """Begin to wait in the guest until something is so.
 
         Args:
-            kind: What to wait for.
-            subject: Its address, path, unit, or process name or id.
-            timeout: Seconds.
-            port: TCP port.
-            wanted: ActiveState of a unit; default ``active``.
-            datagram: The Unix socket takes datagrams.
+            wanted: What to wait for.
 
         Returns:
             The wait under way.
         """
         fields = (
             Fields()
-            .u32(WaitField.KIND, kind)
-            .text(WaitField.SUBJECT, subject)
-            .u32(WaitField.PORT, port)
-            .milliseconds(WaitField.TIME_LIMIT, timeout)
-            .u32(WaitField.FLAGS, WaitFlag.DATAGRAM if datagram else None)
-            .text(WaitField.WANTED, wanted)
+            .u32(WaitField.KIND, wanted.kind)
+            .text(WaitField.SUBJECT, wanted.subject)
+            .u32(WaitField.PORT, wanted.port)
+            .milliseconds(WaitField.TIME_LIMIT, wanted.timeout)
+            .u32(WaitField.FLAGS, WaitFlag.DATAGRAM if wanted.datagram else None)
+            .text(WaitField.WANTED, wanted.wanted)
         )
-        subject = f"{subject}:{port}" if port is not None else subject
-        what = f"{kind.name.lower()} {subject}"
-        limit = self._limit(f"the wait for {what}", timeout)
+        limit = self._limit(f"the wait for {wanted}", wanted.timeout)
         stream = self._session.open(Operation.WAIT, fields.encode(), until=limit.until)
-        return Wait(self._machine, stream, what, timeout, limit)
+        return Wait(self._machine, stream, wanted, limit)
 
     # Files
 
@@ -421,6 +356,25 @@ class AgentChannel:
             reason = result.message or result.status.name.lower().replace("_", " ")
             raise MachineError(self._machine, f"cannot {what}: {reason}")
         return result
+
+
+def _encode_command(command: Command, takes_input: bool) -> bytes:
+    flags = ExecFlag.STDIN if takes_input else ExecFlag(0)
+    flags |= ExecFlag(0) if command.wait_for_output else ExecFlag.LEAVE_BACKGROUND
+    flags |= ExecFlag.STRICT if command.strict else ExecFlag(0)
+    fields = Fields()
+    if isinstance(command.command, str):
+        fields.text(ExecField.COMMAND, command.command)
+    else:
+        for argument in command.command:
+            fields.text(ExecField.ARGUMENT, argument)
+    fields.text(ExecField.DIRECTORY, command.cwd).text(ExecField.USER, command.user)
+    for variable, value in (command.env or {}).items():
+        fields.text(ExecField.ENVIRONMENT, f"{variable}={value}")
+    fields.milliseconds(ExecField.TIME_LIMIT, command.timeout)
+    fields.raw(ExecField.PTY, encode_terminal_size(*command.pty) if command.pty else None)
+    fields.u32(ExecField.FLAGS, flags or None)
+    return fields.encode()
 
 
 def _reader(stream: Stream) -> Callable[[], bytes]:

@@ -16,7 +16,7 @@ from typing import Final
 
 from attest.errors import MachineError
 from attest.guest.agent.protocol import Fields, IdentityField
-from attest.guest.channel import Channel, Completed
+from attest.guest.channel import Channel, Command, Completed
 from attest.support.text import plain_text
 
 __all__ = ["new_host_keys"]
@@ -70,13 +70,13 @@ def new_host_keys(
     """
     types = {path: _type(machine, path) for path in paths}
     if hostname is None:
-        hostname = channel.run(["uname", "-n"]).stdout.decode(errors="replace").strip()
+        hostname = channel.run(Command(["uname", "-n"])).stdout.decode(errors="replace").strip()
     command = ["sh", "-c", _MAKE, "ssh-keygen", f"root@{hostname}", *types.values()]
     if shutil.which("ssh-keygen"):
         where, made = "on this host", _run_here(command, limit)
     else:
         where = "in the machine, as this host has no ssh-keygen"
-        made = channel.run(command, timeout=limit)
+        made = channel.run(Command(command, timeout=limit))
     if made.timed_out:
         raise _failed(machine, where, f"it did not end in {limit:g} s")
     pairs = _pairs(machine, where, made, len(types))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attest.errors import WaitFailed
 from attest.guest.agent.protocol import Result, Status, decode_pairs
 from attest.guest.agent.stream import Limit, Stream
+from attest.guest.channel import WaitFor
 from attest.support.polling import deadline
 
 __all__ = ["Wait"]
@@ -16,18 +17,14 @@ class Wait:
     Args:
         machine: The machine's name, for errors.
         stream: The wait's stream.
-        what: What is waited for, for errors.
-        timeout: Its time limit in seconds.
+        wanted: What is waited for.
         limit: How long the agent may take to end it.
     """
 
-    def __init__(
-        self, machine: str, stream: Stream, what: str, timeout: float, limit: Limit
-    ) -> None:
+    def __init__(self, machine: str, stream: Stream, wanted: WaitFor, limit: Limit) -> None:
         self._machine = machine
         self._stream = stream
-        self._what = what
-        self._timeout = timeout
+        self._wanted = wanted
         self._limit = limit
 
     def cancel(self) -> None:
@@ -60,7 +57,7 @@ class Wait:
     def _failed(self, result: Result) -> str:
         if result.status is Status.TIMED_OUT:
             seen = f"; last seen: {result.message}" if result.message else ""
-            return f"no {self._what} in {self._timeout:g} s{seen}"
+            return f"no {self._wanted} in {self._wanted.timeout:g} s{seen}"
         if result.status is Status.CANCELLED:
-            return f"the wait for {self._what} was cancelled"
-        return f"no {self._what}: {result.message}"
+            return f"the wait for {self._wanted} was cancelled"
+        return f"no {self._wanted}: {result.message}"

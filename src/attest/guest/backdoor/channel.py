@@ -10,7 +10,7 @@ import secrets
 import shlex
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
@@ -20,7 +20,7 @@ import msgspec
 from attest.errors import ChannelError, MachineError, reason_of
 from attest.guest.backdoor.session import NO_OUTPUT, Request, ShellSession, in_lines
 from attest.guest.backdoor.wait import Probe, ShellWait
-from attest.guest.channel import Completed, PowerAction, Sink, WaitKind, Welcome
+from attest.guest.channel import Command, Completed, PowerAction, Sink, WaitFor, Welcome
 from attest.guest.identity import Identity
 
 __all__ = ["ShellChannel", "ShellHost"]
@@ -131,16 +131,9 @@ class ShellChannel:
 
     # Commands
 
-    def run(
-        self,
-        command: str | list[str],
-        *,
-        timeout: float | None = None,
-        stdout: Sink | None = None,
-        strict: bool = False,
-    ) -> Completed:
+    def run(self, command: Command, *, stdout: Sink | None = None) -> Completed:
         """Run a command to its end, see `start`."""
-        process = self.start(command, timeout=timeout, stdout=stdout, strict=strict)
+        process = self.start(command, stdout=stdout)
         try:
             return process.wait()
         except BaseException:
@@ -148,54 +141,26 @@ class ShellChannel:
             raise
 
     def start(
-        self,
-        command: str | list[str],
-        *,
-        timeout: float | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bool = False,
-        stdout: Sink | None = None,
-        stderr: Sink | None = None,
-        pty: tuple[int, int] | None = None,
-        strict: bool = False,
+        self, command: Command, *, stdout: Sink | None = None, stderr: Sink | None = None
     ) -> ShellProcess:
         """Start a command when all before it have ended.
 
         Args:
-            command: For bash, or a program and its arguments.
-            timeout: Seconds from its beginning, after which it is ended.
-            cwd: Its working directory; where there is none, its exit code is 125.
-            user: Who runs it; default root.
-            env: Added to its environment.
-            stdin: Must be False: a shell has no input for it.
+            command: The command, whose time limit counts from its beginning. Where its working
+                directory is not there, its exit code is 125. It must ask for neither standard input
+                nor a terminal: a shell has none for it.
             stdout: Called with its output, in a thread of the channel; default: it is collected.
             stderr: Is never called, as what a command says there goes to the console.
-            pty: Must be None: a shell has no terminal for it.
-            strict: The shell runs it under ``set -euo pipefail``, in ``/tmp``.
 
         Raises:
             MachineError: It asks for what a shell cannot do.
         """
-        if stdin or pty is not None:
-            what = "a terminal" if pty is not None else "standard input"
+        if command.stdin or command.pty is not None:
+            what = "a terminal" if command.pty is not None else "standard input"
             raise self._cannot(f"give a command {what}")
-        environment = [
-            *([f"--chdir={cwd}"] if cwd else []),
-            *(f"{name}={value}" for name, value in (env or {}).items()),
-        ]
-        words = [
-            *(["timeout", f"--kill-after={self._kill_after:g}", f"{max(timeout, 0.001):.3f}"]
-              if timeout is not None else []),
-            *(["runuser", "--user", user, "--"] if user else []),
-            *(["env", *environment] if environment else []),
-            *(["bash", *(["-euo", "pipefail"] if strict else []), "-c", command]
-              if isinstance(command, str) else command),
-        ]  # fmt: skip
-        line = in_lines(f"{shlex.join(words)} </dev/null")
-        line = f"cd /tmp; {line}" if strict else line
-        return self._submit(line, timeout, stdout)
+        line = in_lines(f"{shlex.join(_words(command, self._kill_after))} </dev/null")
+        line = f"cd /tmp; {line}" if command.strict else line
+        return self._submit(line, command.timeout, stdout)
 
     def _submit(
         self, line: str, timeout: float | None, stdout: Sink | None = None, data: bytes = b""
@@ -207,23 +172,13 @@ class ShellChannel:
 
     # Waits
 
-    def start_wait(
-        self,
-        kind: WaitKind,
-        subject: str,
-        *,
-        timeout: float,
-        port: int | None = None,
-        wanted: str | None = None,
-        datagram: bool = False,
-    ) -> ShellWait:
+    def start_wait(self, wanted: WaitFor) -> ShellWait:
         """Begin a wait; see `attest.guest.agent.channel.AgentChannel.start_wait`."""
-        probe = Probe(kind, subject, port=port, wanted=wanted, datagram=datagram)
-        subject = f"{subject}:{port}" if port is not None else subject
-        what = f"{kind.name.lower()} {subject}"
-        return ShellWait(
-            self._machine, probe, lambda command: self.start(command, timeout=_PROBE), what, timeout
-        )
+
+        def start(command: str) -> ShellProcess:
+            return self.start(Command(command, timeout=_PROBE))
+
+        return ShellWait(self._machine, Probe(wanted), start, wanted)
 
     # Files
 
@@ -263,7 +218,7 @@ class ShellChannel:
             self._unpack(archive, source, target)
         finally:
             with suppress(ChannelError):
-                self.run(["rm", "-f", archive])
+                self.run(Command(["rm", "-f", archive]))
         return left_out
 
     def get(self, source: str, target: Path) -> list[str]:
@@ -315,7 +270,7 @@ class ShellChannel:
         """A new directory that host and guest share; None where they share none."""
         with tempfile.TemporaryDirectory(dir=self._host.shared_dir, prefix="attest-") as path:
             name = Path(path).name
-            mounted = self.run(["test", "-d", f"{_MOUNTED}/{name}"]).status == 0
+            mounted = self.run(Command(["test", "-d", f"{_MOUNTED}/{name}"])).status == 0
             yield Path(path) if mounted else None
 
     def _append(self, data: bytes, path: str) -> None:
@@ -338,7 +293,8 @@ class ShellChannel:
         self._require(f"set -eu; {script}", f"copy {source} to {target}")
 
     def _require(self, command: str, what: str, stdout: Sink | None = None) -> None:
-        completed = self.run(f"exec 2>&1; {command}" if stdout is None else command, stdout=stdout)
+        command = f"exec 2>&1; {command}" if stdout is None else command
+        completed = self.run(Command(command), stdout=stdout)
         if completed.status != 0:
             said = completed.stdout.decode(errors="replace").strip()
             reason = said or f"exit code {completed.status}, see its console"
@@ -375,6 +331,23 @@ class ShellChannel:
         return MachineError(
             self._machine, f"a backdoor shell cannot {what}", hint="machines with an agent can"
         )
+
+
+def _words(command: Command, kill_after: float) -> list[str]:
+    words = []
+    if command.timeout is not None:
+        limit = max(command.timeout, 0.001)
+        words += ["timeout", f"--kill-after={kill_after:g}", f"{limit:.3f}"]
+    if command.user:
+        words += ["runuser", "--user", command.user, "--"]
+    environment = [f"--chdir={command.cwd}"] if command.cwd else []
+    environment += [f"{name}={value}" for name, value in (command.env or {}).items()]
+    if environment:
+        words += ["env", *environment]
+    if isinstance(command.command, str):
+        return [*words, "bash", *(["-euo", "pipefail"] if command.strict else []), "-c",
+                command.command]  # fmt: skip
+    return [*words, *command.command]
 
 
 class ShellProcess:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from attest.errors import WaitFailed
-from attest.guest.channel import Completed, Running, WaitKind
+from attest.guest.channel import Completed, Running, WaitFor, WaitKind
 from attest.support.polling import deadline, pauses
 
 __all__ = ["Probe", "ShellWait"]
@@ -36,31 +36,19 @@ class Probe:
     """A short command that tells whether what is waited for is so.
 
     Args:
-        kind: What is waited for.
-        subject: Its address, path, unit, or process name or id.
-        port: TCP port.
-        wanted: ActiveState of a unit.
-        datagram: The Unix socket takes datagrams.
+        wanted: What is waited for.
 
     Attributes:
         command: The command, for bash.
     """
 
-    def __init__(
-        self,
-        kind: WaitKind,
-        subject: str,
-        *,
-        port: int | None = None,
-        wanted: str | None = None,
-        datagram: bool = False,
-    ) -> None:
-        self._subject = subject
-        self._port = port
-        self._wanted = wanted or "active"
-        self._datagram = datagram
-        self._unit = kind is WaitKind.UNIT
-        self.command = self._command(kind)
+    def __init__(self, wanted: WaitFor) -> None:
+        self._subject = wanted.subject
+        self._port = wanted.port
+        self._wanted = wanted.wanted or "active"
+        self._datagram = wanted.datagram
+        self._unit = wanted.kind is WaitKind.UNIT
+        self.command = self._command(wanted.kind)
 
     def judge(self, completed: Completed) -> tuple[bool, str]:
         """Whether it is so, and what was seen.
@@ -149,8 +137,7 @@ class ShellWait:
         machine: The machine's name, for errors.
         probe: Tells whether it is so.
         start: Starts a command.
-        what: What is waited for, for errors.
-        timeout: Its time limit in seconds.
+        wanted: What is waited for.
     """
 
     def __init__(
@@ -158,15 +145,13 @@ class ShellWait:
         machine: str,
         probe: Probe,
         start: Callable[[str], Running],
-        what: str,
-        timeout: float,
+        wanted: WaitFor,
     ) -> None:
         self._machine = machine
         self._probe = probe
         self._start = start
-        self._what = what
-        self._timeout = timeout
-        self._limit = time.monotonic() + timeout
+        self._wanted = wanted
+        self._limit = time.monotonic() + wanted.timeout
         self._cancelled = threading.Event()
         self._pauses = pauses()
         self._running: Running | None = None
@@ -194,10 +179,10 @@ class ShellWait:
             try:
                 so, self._seen = self._probe.judge(self._run_probe(until))
             except HopelessError as error:
-                reason = f"no {self._what}: {error}"
+                reason = f"no {self._wanted}: {error}"
                 raise WaitFailed(self._machine, reason, state=error.state) from None
             if self._cancelled.is_set():
-                raise WaitFailed(self._machine, f"the wait for {self._what} was cancelled")
+                raise WaitFailed(self._machine, f"the wait for {self._wanted} was cancelled")
             if so:
                 return self._seen
             pause = next(self._pauses)
@@ -205,7 +190,7 @@ class ShellWait:
                 raise self._overdue()
             self._cancelled.wait(pause)
             if until is not None and time.monotonic() >= until:
-                raise TimeoutError(f"no {self._what} in {timeout:g} s, and the wait goes on")
+                raise TimeoutError(f"no {self._wanted} in {timeout:g} s, and the wait goes on")
 
     def _run_probe(self, until: float | None) -> Completed:
         """Run the probe; one that was begun before goes on."""
@@ -224,4 +209,4 @@ class ShellWait:
 
     def _overdue(self) -> WaitFailed:
         seen = f"; last seen: {self._seen}" if self._seen else ""
-        return WaitFailed(self._machine, f"no {self._what} in {self._timeout:g} s{seen}")
+        return WaitFailed(self._machine, f"no {self._wanted} in {self._wanted.timeout:g} s{seen}")
