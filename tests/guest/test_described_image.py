@@ -19,6 +19,7 @@ from attest.host.kvm_probe import KvmProbe, Patience, probe_kvm
 from attest.image.described import load_described
 from attest.support.paths import cache_dir
 from attest.vmm.qemu.binary import find_qemu
+from attest.vmm.qemu.tsc import tsc_khz
 from tests.guest.elsewhere import built, describe_debian
 
 _TALK = """
@@ -125,7 +126,12 @@ def test_machines_of_such_an_image_are_kept(user: User, tmp_path: Path) -> None:
 _EMULATES = """#!/bin/bash
 arguments=()
 for argument; do
-    case $argument in kvm) argument=tcg ;; host) argument=max ;; esac
+    case $argument in
+        kvm) argument=tcg ;;
+        host) argument=max ;;
+        # With KVM a guest learns the rate of its counter from the host.
+        console=*) argument="$argument tsc=reliable tsc_early_khz=KHZ" ;;
+    esac
     arguments+=("$argument")
 done
 exec QEMU "${arguments[@]}"
@@ -136,7 +142,8 @@ exec QEMU "${arguments[@]}"
 def kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A device and a QEMU that seem to have KVM; the device."""
     qemu, real = tmp_path / "qemu", find_qemu().path
-    qemu.write_text(_EMULATES.replace("QEMU", shlex.quote(str(real))))
+    emulates = _EMULATES.replace("QEMU", shlex.quote(str(real))).replace("KHZ", str(tsc_khz()))
+    qemu.write_text(emulates)
     qemu.chmod(0o755)
     (tmp_path / "kvm").touch()
     monkeypatch.setenv("ATTEST_QEMU", str(qemu))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from attest.cli.cache import cache as command
+from attest.cli.command import _attest
 from attest.snapshot.cache import Entry, SnapshotCache
 from attest.snapshot.shape import Shape
 
@@ -27,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SnapshotC
 
 
 def attest_cache(*arguments: str) -> Result:
-    return CliRunner().invoke(command, arguments)
+    return CliRunner().invoke(_attest, ["cache", *arguments])
 
 
 def put(cache: SnapshotCache, image: str, *, days: float = 0) -> Entry:

@@ -123,9 +123,19 @@ def test_a_guest_that_stops_in_the_middle(trap: Trap, device: Path) -> None:
     assert probe.reason.endswith("a guest got stuck after saying: [ 0.2] two")
 
 
+def test_a_guest_that_stops_once_is_no_proof(trap: Trap, device: Path) -> None:
+    log = trap(
+        "echo one > $console\n"
+        'if [ "$(wc -l < "$0.log")" = 2 ]; then echo "attest-stage: init" > $console; fi\n'
+        "sleep 1000"
+    )
+    assert probe_kvm(image=IMAGE, device=device, patience=Patience(quiet=2.0)).usable
+    assert log.read_text() == "started\n" * 2
+
+
 def test_a_guest_that_talks_for_ever(trap: Trap, device: Path) -> None:
     trap("while sleep 0.01; do echo again > $console; done")
-    assert not probe_kvm(image=IMAGE, device=device, patience=Patience(talk=1.0)).usable
+    assert not probe_kvm(image=IMAGE, device=device, patience=Patience(quiet=0.5, talk=4)).usable
 
 
 def test_a_guest_that_is_slow_is_not_stuck(trap: Trap, device: Path) -> None:

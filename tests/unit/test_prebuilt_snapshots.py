@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from attest.cli.cache import cache as command
+from attest.cli.command import _attest
 from attest.errors import UsageError
 from attest.snapshot import record
 from attest.snapshot.prebuilt import PrebuiltSnapshots, UnfitError
@@ -114,7 +114,7 @@ def test_a_damaged_one_is_not_used_and_stays(
 def make(manifest: Path, text: str, into: Path) -> UsageError:
     """What `attest cache make` has against it, before anything starts."""
     manifest.write_text(text)
-    result = CliRunner().invoke(command, ["make", str(manifest), "--into", str(into)])
+    result = CliRunner().invoke(_attest, ["cache", "make", str(manifest), "--into", str(into)])
     assert isinstance(result.exception, UsageError)
     return result.exception
 

@@ -33,7 +33,7 @@ from attest.support.paths import MONTH, cache_dir, mark_used
 from attest.support.scratch import Scratch
 from attest.support.text import plain_text
 from attest.support.validation import check_choice
-from attest.vmm.base import MachineSpec
+from attest.vmm.base import MachineSpec, VmmExit
 from attest.vmm.qemu.binary import QemuBinary, find_qemu
 from attest.vmm.qemu.vmm import Qemu
 
@@ -41,6 +41,8 @@ __all__ = ["KvmProbe", "Patience", "choose", "probe_kvm"]
 
 _DEVICE: Final = Path("/dev/kvm")
 _PROOF: Final = b"attest-stage: init"
+_GUESTS: Final = 2
+"""How many guests may fail on their way: KVM that is itself emulated loses one now and then."""
 
 
 class KvmProbe(msgspec.Struct, frozen=True):
@@ -160,6 +162,18 @@ def _key(image: Image, qemu: QemuBinary) -> str:
 
 
 def _boot(image: Image, qemu: QemuBinary, device: Path, patience: Patience) -> KvmProbe:
+    for _ in range(_GUESTS):
+        seen, exit = _boot_guest(image, qemu, patience)
+        if _PROOF in seen:
+            return KvmProbe(True, "a guest booted with it")
+        if not seen:
+            break
+    how = f"QEMU ended with {exit}" if exit else f"a guest got stuck {_place(seen)}"
+    return KvmProbe(False, f"{device} opens, but {how}")
+
+
+def _boot_guest(image: Image, qemu: QemuBinary, patience: Patience) -> tuple[bytes, VmmExit | None]:
+    """What a guest said on its console, and the end of QEMU, if that came first."""
     with ExitStack() as undo:
         scratch = Scratch()
         undo.callback(scratch.close)
@@ -175,11 +189,7 @@ def _boot(image: Image, qemu: QemuBinary, device: Path, patience: Patience) -> K
             undo.callback(end)
         quiet = max(patience.quiet, patience.quiet_starts * _start(qemu))
         seen = _read_until_proof(vmm.console.output, quiet, patience.talk * quiet)
-        if _PROOF in seen:
-            return KvmProbe(True, "a guest booted with it")
-        if exit := vmm.wait(0.2):
-            return KvmProbe(False, f"{device} opens, but QEMU ended with {exit}")
-        return KvmProbe(False, f"{device} opens, but a guest got stuck {_place(seen)}")
+        return seen, vmm.wait(0.2)
 
 
 def _alone(image: Image, directory: Path) -> Image:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["OpenWorkdir", "Workdir"]
+__all__ = ["OpenWorkdir", "Workdir", "remove_at_once"]
 
 
 class Workdir(Protocol):
@@ -73,4 +73,15 @@ class OpenWorkdir:
 
     def remove(self) -> None:
         """Remove it, with all that is left in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_at_once(self.path)
+
+
+def remove_at_once(directory: Path) -> None:
+    """Remove a directory so that nothing can be made in it any more by its path.
+
+    A VMM may end while the driver prepares something there, which would keep the directory.
+    """
+    removed = directory.with_name(f"{directory.name}.removed")
+    with suppress(OSError):  # it is not there any more
+        directory.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)

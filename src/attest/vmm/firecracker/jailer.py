@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
+from attest.vmm.workdir import remove_at_once
 
 __all__ = ["Jail", "check_root", "find_jailer"]
 
@@ -137,4 +138,4 @@ class Jail:
 
     def remove(self) -> None:
         """Remove it, with all that is left in it."""
-        shutil.rmtree(self._base, ignore_errors=True)
+        remove_at_once(self._base)
