@@ -135,7 +135,7 @@ def test_a_guest_that_stops_once_is_no_proof(trap: Trap, device: Path) -> None:
 
 def test_a_guest_that_talks_for_ever(trap: Trap, device: Path) -> None:
     trap("while sleep 0.01; do echo again > $console; done")
-    assert not probe_kvm(image=IMAGE, device=device, patience=Patience(quiet=0.5, talk=4)).usable
+    assert not probe_kvm(image=IMAGE, device=device, patience=Patience(quiet=0.5, talk=2)).usable
 
 
 def test_a_guest_that_is_slow_is_not_stuck(trap: Trap, device: Path) -> None:

@@ -10,7 +10,7 @@ from attest.vmm.workdir import OpenWorkdir
 
 
 def test_what_is_made_there_meanwhile_does_not_keep_it(tmp_path: Path) -> None:
-    for _ in range(50):
+    for _ in range(10):
         workdir = OpenWorkdir(tmp_path, "vmm-")
         for index in range(50):
             (workdir.path / str(index)).touch()

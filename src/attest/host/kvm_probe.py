@@ -69,7 +69,7 @@ class Patience(msgspec.Struct, frozen=True):
     """
 
     quiet: float = 5.0
-    quiet_starts: float = 50
+    quiet_starts: float = 100
     talk: float = 12
 
 
