@@ -21,7 +21,7 @@ next step, where there is one. All can be pickled, as test runners with several 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "AttestError",
@@ -64,6 +64,17 @@ class AttestError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # That of `Exception` would call the class with the message alone.
         return _without_init, (type(self), self.args), self.__dict__
+
+    def fresh_copy(self) -> Self:
+        """The same error, raised nowhere yet.
+
+        What is raised by several callers is a copy for each: one object would tell each of them
+        where all have met it.
+        """
+        fresh = type(self).__new__(type(self), *self.args)
+        fresh.__dict__ |= self.__dict__
+        fresh.__cause__ = self.__cause__
+        return fresh
 
     def _details(self) -> list[str]:
         """The lines between the message and the hint."""

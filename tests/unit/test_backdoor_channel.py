@@ -184,6 +184,8 @@ def test_a_wait_behind_a_long_command_keeps_its_time_limit(channel: ShellChannel
 def test_what_a_shell_cannot_do(channel: ShellChannel) -> None:
     with pytest.raises(MachineError, match="cannot give a command standard input"):
         channel.start(Command("cat", stdin=True))
+    with pytest.raises(MachineError, match="cannot end a command before its processes in"):
+        channel.start(Command("true", wait_for_output=False))
     with pytest.raises(MachineError, match="cannot give a command a terminal"):
         channel.start(Command("top", pty=(24, 80)))
     with pytest.raises(MachineError, match="cannot tell a guest who it is"):

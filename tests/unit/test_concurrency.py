@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from attest.errors import AttestError
 from attest.support.cancellation import Cancelled, cancellable
 from attest.support.concurrency import wait_all
 
@@ -53,6 +54,18 @@ def test_other_failures_are_attached() -> None:
     (other,) = caught.value.others  # type: ignore[attr-defined]
     assert {str(caught.value), str(other)} == {"a", "b"}
     assert f"also failed: {other}" in caught.value.__notes__
+
+
+def test_what_several_failed_of_is_told_once() -> None:
+    both = threading.Barrier(2)
+
+    def call(_: str) -> None:
+        both.wait(20)
+        raise AttestError("web: died", hint="look at its console")
+
+    with pytest.raises(AttestError, match="web: died") as caught:
+        wait_all(["a", "b"], call)
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_a_cancelled_call_starts_nothing_more() -> None:

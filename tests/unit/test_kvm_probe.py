@@ -123,6 +123,14 @@ def test_a_guest_that_stops_in_the_middle(trap: Trap, device: Path) -> None:
     assert probe.reason.endswith("a guest got stuck after saying: [ 0.2] two")
 
 
+def test_it_tells_how_the_first_guest_failed(trap: Trap, device: Path) -> None:
+    trap(
+        'echo one > $console\nif [ "$(wc -l < "$0.log")" = 2 ]; then kill -ABRT $$; fi\nsleep 1000'
+    )
+    probe = probe_kvm(image=IMAGE, device=device, patience=Patience(quiet=2.0))
+    assert probe.reason.endswith("a guest got stuck after saying: one")
+
+
 def test_a_guest_that_stops_once_is_no_proof(trap: Trap, device: Path) -> None:
     log = trap(
         "echo one > $console\n"

@@ -5,7 +5,8 @@ that the outer hypervisor refuses, or the guest stalls. So the probe boots a ker
 The answer holds until the host reboots.
 
 A guest is stuck when it says nothing for long, not when it takes long: in a nested machine it may.
-What is long there shows in how long QEMU takes to say its version.
+What is long there shows in how long QEMU takes to say its version. One that has said something and
+fails then is no proof: another is tried.
 """
 
 from __future__ import annotations
@@ -162,14 +163,15 @@ def _key(image: Image, qemu: QemuBinary) -> str:
 
 
 def _boot(image: Image, qemu: QemuBinary, device: Path, patience: Patience) -> KvmProbe:
+    failures = []
     for _ in range(_GUESTS):
         seen, exit = _boot_guest(image, qemu, patience)
         if _PROOF in seen:
             return KvmProbe(True, "a guest booted with it")
+        failures.append(f"QEMU ended with {exit}" if exit else f"a guest got stuck {_place(seen)}")
         if not seen:
             break
-    how = f"QEMU ended with {exit}" if exit else f"a guest got stuck {_place(seen)}"
-    return KvmProbe(False, f"{device} opens, but {how}")
+    return KvmProbe(False, f"{device} opens, but {failures[0]}")
 
 
 def _boot_guest(image: Image, qemu: QemuBinary, patience: Patience) -> tuple[bytes, VmmExit | None]:
@@ -189,7 +191,7 @@ def _boot_guest(image: Image, qemu: QemuBinary, patience: Patience) -> tuple[byt
             undo.callback(end)
         quiet = max(patience.quiet, patience.quiet_starts * _start(qemu))
         seen = _read_until_proof(vmm.console.output, quiet, patience.talk * quiet)
-        return seen, vmm.wait(0.2)
+        return seen, None if _PROOF in seen else vmm.wait(0.2)
 
 
 def _alone(image: Image, directory: Path) -> Image:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from msgspec.structs import replace
+
 from attest.errors import CommandFailed, MachineError
 from attest.events import Kind
 from attest.guest.channel import Channel, Command, Running
@@ -88,7 +90,7 @@ class Commands(Power):
         data = stdin.encode() if isinstance(stdin, str) else stdin
         ended = self._run(
             Command(
-                command, timeout=timeout, cwd=cwd, user=user, env=env, stdin=bool(data),
+                command, timeout=timeout, cwd=cwd, user=user, env=env,
                 strict=isinstance(command, str),
             ),
             data,
@@ -241,7 +243,7 @@ class Commands(Power):
         self, channel: Channel, command: Command, stdin: bytes | None = None
     ) -> GuestCompleted:
         with self._lifecycle.explained():
-            process = channel.start(command)
+            process = channel.start(replace(command, stdin=bool(stdin)))
             try:
                 if stdin:
                     process.feed(stdin)

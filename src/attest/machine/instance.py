@@ -118,7 +118,7 @@ class Instance:
         machine.start()
         instance = machine._lifecycle.instance
         channel = instance.ready()
-        assert channel.run("hostname").status == 0
+        assert channel.run(Command("hostname")).status == 0
         assert instance.stage == "ready"
 
         instance.kill()
@@ -317,7 +317,7 @@ class Instance:
         if not rebooted():
             raise self._error(f"did not reboot in {timeout:g} s")
         if self._state.phase is Phase.OFF:
-            raise self.death or self._error("ended instead of rebooting")
+            raise self._why_not_there() if self.death else self._error("ended instead of rebooting")
         self.ready()
 
     def begin_anew(self, reason: str) -> None:
@@ -701,7 +701,7 @@ class Instance:
     def _why_not_there(self) -> AttestError:
         outcome = self._state.outcome
         if outcome is not None and outcome.error is not None:
-            return outcome.error.with_traceback(None)  # or each raise would add to the last one's
+            return outcome.error.fresh_copy()
         return MachineError(self._name, self._left)
 
     def _await_end_heard(self) -> None:

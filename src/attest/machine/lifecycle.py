@@ -105,7 +105,7 @@ class Lifecycle:
                 if instance.death is None and not instance.ended:
                     return instance
                 if (death := instance.death) is not None:  # it may have come between the two
-                    raise death.with_traceback(None)  # or each raise would add to the last one's
+                    raise death.fresh_copy()
             self.start()
             assert self.instance is not None, "it was just started"
             return self.instance

@@ -82,6 +82,7 @@ def _with_others(first: BaseException, futures: list[Future[_R]]) -> BaseExcepti
     others = [error for error in errors if error not in (None, first)]
     others = [error for error in others if not isinstance(error, Cancelled)]
     first.others = others  # type: ignore[attr-defined]
-    for error in others:
-        first.add_note(f"also failed: {message_of(error)}")
+    for message in dict.fromkeys(map(message_of, others)):
+        if message != message_of(first):
+            first.add_note(f"also failed: {message}")
     return first

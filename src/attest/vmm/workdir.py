@@ -82,6 +82,7 @@ def remove_at_once(directory: Path) -> None:
     A VMM may end while the driver prepares something there, which would keep the directory.
     """
     removed = directory.with_name(f"{directory.name}.removed")
-    with suppress(OSError):  # it is not there any more
+    with suppress(OSError):  # it is not there any more, or the disk is full
         directory.rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
+    for each in (removed, directory):
+        shutil.rmtree(each, ignore_errors=True)

@@ -144,8 +144,7 @@ class AgentChannel:
         Raises:
             MachineError: It could not be started.
         """
-        if input is not None:
-            command = replace(command, stdin=True)
+        command = replace(command, stdin=input is not None)
         process = self.start(command, stdout=stdout, stderr=stderr)
         try:
             if input is not None:

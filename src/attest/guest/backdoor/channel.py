@@ -158,6 +158,8 @@ class ShellChannel:
         if command.stdin or command.pty is not None:
             what = "a terminal" if command.pty is not None else "standard input"
             raise self._cannot(f"give a command {what}")
+        if not command.wait_for_output:
+            raise self._cannot("end a command before its processes in the background")
         line = in_lines(f"{shlex.join(_words(command, self._kill_after))} </dev/null")
         line = f"cd /tmp; {line}" if command.strict else line
         return self._submit(line, command.timeout, stdout)
