@@ -115,6 +115,8 @@ class Instance:
 
     Example::
 
+        from attest.guest.channel import Command
+
         machine.start()
         instance = machine._lifecycle.instance
         channel = instance.ready()
