@@ -177,7 +177,7 @@ def test_a_wait_ends_when_it_is_cancelled(channel: ShellChannel) -> None:
 
 def test_a_wait_behind_a_long_command_keeps_its_time_limit(channel: ShellChannel) -> None:
     channel.start(Command("sleep 2"))
-    with pytest.raises(WaitFailed, match=r"no file_exists / in 0\.3 s"):
+    with pytest.raises(WaitFailed, match=r"no file / in 0\.3 s"):
         channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, "/", timeout=0.3)).result()
 
 

@@ -260,8 +260,23 @@ def test_a_file_is_seen_when_it_appears(
 
 
 def test_a_wait_that_runs_into_its_limit_says_for_what(channel: AgentChannel) -> None:
-    with pytest.raises(WaitFailed, match=r"alice: no file_exists /nowhere in 0\.05 s"):
+    with pytest.raises(WaitFailed, match=r"alice: no file /nowhere in 0\.05 s"):
         channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, "/nowhere", timeout=0.05)).result()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        (WaitFor(WaitKind.PORT_OPEN, "localhost", 5, port=80), "open port 80 of localhost"),
+        (WaitFor(WaitKind.PORT_CLOSED, "db", 5, port=80), "closed port 80 of db"),
+        (WaitFor(WaitKind.UNIX_SOCKET, "/run/{0}", 5), "socket /run/{0}"),
+        (WaitFor(WaitKind.UNIT, "web.service", 5), "active unit web.service"),
+        (WaitFor(WaitKind.UNIT, "web.service", 5, wanted="failed"), "failed unit web.service"),
+        (WaitFor(WaitKind.PROCESS_GONE, "12", 5), "end of process 12"),
+    ],
+)
+def test_errors_call_what_is_waited_for_as_people_do(wanted: WaitFor, text: str) -> None:
+    assert str(wanted) == text
 
 
 def test_a_wait_can_be_cancelled(channel: AgentChannel) -> None:

@@ -34,6 +34,11 @@ def test_settings_are_the_options() -> None:
     assert list(get_type_hints(ClusterSettings)) == names
 
 
+def test_a_path_may_be_a_text(manifest: dict[str, Any], tmp_path: Path) -> None:
+    options = Cluster(manifest, out_dir=str(tmp_path), snapshots="made").options
+    assert options == ClusterOptions(out_dir=tmp_path, snapshots=Path("made"))
+
+
 def test_a_setting_goes_before_the_options(manifest: dict[str, Any]) -> None:
     options = ClusterOptions(accelerator="tcg", cold=True)
     assert Cluster(manifest, options, cold=False).options == ClusterOptions(accelerator="tcg")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, TypedDict, get_args
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.manifest import Accelerator, VmmName
@@ -47,6 +48,9 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
+        for name in ("snapshots", "out_dir", "state_dir"):
+            if isinstance(path := getattr(self, name), str):
+                force_setattr(self, name, Path(path))
         check_vmm_names(self.vmm, self.programs)
         check_choice(self.accelerator, get_args(Accelerator), "accelerator")
 
@@ -55,14 +59,14 @@ DEFAULT_OPTIONS: Final = ClusterOptions()
 
 
 class ClusterSettings(TypedDict, total=False):
-    """The fields of `ClusterOptions`, as keyword arguments."""
+    """The fields of `ClusterOptions`, as keyword arguments, of which paths may be texts."""
 
     accelerator: Accelerator
     cold: bool
-    snapshots: Path | None
+    snapshots: Path | str | None
     vmm: VmmName
     programs: Mapping[str, str]
     hugepages: bool
-    out_dir: Path | None
-    state_dir: Path | None
+    out_dir: Path | str | None
+    state_dir: Path | str | None
     limits: Limits

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -105,7 +105,7 @@ class WaitFor(msgspec.Struct, frozen=True):
         subject: Its address, path, unit, or process name or id.
         timeout: Seconds until it must have come.
         port: TCP port.
-        wanted: ActiveState of a unit; default ``active``.
+        wanted: ActiveState of a unit.
         datagram: The Unix socket takes datagrams.
     """
 
@@ -113,12 +113,24 @@ class WaitFor(msgspec.Struct, frozen=True):
     subject: str
     timeout: float
     port: int | None = None
-    wanted: str | None = None
+    wanted: str = "active"
     datagram: bool = False
 
     def __str__(self) -> str:
-        port = "" if self.port is None else f":{self.port}"
-        return f"{self.kind.name.lower()} {self.subject}{port}"
+        return _WANTED[self.kind].format(self)
+
+
+_WANTED: Final = {
+    WaitKind.PORT_OPEN: "open port {0.port} of {0.subject}",
+    WaitKind.PORT_CLOSED: "closed port {0.port} of {0.subject}",
+    WaitKind.UNIX_SOCKET: "socket {0.subject}",
+    WaitKind.FILE_EXISTS: "file {0.subject}",
+    WaitKind.FILE_GONE: "removal of {0.subject}",
+    WaitKind.UNIT: "{0.wanted} unit {0.subject}",
+    WaitKind.PROCESS: "process {0.subject}",
+    WaitKind.PROCESS_GONE: "end of process {0.subject}",
+}
+"""What an error calls what it waited for, after "no"."""
 
 
 class Completed(msgspec.Struct, frozen=True):

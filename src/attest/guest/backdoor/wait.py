@@ -45,7 +45,7 @@ class Probe:
     def __init__(self, wanted: WaitFor) -> None:
         self._subject = wanted.subject
         self._port = wanted.port
-        self._wanted = wanted.wanted or "active"
+        self._wanted = wanted.wanted
         self._datagram = wanted.datagram
         self._unit = wanted.kind is WaitKind.UNIT
         self.command = self._command(wanted.kind)
