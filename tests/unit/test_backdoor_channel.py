@@ -134,7 +134,7 @@ def test_waits(channel: ShellChannel, tmp_path: Path) -> None:
     file.touch()
     wait.result()
     channel.start_wait(WaitFor(WaitKind.PROCESS, "1", timeout=30)).result()
-    with pytest.raises(WaitFailed, match=r"no file_gone .* in 0\.2 s"):
+    with pytest.raises(WaitFailed, match=r"no removal of .*/with blank in 0\.2 s"):
         channel.start_wait(WaitFor(WaitKind.FILE_GONE, str(file), timeout=0.2)).result()
 
 

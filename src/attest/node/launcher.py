@@ -146,8 +146,9 @@ class Launcher:
         """
         with self._spare_lock:
             if not self._spare_taps:
-                self._spare_taps = [f"{each.tap}s" for each in self.node.attachments]
-                make_taps(self._cell, self._spare_taps)
+                taps = [f"{each.tap}s" for each in self.node.attachments]
+                make_taps(self._cell, taps)
+                self._spare_taps = taps
             yield tuple(
                 Nic(tap, each.mac)
                 for tap, each in zip(self._spare_taps, self.node.attachments, strict=True)
