@@ -108,7 +108,8 @@ class Stream:
         self.send = send
         """Sends a frame."""
         self._grace = grace
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._received = (bytearray(), bytearray())
         self._eof = [False, False]
         self._eof_taken = [False, False]
@@ -131,7 +132,7 @@ class Stream:
         Raises:
             ProtocolError: It is more than the window allows, or the data channel had ended.
         """
-        with self._changed:
+        with self._lock:
             self._window_in -= len(data)
             if self._window_in < 0 or self._eof[channel]:
                 reason = "after its end" if self._eof[channel] else "beyond its window"
@@ -143,25 +144,25 @@ class Stream:
 
     def eof_came(self, channel: int) -> None:
         """No more data comes on this data channel."""
-        with self._changed:
+        with self._lock:
             self._eof[channel] = True
             self._changed.notify_all()
 
     def window_came(self, size: int) -> None:
         """The guest takes ``size`` bytes more."""
-        with self._changed:
+        with self._lock:
             self._window_out += size
             self._changed.notify_all()
 
     def result_came(self, result: Result) -> None:
         """The operation has ended."""
-        with self._changed:
+        with self._lock:
             self._result = result
             self._changed.notify_all()
 
     def fail(self, failure: Callable[[], ChannelError]) -> None:
         """The session is over; ``failure`` makes the error that whoever waits here gets."""
-        with self._changed:
+        with self._lock:
             self._failure = failure
             self._changed.notify_all()
 
@@ -208,7 +209,7 @@ class Stream:
             TimeoutError: Nothing came in time.
             ChannelError: The session has ended.
         """
-        with self._changed:
+        with self._lock:
             while True:
                 self._check()
                 for channel in (1 - self._last_taken, self._last_taken):
@@ -220,7 +221,7 @@ class Stream:
 
     def taken(self, size: int) -> None:
         """Let the guest send ``size`` bytes more."""
-        with self._changed:
+        with self._lock:
             self._taken += size
             if self._taken < WINDOW // 2 or self.ended:
                 return
@@ -230,7 +231,7 @@ class Stream:
 
     def await_opened(self, until: float | None) -> bool:
         """Wait for the first data, which may be empty; False when the operation ended before."""
-        with self._changed:
+        with self._lock:
             while not self._opened and self._result is None:
                 self._check()
                 self._wait(until)
@@ -243,7 +244,7 @@ class Stream:
             TimeoutError: It did not come in time.
             ChannelError: The session has ended.
         """
-        with self._changed:
+        with self._lock:
             while self._result is None:
                 self._check()
                 self._wait(until)
@@ -256,7 +257,7 @@ class Stream:
 
     def abandon(self) -> None:
         """End the operation, of which nobody wants to know any more."""
-        with self._changed:
+        with self._lock:
             self._abandoned = True
             for received in self._received:
                 received.clear()
@@ -264,7 +265,7 @@ class Stream:
         self.cancel()
 
     def _reserve(self, size: int) -> int:
-        with self._changed:
+        with self._lock:
             while self._window_out == 0 and self._result is None and not self._abandoned:
                 self._check()
                 self._wait(None)

@@ -139,7 +139,8 @@ class ShellSession:
         self._buffer = bytearray()
         self._reason = ""
         self._connecting = threading.Lock()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._requests: deque[Request] = deque()
         self._thread = threading.Thread(target=self._serve, name=f"shell {machine}", daemon=True)
 
@@ -157,7 +158,7 @@ class ShellSession:
                 self._fail(f"the backdoor shell did not greet in {round(timeout, 2):g} s")
             except OSError:
                 self._fail(_CLOSED)
-            with self._changed:
+            with self._lock:
                 if self._reason:
                     raise self.error()
                 self._thread.start()
@@ -168,7 +169,7 @@ class ShellSession:
         Raises:
             ChannelError: The session has ended.
         """
-        with self._changed:
+        with self._lock:
             if self._reason:
                 raise self.error()
             self._requests.append(request)
@@ -185,14 +186,14 @@ class ShellSession:
             pass  # it has seen that
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
-        with self._changed:  # several may end it at once
+        with self._lock:  # several may end it at once
             if self._end_signal >= 0:
                 os.close(self._end_signal)
                 self._end_signal = -1
                 self._sock.close()
 
     def _fail(self, reason: str) -> None:
-        with self._changed:
+        with self._lock:
             if self._reason:
                 return
             self._reason = reason
@@ -217,7 +218,7 @@ class ShellSession:
 
     def _serve(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: self._requests or self._reason)
                 if self._reason:
                     return
@@ -231,7 +232,7 @@ class ShellSession:
                     self._fail(_CLOSED)
                 except ValueError as error:
                     self._fail(f"the shell broke the protocol: {error}")
-            with self._changed:
+            with self._lock:
                 self._requests.popleft()
 
     def _run(self, request: Request) -> None:

@@ -124,7 +124,8 @@ class Qmp:
         self._reply_limit = reply_limit
         self._waiting: list[Qmp.Events] = []
         self._history: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
-        self._came = threading.Condition()
+        self._lock = threading.RLock()
+        self._came = threading.Condition(self._lock)
         self._ended = False
         self._listener: asyncio.Task[None] | None = None
         self._opening = _wait(self._begin(sock), reply_limit)
@@ -150,7 +151,7 @@ class Qmp:
         try:
             # This listener has been there since before the connection: it misses no early event.
             async for event in self._client.events:
-                with self._came:
+                with self._lock:
                     self._history.append(dict(event))
                     self._came.notify_all()
                 self._take(str(event["event"]), cast("dict[str, Any]", event.get("data", {})))
@@ -159,7 +160,7 @@ class Qmp:
 
     def _end(self) -> None:
         """No event comes any more."""
-        with self._came:
+        with self._lock:
             self._ended = True
             self._came.notify_all()
         for events in self._waiting:
@@ -181,7 +182,7 @@ class Qmp:
             QMPError: QEMU has ended.
         """
         until = time.monotonic() + timeout
-        with self._came:
+        with self._lock:
             while True:
                 while self._history:
                     event = self._history.popleft()
