@@ -1,18 +1,15 @@
 """Machines run with each QEMU that `make setup` has unpacked beside the installed one."""
 
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from attest.support.paths import cache_dir
+from tests.guest.qemus import UNPACKED
 
 TINY = Path(__file__).parents[2] / "examples/tiny/test.toml"
-
-UNPACKED = sorted(cache_dir().glob(f"qemu/*/bin/qemu-system-{platform.machine()}"))
 
 
 @pytest.mark.parametrize("qemu", UNPACKED, ids=lambda path: path.parents[1].name)

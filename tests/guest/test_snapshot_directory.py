@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from attest.cluster.cluster import Cluster
 from attest.events import Event, EventLog, Kind
 from attest.snapshot import record
-from attest.support.paths import cache_dir
+from tests.guest.qemus import UNPACKED
 
 NODES = {"a": {"image": "tiny", "memory": 96}, "b": {"image": "tiny", "memory": 96}}
 
@@ -46,7 +45,7 @@ mount -o remount,bind,ro "$directory"
 exec "$@"
 """, "read-only"]  # fmt: skip
 
-QEMUS = ["", *sorted(map(str, cache_dir().glob(f"qemu/*/bin/qemu-system-{platform.machine()}")))]
+QEMUS = ["", *map(str, UNPACKED)]
 
 
 def attest(*arguments: str | Path, inside: list[str | Path], qemu: str) -> str:

@@ -28,7 +28,9 @@ def test_a_unit_that_starts_later_is_waited_for(machine: Machine) -> None:
 
 
 def test_a_failed_unit_ends_the_wait_with_its_journal(machine: Machine) -> None:
-    machine.execute("systemd-run --quiet --unit broken sh -c 'echo the reason; exit 9'")
+    # Of type oneshot, it is not active before it has failed.
+    broken = "systemd-run --quiet --unit broken --property Type=oneshot"
+    machine.execute(f"{broken} sh -c 'echo the reason; exit 9'")
     with pytest.raises(WaitFailed) as caught:
         machine.wait_for_unit("broken.service", timeout=60)
     assert caught.value.state["ActiveState"] == "failed"

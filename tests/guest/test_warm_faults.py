@@ -29,8 +29,7 @@ from attest.snapshot.cache import Entry, SnapshotCache
 from attest.snapshot.shape import Shape
 from attest.support.paths import cache_dir
 from attest.vmm.base import SaveError, Vmm
-
-OTHER_QEMUS = sorted(cache_dir().glob(f"qemu/*/bin/qemu-system-{platform.machine()}"))
+from tests.guest.qemus import OTHERS
 
 NODE: dict[str, Any] = {"image": "tiny", "memory": 96}
 LARGER = {**NODE, "memory": 100}
@@ -483,7 +482,7 @@ def await_claim(home: Home) -> None:
 # Another VMM
 
 
-@pytest.mark.parametrize("qemu", OTHER_QEMUS, ids=lambda path: path.parents[1].name)
+@pytest.mark.parametrize("qemu", OTHERS, ids=lambda path: path.parents[1].name)
 def test_another_version_of_the_vmm_has_snapshots_of_its_own(
     home: Home, made: Entry, qemu: Path
 ) -> None:
