@@ -73,7 +73,10 @@ class AttestError(Exception):
         """
         fresh = type(self).__new__(type(self), *self.args)
         fresh.__dict__ |= self.__dict__
-        fresh.__cause__ = self.__cause__
+        fresh.__cause__, fresh.__context__ = self.__cause__, self.__context__
+        fresh.__suppress_context__ = self.__suppress_context__  # which setting a cause changes
+        if notes := self.__dict__.get("__notes__"):
+            fresh.__notes__ = list(notes)
         return fresh
 
     def _details(self) -> list[str]:

@@ -35,7 +35,7 @@ def test_settings_are_the_options() -> None:
 
 
 def test_a_path_may_be_a_text(manifest: dict[str, Any], tmp_path: Path) -> None:
-    options = Cluster(manifest, out_dir=str(tmp_path), snapshots="made").options
+    options = Cluster(manifest, out_dir=str(tmp_path), snapshots="made", state_dir="").options
     assert options == ClusterOptions(out_dir=tmp_path, snapshots=Path("made"))
 
 

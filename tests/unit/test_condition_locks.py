@@ -1,8 +1,9 @@
 """How attest's code takes the lock of a condition.
 
-A script's time limit is an exception that a signal raises between any two steps of Python code.
+An interrupt from the keyboard is an exception between any two steps of Python code.
 `Condition.__enter__` is such code: an exception at its end leaves the lock taken for ever, and all
 who wait for it. Taking a lock itself is one step, so a condition is made of a lock that is taken.
+A script's time limit spares the conditions that the standard library takes, see `test_script`.
 """
 
 from __future__ import annotations

@@ -180,6 +180,22 @@ def test_an_error_tells_each_caller_where_that_one_met_it(make: Callable[..., Wo
         assert other not in names
 
 
+def test_an_error_met_while_another_is_handled_shows_both(make: Callable[..., World]) -> None:
+    world = make()
+    world.guest.refuses_to_start = [TimeoutError()]
+    instance = world.start()
+
+    def script() -> None:
+        try:
+            raise ValueError("the script's own")
+        finally:
+            instance.ready()
+
+    with pytest.raises(MachineError) as raised:
+        script()
+    assert "the script's own" in "".join(traceback.format_exception(raised.value))
+
+
 def test_a_console_that_cannot_be_logged_takes_its_vmm_along(make: Callable[..., World]) -> None:
     world = make()
     world.context = replace(world.context, console_log=Path("/proc/none/console.log"))

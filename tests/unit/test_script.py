@@ -36,6 +36,14 @@ def test_the_time_limit_ends_a_script(text: str) -> None:
     assert caught.value.message == "the test took longer than its 0.2 s"
 
 
+@pytest.mark.parametrize("times", range(20))
+def test_a_script_that_is_ended_keeps_no_lock(times: int) -> None:
+    condition = threading.Condition(threading.Lock())
+    with pytest.raises(TimeLimit):
+        _run("while True:\n  with condition: pass", timeout=0.01, condition=condition)
+    assert condition.acquire(blocking=False)
+
+
 def test_the_reason_shows_where_the_script_was() -> None:
     with pytest.raises(TimeLimit) as caught:
         _run("\nevent.wait(60)", event=threading.Event())

@@ -50,7 +50,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("snapshots", "out_dir", "state_dir"):
             if isinstance(path := getattr(self, name), str):
-                force_setattr(self, name, Path(path))
+                force_setattr(self, name, Path(path) if path else None)
         check_vmm_names(self.vmm, self.programs)
         check_choice(self.accelerator, get_args(Accelerator), "accelerator")
 

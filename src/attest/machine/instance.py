@@ -377,6 +377,9 @@ class Instance:
     def _advance(self, event: Event) -> list[Effect]:
         """Advance the state, under the lock; returns the effects that are the poster's to do."""
         self._state, effects = advance(self._state, event, self._limits)
+        for each in effects:
+            if isinstance(each, TellFatal) and each.seconds is not None:
+                diagnosis.blame_snapshot(each.error, each.seconds)  # before anybody meets it
         at_once: list[Effect] = [each for each in effects if isinstance(each, _AT_ONCE)]
         self._queue.extend(each for each in effects if not isinstance(each, _AT_ONCE))
         self._changed.notify_all()
@@ -435,9 +438,7 @@ class Instance:
                 self._discard()
             case ReportSpoilt(error=error, seconds=seconds):
                 self._report_spoilt(error, seconds)
-            case TellFatal(error=error, seconds=seconds):
-                if seconds is not None:
-                    diagnosis.blame_snapshot(error, seconds)
+            case TellFatal(error=error):
                 self._context.on_fatal(error)
             case _:
                 self._tell(effect)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Final
@@ -15,6 +16,15 @@ __all__ = ["ScriptRun", "TimeLimit"]
 
 _SIGNAL: Final = signal.SIGUSR1
 """Ends a script from another thread: it interrupts whatever the script waits for."""
+
+_LOCKING: Final = (threading.Condition.__enter__.__code__, threading.Condition.__exit__.__code__)
+"""Where a script is not interrupted: its thread has a lock there that nobody would give back.
+
+Not only attest has conditions: each `threading.Event` and each `Future` has one.
+"""
+
+_SOON: Final = 0.02
+"""Seconds until a script that was there is interrupted again."""
 
 
 class TimeLimit(TestFailure):
@@ -66,6 +76,7 @@ class ScriptRun:
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._over.set()
+        self._spared = False
         self._reason: AttestError | None = None
 
     def abort(self, reason: AttestError) -> None:
@@ -110,9 +121,18 @@ class ScriptRun:
             with self._lock:
                 if self._over.is_set():
                     return
+                self._spared = False
                 signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
-            self._over.wait(self._again)
+            again = time.monotonic() + self._again
+            while not self._spared and time.monotonic() < again:
+                if self._over.wait(_SOON):  # the signal's handler may take no lock to tell
+                    return
 
     def _raise(self, signum: int, frame: FrameType | None) -> None:
-        if not self._over.is_set():
-            raise _Ended(str(self._reason))
+        if frame is not None and frame.f_code in _LOCKING:
+            self._spared = True
+            return
+        while frame is not None:
+            if frame.f_code is self._code:  # else it has ended, and `run` is about to say so
+                raise _Ended(str(self._reason))
+            frame = frame.f_back

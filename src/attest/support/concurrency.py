@@ -26,7 +26,7 @@ def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
 
     Raises:
         Exception: The first failure; the other calls are cancelled. What else had failed by itself
-            is attached as notes and as ``others``.
+            is attached as ``others``, and as notes, each message once.
     """
     items = list(items)
     scope = CancelScope()
