@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -42,6 +43,12 @@ def test_a_script_that_is_ended_keeps_no_lock(times: int) -> None:
     with pytest.raises(TimeLimit):
         _run("while True:\n  with condition: pass", timeout=0.01, condition=condition)
     assert condition.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("times", range(5))
+def test_a_script_is_not_ended_where_that_would_be_lost(times: int) -> None:
+    with pytest.raises(TimeLimit):  # and nothing is told of an exception that was ignored
+        _run("class Item: pass\nwhile True: seen.add(Item())", timeout=0.01, seen=WeakSet())
 
 
 def test_the_reason_shows_where_the_script_was() -> None:

@@ -7,8 +7,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final
+from weakref import WeakSet
 
 from attest.errors import AttestError, TestFailure
 
@@ -22,6 +23,10 @@ _LOCKING: Final = (threading.Condition.__enter__.__code__, threading.Condition._
 
 Not only attest has conditions: each `threading.Event` and each `Future` has one.
 """
+
+_FORGETTING: Final = WeakSet.add.__code__.co_filename
+"""Nor is it interrupted here, where a thread that has ended is forgotten: what is raised in the
+callback of a weak reference is lost."""
 
 _SOON: Final = 0.02
 """Seconds until a script that was there is interrupted again."""
@@ -129,10 +134,14 @@ class ScriptRun:
                     return
 
     def _raise(self, signum: int, frame: FrameType | None) -> None:
-        if frame is not None and frame.f_code in _LOCKING:
+        if frame is not None and _is_spared(frame.f_code):
             self._spared = True
             return
         while frame is not None:
             if frame.f_code is self._code:  # else it has ended, and `run` is about to say so
                 raise _Ended(str(self._reason))
             frame = frame.f_back
+
+
+def _is_spared(code: CodeType) -> bool:
+    return code in _LOCKING or code.co_filename == _FORGETTING
