@@ -21,7 +21,7 @@ next step, where there is one. All can be pickled, as test runners with several 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 __all__ = [
     "AttestError",
@@ -40,6 +40,9 @@ __all__ = [
     "message_of",
     "reason_of",
 ]
+
+
+_E = TypeVar("_E", bound="AttestError")
 
 
 class AttestError(Exception):
@@ -71,7 +74,7 @@ class AttestError(Exception):
         What is raised by several callers is a copy for each: one object would tell each of them
         where all have met it.
         """
-        fresh = type(self).__new__(type(self), *self.args)
+        fresh = _without_init(type(self), self.args)
         fresh.__dict__ |= self.__dict__
         fresh.__cause__, fresh.__context__ = self.__cause__, self.__context__
         fresh.__suppress_context__ = self.__suppress_context__  # which setting a cause changes
@@ -295,7 +298,7 @@ def reason_of(error: BaseException) -> str:
     return error.reason if isinstance(error, MachineError) else message_of(error)
 
 
-def _without_init(kind: type[AttestError], args: tuple[object, ...]) -> AttestError:
+def _without_init(kind: type[_E], args: tuple[object, ...]) -> _E:
     return kind.__new__(kind, *args)
 
 

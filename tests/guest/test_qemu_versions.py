@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.qemus import UNPACKED
+from tests.qemus import UNPACKED
 
 TINY = Path(__file__).parents[2] / "examples/tiny/test.toml"
 

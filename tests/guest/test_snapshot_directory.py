@@ -15,7 +15,7 @@ import pytest
 from attest.cluster.cluster import Cluster
 from attest.events import Event, EventLog, Kind
 from attest.snapshot import record
-from tests.guest.qemus import UNPACKED
+from tests.qemus import UNPACKED
 
 NODES = {"a": {"image": "tiny", "memory": 96}, "b": {"image": "tiny", "memory": 96}}
 

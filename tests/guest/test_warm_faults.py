@@ -29,7 +29,7 @@ from attest.snapshot.cache import Entry, SnapshotCache
 from attest.snapshot.shape import Shape
 from attest.support.paths import cache_dir
 from attest.vmm.base import SaveError, Vmm
-from tests.guest.qemus import OTHERS
+from tests.qemus import OTHERS
 
 NODE: dict[str, Any] = {"image": "tiny", "memory": 96}
 LARGER = {**NODE, "memory": 100}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ import pytest
 
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
-from attest.support.paths import cache_dir
 from tests.nix.isolated_nix import Nix
+from tests.qemus import UNPACKED
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +25,7 @@ def nix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nix]:
 
 
 @pytest.fixture(
-    params=[
-        "",
-        *sorted(map(str, cache_dir().glob(f"qemu/*/bin/qemu-system-{platform.machine()}"))),
-    ],
+    params=["", *map(str, UNPACKED)],
     ids=lambda path: Path(path).parts[-3] if path else "installed",
 )
 def qemu(request: pytest.FixtureRequest) -> str:

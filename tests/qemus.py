@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final
 
 from attest.support.paths import cache_dir
+from attest.vmm.qemu.binary import find_qemu
 
 __all__ = ["OTHERS", "UNPACKED"]
 
 _NAME: Final = f"qemu-system-{platform.machine()}"
 
-_USED: Final = shutil.which(os.environ.get("ATTEST_QEMU") or _NAME)
-
 UNPACKED: Final = sorted(cache_dir().glob(f"qemu/*/bin/{_NAME}"))
 """Those beside the installed one; the name of each one's directory is its version."""
-
-
-def _version(qemu: str | Path) -> str:
-    command = [qemu, "--version"]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _others() -> list[Path]:
     installed = shutil.which(_NAME)
     there = [*UNPACKED, *([Path(installed)] if installed else [])]
-    return [each for each in there if _USED and _version(each) != _version(_USED)]
+    return [each for each in there if find_qemu(str(each)).version != find_qemu().version]
 
 
 OTHERS: Final = _others()
