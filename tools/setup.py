@@ -67,7 +67,7 @@ _QEMU: Final = [
 _VENV: Final = [Need("python3-venv", "module:ensurepip", "makes the Python environment")]
 _RUN: Final = [
     Need("mmdebstrap", "mmdebstrap", "builds Debian images"),
-    Need("erofs-utils", "mkfs.erofs", "packs images"),
+    Need("e2fsprogs", "mkfs.ext4", "makes file systems"),
     Need("lz4", "lz4", "unpacks images' kernels"),
     Need(
         "debian-archive-keyring",

@@ -1,7 +1,7 @@
 """Layers: what is expensive to make of an image, and shared by all images of the same content.
 
 A layer's directory has the kernel (`vmlinuz`; uncompressed, `vmlinux`), the part of the initrd that
-does not depend on the agent (`initrd.base`), for Debian the root (`root.erofs`), and `layer.json`.
+does not depend on the agent (`initrd.base`), for Debian the root (`root.ext4`), and `layer.json`.
 Its digest is that of these contents.
 """
 
@@ -13,8 +13,8 @@ import msgspec
 
 __all__ = ["CONTENT", "Layer"]
 
-CONTENT: Final = ("vmlinuz", "vmlinux", "initrd.base", "root.erofs")
-"""A layer's files; ``root.erofs`` is optional."""
+CONTENT: Final = ("vmlinuz", "vmlinux", "initrd.base", "root.ext4")
+"""A layer's files; ``root.ext4`` is optional."""
 
 
 class Layer(msgspec.Struct, frozen=True):

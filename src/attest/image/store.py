@@ -287,7 +287,7 @@ def _read(path: Path) -> Image | None:
         record = msgspec.json.decode((path / "image.json").read_bytes(), type=_Record)
     except FileNotFoundError:
         return None
-    root = path / "root.erofs"
+    root = path / "root.ext4"
     return Image(
         digest=path.name,
         path=path,

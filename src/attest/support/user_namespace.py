@@ -21,7 +21,7 @@ __all__ = [
 _PACKAGES: Final = {
     "depmod": "kmod",
     "dpkg-deb": "dpkg",
-    "mkfs.erofs": "erofs-utils",
+    "mkfs.ext4": "e2fsprogs",
     "newuidmap": "uidmap",
     "setpriv": "util-linux",
     "unshare": "util-linux",
