@@ -131,6 +131,23 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         list[str],
         msgspec.Meta(description="commands that are run once, before the snapshot is made"),
     ] = msgspec.field(default_factory=list)
+    root: (
+        Annotated[
+            Literal["disk", "memory"],
+            msgspec.Meta(
+                description="where it writes its root: to a disk, which it keeps when it reboots "
+                "or is started again, or into its memory; default: to a disk where its image can"
+            ),
+        ]
+        | None
+    ) = None
+    root_size: (
+        Annotated[
+            int,
+            msgspec.Meta(ge=16, le=1 << 24, description="MiB of its root on a disk; default: 8192"),
+        ]
+        | None
+    ) = None
     disks: Annotated[
         list[Disk], msgspec.Meta(description="disks, /dev/disk/by-id/virtio-disk0 and so on")
     ] = msgspec.field(default_factory=list)

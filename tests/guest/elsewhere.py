@@ -29,11 +29,11 @@ busybox mount -t devtmpfs dev /dev
 exec >/dev/console 2>&1
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
-for module in $(busybox cat /modules/order); do busybox insmod $module; done
+for module in $(busybox cat /modules/order /modules/order.union); do busybox insmod $module; done
 for serial in /sys/block/*/serial; do
   [ "$(busybox cat $serial)" != root ] || disk=$(busybox basename $(busybox dirname $serial))
 done
-busybox mount -t erofs -o ro /dev/$disk /lower
+busybox mount -t ext4 -o ro /dev/$disk /lower
 busybox mount -t tmpfs tmpfs /upper
 busybox mkdir /upper/upper /upper/work
 busybox mount -t overlay -o lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work overlay /root

@@ -60,12 +60,14 @@ class ArchivedMachine(msgspec.Struct, frozen=True, kw_only=True):
         machine_id: Its own.
         shape: What it needs of a host.
         absence: Why it was not saved; empty for one that was.
+        root: The file of what it has written to its root; empty: that is in its memory.
     """
 
     number: int
     machine_id: str
     shape: Shape
     absence: str
+    root: str = ""
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +125,8 @@ class Archive(msgspec.Struct, frozen=True):
 
     def _disks(self, name: str) -> tuple[Path, ...]:
         disks = self.manifest.nodes[name].disks
-        return tuple(self.path / disk.image for disk in disks if disk.image)
+        files = [*(disk.image or "" for disk in disks), self.machines[name].root]
+        return tuple(self.path / file for file in files if file)
 
 
 def archive_path(run: Path) -> Path:
@@ -260,13 +263,23 @@ def write_archive(
         )
         files = {launcher.name: launcher.disks.files for launcher, _ in present}
         names = layers.bring([file for each in files.values() for file in each])
+        roots = {
+            launcher.name: names[launcher.disks.files[-1]]
+            for launcher, _ in present
+            if launcher.node.root_disk
+        }
         nodes = {
             launcher.name: replace(
                 launcher.node.declared,
                 image=launcher.node.image.recipe
                 if is_description(launcher.node.declared.image)
                 else launcher.node.declared.image,
-                disks=[Disk(image=names[file]) for file in files.get(launcher.name, ())],
+                disks=[
+                    Disk(image=names[file])
+                    for file, _ in zip(
+                        files.get(launcher.name, ()), launcher.node.declared.disks, strict=False
+                    )
+                ],
                 vmm=launcher.node.backend.name,
             )
             for launcher, _ in machines
@@ -277,6 +290,7 @@ def write_archive(
                 machine_id=launcher.node.machine_id,
                 shape=launcher.shape(),
                 absence=absent.get(launcher.name, ""),
+                root=roots.get(launcher.name, ""),
             )
             for launcher, _ in machines
         }

@@ -65,7 +65,12 @@ class Launcher:
         self.directory = directory
         directory.mkdir(parents=True)
         self.disks = Disks(
-            directory, node.declared.disks, relative_to, node.backend.disk_format, node.qemu
+            directory,
+            node.declared.disks,
+            node.root_disk,
+            relative_to,
+            node.backend.disk_format,
+            node.qemu,
         )
         self._cell = cell
         self._hosts = hosts
