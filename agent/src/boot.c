@@ -42,7 +42,11 @@ static const char unit[] = "[Unit]\n"
 
 /* Whoever powers off such a guest, the agent or `poweroff`, ends up in that service. */
 static const char reboot_instead[] = "[Unit]\n"
-                                     "SuccessAction=reboot-force\n";
+                                     "SuccessAction=reboot-force\n"
+                                     "\n"
+                                     "[Service]\n"
+                                     "Type=oneshot\n"
+                                     "ExecStart=-/bin/sh -c 'echo \"" SAY_POWER_OFF "\" >/dev/console'\n";
 
 /* --- file systems --- */
 

@@ -131,6 +131,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         list[str],
         msgspec.Meta(description="commands that are run once, before the snapshot is made"),
     ] = msgspec.field(default_factory=list)
+    allow_reboot: Annotated[
+        bool,
+        msgspec.Meta(description="its own reboot boots it again, instead of ending the machine"),
+    ] = False
     root: (
         Annotated[
             Literal["disk", "memory"],

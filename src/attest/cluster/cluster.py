@@ -511,12 +511,16 @@ class Cluster:
             console_log=self._report.console_log(name),
             on_fatal=self._on_fatal,
             require_open=self._require_open,
+            reset_ends_vmm=bool(node.backend.capabilities.reset),
             limits=self.options.limits,
         )
         host = MachineHost(
             self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links
         )
-        lifecycle = Lifecycle(name, context, NodeSource(sources, launcher, context))
+        lifecycle = Lifecycle(
+            name, context, NodeSource(sources, launcher, context),
+            allow_reboot=node.declared.allow_reboot,
+        )  # fmt: skip
         self._launchers[name] = launcher
         self._contexts[name] = context
         self._lifecycles[name] = lifecycle

@@ -13,13 +13,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from attest.disk.machine_disks import Disks
-from attest.errors import MachineError
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
 from attest.net.bridge import SPARE, make_taps, set_cable
 from attest.net.cell import Cell
 from attest.node.resolved import ResolvedNode
-from attest.node.vmm_choice import who_can
 from attest.snapshot.shape import Shape
 from attest.vmm.base import MachineSpec, Nic, Saved, Vmm, VmmExit
 
@@ -113,10 +111,6 @@ class Launcher:
 
         One that continues ``saved`` is paused; see `attest.machine.contracts.StartVmm`.
         """
-        if allow_reboot and (reason := self.node.backend.capabilities.reboot):
-            raise MachineError(
-                self.name, f"start(allow_reboot=True): {reason}", hint=who_can("reboot")
-            )
         disks = self.disks.begin() if saved is None else self.disks.overlay(saved.disks)
         spec = replace(
             self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks,
