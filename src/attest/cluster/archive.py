@@ -123,10 +123,15 @@ class Archive(msgspec.Struct, frozen=True):
         }
         return {name: found[shape.image] for name, shape in shapes.items()}
 
+    def root(self, name: str) -> Path | None:
+        """The file of what a machine has written to its root; None: it is in its memory."""
+        file = self.machines[name].root
+        return self.path / file if file else None
+
     def _disks(self, name: str) -> tuple[Path, ...]:
-        disks = self.manifest.nodes[name].disks
-        files = [*(disk.image or "" for disk in disks), self.machines[name].root]
-        return tuple(self.path / file for file in files if file)
+        disks = [self.path / disk.image for disk in self.manifest.nodes[name].disks if disk.image]
+        root = self.root(name)
+        return (*disks, root) if root else tuple(disks)
 
 
 def archive_path(run: Path) -> Path:
@@ -261,12 +266,12 @@ def write_archive(
         layers = CollectedDisks(
             work, scratch, next((launcher.node.qemu for launcher, _ in machines), None)
         )
-        files = {launcher.name: launcher.disks.files for launcher, _ in present}
+        files = {launcher.name: launcher.disks.files for launcher, _ in machines}
         names = layers.bring([file for each in files.values() for file in each])
         roots = {
             launcher.name: names[launcher.disks.files[-1]]
-            for launcher, _ in present
-            if launcher.node.root_disk
+            for launcher, _ in machines
+            if launcher.node.root_disk and launcher.disks.written
         }
         nodes = {
             launcher.name: replace(
@@ -274,12 +279,7 @@ def write_archive(
                 image=launcher.node.image.recipe
                 if is_description(launcher.node.declared.image)
                 else launcher.node.declared.image,
-                disks=[
-                    Disk(image=names[file])
-                    for file, _ in zip(
-                        files.get(launcher.name, ()), launcher.node.declared.disks, strict=False
-                    )
-                ],
+                disks=_kept_disks(launcher, names),
                 vmm=launcher.node.backend.name,
             )
             for launcher, _ in machines
@@ -298,6 +298,16 @@ def write_archive(
             manifest=replace(manifest, nodes=nodes), machines=kept, foreign=layers.foreign
         )
         (work / _RECORD).write_bytes(msgspec.json.encode(record))
+
+
+def _kept_disks(launcher: Launcher, names: Mapping[Path, str]) -> list[Disk]:
+    """The declared disks of a machine as those that were kept, or, of one that never ran, as is."""
+    declared = launcher.disks.declared
+    if not launcher.disks.written:
+        return declared
+    return [
+        Disk(image=names[file]) for file, _ in zip(launcher.disks.files, declared, strict=False)
+    ]
 
 
 @contextmanager

@@ -486,6 +486,7 @@ class Cluster:
         )  # fmt: skip
         if self._archive:
             resolved.machine_id = self._archive.machines[name].machine_id
+            resolved.root_image = self._archive.root(name)
         return self._launcher_of(resolved)
 
     def _launcher_of(self, node: ResolvedNode) -> Launcher:

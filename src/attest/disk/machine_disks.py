@@ -39,11 +39,13 @@ class RootDisk(msgspec.Struct, frozen=True):
         holds: See `attest.image.model.Image.root_disk`.
         size: The root's size in MiB.
         label: Of its file system, where it holds one.
+        image: The disk that it begins as, which stays as it is; None: nothing was written.
     """
 
     holds: Literal["changes", "files"]
     size: int
     label: str = ""
+    image: Path | None = None
 
 
 class Disks:
@@ -56,6 +58,9 @@ class Disks:
         relative_to: What paths of images are relative to.
         format: That of the files.
         qemu: The QEMU in use, whose ``qemu-img`` makes them.
+
+    Attributes:
+        declared: What the manifest says of them, with absolute paths.
 
     Raises:
         ManifestError: An image does not exist.
@@ -73,12 +78,12 @@ class Disks:
         self._qemu = qemu
         self._format = format
         self._directory = directory
-        self._declared = [
+        self.declared = [
             Disk(image=str(_image(relative_to, each.image))) if each.image else each
             for each in declared
         ]
         self._root = root
-        self._count = len(self._declared) + (root is not None)
+        self._count = len(self.declared) + (root is not None)
         self._numbers = itertools.count()
         self._current: tuple[Path, ...] = ()
 
@@ -94,7 +99,7 @@ class Disks:
 
     def contents(self) -> Iterator[str]:
         """What each holds at first, so described that a change is another description."""
-        for each in self._declared:
+        for each in self.declared:
             if each.image is None:
                 yield f"empty {each.size} MiB"
             else:
@@ -108,7 +113,7 @@ class Disks:
         files = tuple(directory / f"disk{index}" for index in range(self._count))
         if self._root:
             self._make_root(files[-1], self._root)
-        for file, each in zip(files, self._declared, strict=False):
+        for file, each in zip(files, self.declared, strict=False):
             backing = Path(each.image) if each.image else None
             disk.create(file, each.size, backing, self._format, qemu=self._qemu)
         return files
@@ -166,7 +171,9 @@ class Disks:
         return current
 
     def _make_root(self, file: Path, root: RootDisk) -> None:
-        if root.holds == "changes":
+        if root.image is not None:
+            self._make([file], [root.image])
+        elif root.holds == "changes":
             size = root.size + root.size // _BLOCKS_TOLD + _CHANGES_MORE
             disk.create(file, size, format=self._format, qemu=self._qemu)
         else:

@@ -49,6 +49,7 @@ class ResolvedNode(msgspec.Struct, eq=False):
         binary: The VMM's program.
         qemu: The QEMU of its cluster, which may be that.
         root_size: MiB of its root, where it writes that to a disk; else 0.
+        root_image: What its root's disk begins as; None: nothing was written to it.
         machine_id: Its own, for ``/etc/machine-id``.
     """
 
@@ -61,6 +62,7 @@ class ResolvedNode(msgspec.Struct, eq=False):
     binary: Binary
     qemu: QemuBinary
     root_size: int = 0
+    root_image: Path | None = None
     machine_id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -79,7 +81,7 @@ class ResolvedNode(msgspec.Struct, eq=False):
         holds = self.image.root_disk
         if not self.root_size or holds is None:
             return None
-        return RootDisk(holds, self.root_size, self.image.root_label)
+        return RootDisk(holds, self.root_size, self.image.root_label, self.root_image)
 
     @property
     def warm_until(self) -> str:
@@ -88,7 +90,7 @@ class ResolvedNode(msgspec.Struct, eq=False):
 
     def twin(self, name: str, number: int) -> ResolvedNode:
         """The same for another machine, with this name and number, and an id of its own."""
-        return replace(self, name=name, number=number, machine_id=uuid.uuid4().hex)
+        return replace(self, name=name, number=number, root_image=None, machine_id=uuid.uuid4().hex)
 
     def shape(self, disks: Iterable[str]) -> Shape:
         """What decides the content of its snapshot.
