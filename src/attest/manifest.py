@@ -148,7 +148,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     root_size: (
         Annotated[
             int,
-            msgspec.Meta(ge=16, le=1 << 24, description="MiB of its root on a disk; default: 8192"),
+            msgspec.Meta(ge=64, le=1 << 24, description="MiB of its root on a disk; default: 8192"),
         ]
         | None
     ) = None
