@@ -177,7 +177,7 @@ def lab_machine(out: Path, say: Callable[[str], None]) -> Iterator[Machine]:
     # More CPUs freeze it under an older QEMU.
     vcpus = 2 if find_qemu().version >= STEADY_QEMU else 1
     node = {
-        "image": str(_RECIPE), "memory": 3072, "vcpus": vcpus, "nested": True, "vlans": [],
+        "image": str(_RECIPE), "memory": 3072, "root_size": 16384, "vcpus": vcpus, "nested": True, "vlans": [],
         "start_timeout": 600,
     }  # fmt: skip
     events = EventLog()

@@ -219,6 +219,11 @@ static void boot_alone(void)
 
 void boot_guest(char **arguments)
 {
+    if (access(AGENT, F_OK) == 0) { /* the root has this program as its init, too */
+        open_console();
+        boot_alone();
+        return;
+    }
     mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
     bool console = open_console();
     if (console)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from attest.cluster.cluster import Cluster
+from tests.lasting import describe_small
 from tests.survival import documented, observe
 
 
@@ -13,6 +16,15 @@ def test_a_machine_keeps_what_the_page_says() -> None:
     nodes = {"m": {"image": "debian", "disks": [{"size": 8}], "allow_reboot": True}}
     with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
         assert observe(cluster["m"]) == documented()
+
+
+def test_a_root_whose_init_is_the_agent_is_kept_likewise(tmp_path: Path) -> None:
+    node = {"image": str(describe_small(tmp_path)), "memory": 96, "allow_reboot": True}
+    with Cluster({"nodes": {"m": {**node, "disks": [{"size": 8}]}}}, accelerator="tcg") as cluster:
+        seen, said = observe(cluster["m"]), documented()
+    for each in seen, said:
+        del each["`/tmp`"]  # which Debian empties
+    assert seen == said
 
 
 def test_a_root_in_memory_begins_anew() -> None:
