@@ -629,6 +629,22 @@ def test_a_guest_that_is_told_to_reboot_may(make: Callable[..., World], allow_re
         assert instance.ended
 
 
+def test_a_guest_that_its_vmm_has_stopped_ends_the_run(make: Callable[..., World]) -> None:
+    world = make()
+    instance = world.start()
+    instance.ready()
+    event = {"device": "overlay", "action": "stop", "nospace": True, "reason": "No space left"}
+    world.guest.vmms[0].on_event("BLOCK_IO_ERROR", {**event, "action": "report"})
+    world.guest.vmms[0].on_event("BLOCK_IO_ERROR", event)
+    world.guest.vmms[0].on_event("BLOCK_IO_ERROR", {**event, "nospace": False})
+    instance.kill()
+    full, failed = (str(error).partition("\n")[0] for error in world.fatal)
+    assert full == (
+        "m: it stands still: the host's disk is full, so its disk overlay cannot be written"
+    )
+    assert failed == "m: it stands still: its disk overlay failed on the host: No space left"
+
+
 # Ends
 
 

@@ -58,6 +58,7 @@ from attest.machine.instance_events import (
     SourceFound,
     StartFailed,
     StartVmm,
+    StoodStill,
     TellExit,
     TellFatal,
     TellReset,
@@ -680,6 +681,8 @@ class Instance:
         """Called in a thread of the VMM's."""
         if event == "RESET" and data.get("guest"):
             self._post(GuestReset(process, time.monotonic()))
+        elif event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+            self._post(StoodStill(process, diagnosis.disk_error(self._name, data)))
 
     def _console_line(self, process: int, line: str) -> None:
         """Called in the console's reader."""

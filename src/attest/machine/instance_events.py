@@ -21,6 +21,7 @@ __all__ = [
     "VmmExited",
     "GuestReset",
     "PowerOffBegun",
+    "StoodStill",
     "ConsoleSpoke",
     "Panicked",
     "BeginAnew",
@@ -154,6 +155,16 @@ class GuestReset(VmmEvent, frozen=True):
 
 class PowerOffBegun(VmmEvent, frozen=True):
     """The guest is about to power itself off, which looks like a reset where that ends the VMM."""
+
+
+class StoodStill(VmmEvent, frozen=True):
+    """The VMM has stopped its guest, which it cannot let go on.
+
+    Attributes:
+        error: Why.
+    """
+
+    error: MachineError
 
 
 class ConsoleSpoke(VmmEvent, frozen=True):

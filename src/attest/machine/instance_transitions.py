@@ -49,6 +49,7 @@ from attest.machine.instance_events import (
     SourceFound,
     StartFailed,
     StartVmm,
+    StoodStill,
     TellExit,
     TellFatal,
     TellReset,
@@ -111,6 +112,8 @@ def advance(state: State, event: Event, limits: Limits) -> Next:
             return _reach(state, stage)
         case Panicked(line=line):
             return replace(state, panic=line), ()
+        case StoodStill(error=error):
+            return state, _fatal(state, error)
         case PowerOffBegun():
             return replace(state, powering_off=True), ()
         case _:

@@ -97,7 +97,7 @@ class Qemu(Monitored):
         try:
             if spec.saved is not None:
                 self._load(spec.saved)
-            elif spec.allow_reboot:
+            elif spec.allow_reboot or spec.disks:
                 self._await_events()
         except BaseException:
             self.abandon()
