@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from attest.errors import AttestError, MachineError
+from attest.errors import AttestError, ChannelError, MachineError
 from attest.events import Event, EventLog, Kind
 from attest.guest.channel import Channel, PowerAction
 from attest.guest.identity import Identity
@@ -581,6 +581,17 @@ def test_a_guest_whose_reset_ends_its_vmm_boots_in_a_new_one(
     assert world.guest.channels[0].sessions == 2
     assert [each.text for each in world.told].count("the guest reboots") == 1
     assert (instance.death, world.fatal) == (None, [])
+
+
+def test_what_is_under_way_is_told_that_the_machine_reboots(make: Callable[..., World]) -> None:
+    """Whoever meets the end of the connection before the end of the VMM has been heard."""
+    world = make()
+    instance = restarting(world)
+    lost = ChannelError("m", "the connection ended")
+    told = waiting(lambda: instance.explain(lost))
+    world.guest.vmms[0].end(0, expected=True)
+    assert str(told.result(60)) == "m: the machine reboots"
+    waiting(instance.ready).result(60)
 
 
 def test_a_guest_that_says_that_it_powers_off_does_not_boot_again(

@@ -366,12 +366,25 @@ class Instance:
         exit = vmm.wait(self._limits.reaped)
         if exit is not None:
             console.join()  # its last lines may say why
+            if self._boots_again(vmm):
+                return ChannelError(self._name, "the machine reboots")
         state = self._state
         if state.panic:
             return self._error(f"kernel panic: {state.panic}")
         if exit is not None and not state.ending:
             return diagnosis.exit_error(self._name, exit, state, console)
         return error
+
+    def _boots_again(self, vmm: Vmm) -> bool:
+        """Whether a VMM that has ended is followed by another one; waits until that is decided."""
+
+        def decided() -> bool:
+            over = self._state.phase in (Phase.STARTING, Phase.OFF)
+            return over or self._vmm is not vmm
+
+        with self._lock:
+            self._changed.wait_for(decided, self._limits.reaped)
+            return decided() and self._state.phase is not Phase.OFF
 
     # Events and effects
 
