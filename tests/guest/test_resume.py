@@ -149,6 +149,7 @@ on.fail("true")
         with Cluster(
             archive.manifest, accelerator=archive.accelerator, cold=True, archive=archive
         ) as cluster:
+            cluster.go_back(archive.saved(), "the failure")
             for machine in cluster["on"], cluster["off"]:
                 assert machine.succeed("cat /root/note; rm /root/note; sync") == "kept\n"
 
