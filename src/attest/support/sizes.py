@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 __all__ = ["SIZE_PATTERN", "mebibytes"]
 
@@ -14,7 +14,7 @@ _FACTORS: Final = {"M": 1, "G": 1024}
 """MiB in a unit, by its first letter: M and MiB are one, as with QEMU."""
 
 
-def mebibytes(size: Any) -> int:
+def mebibytes(size: object) -> int:
     """A size in MiB.
 
     Args:
@@ -29,8 +29,9 @@ def mebibytes(size: Any) -> int:
     if found is None:
         raise ValueError('expected a whole number of MiB, or a text such as "512M" or "1.5G"')
     fraction, unit = found.groups(default="")
-    digits = size.removesuffix(unit).replace(".", "")
-    whole, rest = divmod(int(digits) * _FACTORS[unit[0]], 10 ** len(fraction[1:]))
+    digits = found[0].removesuffix(unit).replace(".", "")
+    scale: int = 10 ** len(fraction[1:])
+    whole, rest = divmod(int(digits) * _FACTORS[unit[0]], scale)
     if rest:
         raise ValueError("expected a whole number of MiB, which this is not")
     return whole
