@@ -30,6 +30,7 @@ from attest.host.descriptors import reserve_descriptors
 from attest.host.hugepages import check_hugepages
 from attest.image.model import Image
 from attest.machine.contracts import InstanceContext, MachineHost
+from attest.machine.interface import interfaces_of
 from attest.machine.lifecycle import Lifecycle
 from attest.machine.machine import Machine, Snapshot
 from attest.machine.meeting import Meeting
@@ -514,8 +515,9 @@ class Cluster:
             limits=self.options.limits,
         )
         host = MachineHost(
-            self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links
-        )
+            self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links,
+            interfaces_of(node.attachments, own_identity=node.declared.own_identity),
+        )  # fmt: skip
         lifecycle = Lifecycle(name, context, NodeSource(sources, launcher, context))
         self._launchers[name] = launcher
         self._contexts[name] = context

@@ -14,6 +14,7 @@ from attest.events import EventLog
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
+from attest.machine.interface import Interface
 from attest.vmm.base import Saved, Vmm, VmmExit
 
 __all__ = ["InstanceContext", "MachineHost", "MakeChannel", "Source", "StartVmm"]
@@ -110,9 +111,11 @@ class MachineHost(msgspec.Struct, frozen=True):
         state_dir: A directory of its own.
         shared_dir: A directory that all machines may share.
         set_links: Plugs or unplugs the network cards of its VMM.
+        interfaces: Those of its network cards that attest has made, in order.
     """
 
     out_dir: Path
     state_dir: Path
     shared_dir: Path
     set_links: Callable[[Vmm, bool], None]
+    interfaces: tuple[Interface, ...] = ()
