@@ -66,7 +66,8 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A disk of a node: empty, or with the content of an image that stays as it is."""
 
     size: (
-        Annotated[int, msgspec.Meta(ge=1, le=1 << 24, description="MiB, for an empty disk")] | None
+        Annotated[int, msgspec.Meta(ge=1, le=1 << 24, description="in MiB, for an empty disk")]
+        | None
     ) = None
     image: Annotated[
         str | None, msgspec.Meta(description="path of an image, qcow2 or raw, that it begins as")
@@ -90,7 +91,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "file which describes an image made elsewhere"
         ),
     ] = "debian"
-    memory: Annotated[int, msgspec.Meta(ge=32, le=1 << 20, description="MiB")] = 512
+    memory: Annotated[int, msgspec.Meta(ge=32, le=1 << 20, description="its memory, in MiB")] = 512
     vcpus: Annotated[int, msgspec.Meta(ge=1, le=64, description="virtual CPUs")] = 1
     vlans: Annotated[
         list[Vlan],
