@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 import tomllib
 from collections.abc import Iterable
@@ -126,6 +127,14 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "start_command",
         ),
     ] = 300.0
+    files: Annotated[
+        dict[str, str],
+        msgspec.Meta(
+            description="files and directories of this host that are copied into it before the "
+            "snapshot is made: absolute paths in the machine, and paths on this host, relative to "
+            "the manifest's directory"
+        ),
+    ] = msgspec.field(default_factory=dict)
     warm_until: Annotated[
         str | None,
         msgspec.Meta(
@@ -360,7 +369,7 @@ def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
     check_keys(raw, Document, source, "", ManifestError)
     top = {key: value for key, value in raw.items() if key not in ("nodes", "defaults")}
     fields = convert({**top, "nodes": {"placeholder": {}}}, Manifest, source, "", ManifestError)
-    defaults = _defaults(raw.get("defaults", {}), source)
+    defaults = _defaults(raw.get("defaults", {}), source, fields.directory)
     parsed = {
         key: _node(_Written(source, f"nodes.{key}", value, defaults), fields.directory)
         for key, value in nodes.items()
@@ -387,7 +396,7 @@ def _expanded(keys: Iterable[str], source: str) -> dict[str, str]:
     return names
 
 
-def _defaults(raw: Any, source: str) -> dict[str, Any]:
+def _defaults(raw: Any, source: str, directory: str) -> dict[str, Any]:
     """The keys for the nodes that do not have them, checked as a node's are."""
     for key in _OF_ONE_NODE:
         if isinstance(raw, dict) and key in raw:
@@ -395,7 +404,7 @@ def _defaults(raw: Any, source: str) -> dict[str, Any]:
                 f"{source}: defaults.{key}: it is one node's, and no two can share it",
                 hint=f"write it in the node: `[nodes.NAME]` with `{key} = …`",
             )
-    return _checked(raw, source, "defaults")
+    return _checked(raw, source, "defaults", directory)
 
 
 class _Written(NamedTuple):
@@ -420,7 +429,7 @@ class _Written(NamedTuple):
         return f"{self.source}: {self.where}.{key}"
 
 
-def _checked(raw: Any, source: str, where: str) -> dict[str, Any]:
+def _checked(raw: Any, source: str, where: str, directory: str) -> dict[str, Any]:
     """A table with keys of a node, each of which is right in itself; sizes are in MiB."""
     if not isinstance(raw, dict):
         raise ManifestError(f"{source}: {where}: expected a table of keys, found {kind_of(raw)}")
@@ -440,7 +449,20 @@ def _checked(raw: Any, source: str, where: str) -> dict[str, Any]:
                 f"{source}: {where}.disks.{index}: expected either `size` (an empty disk) or "
                 f"`image` (a path), found {'neither' if disk.size is None else 'both'}"
             )
+    for target, path in node.files.items():
+        _check_file(target, Path(directory, path), f'{source}: {where}.files."{target}"')
     return table
+
+
+def _check_file(target: str, path: Path, where: str) -> None:
+    """Check a path in a machine, and that of the file that goes there."""
+    if not target.startswith("/") or posixpath.normpath(target) != target or target == "/":
+        raise ManifestError(
+            f"{where}: expected an absolute path in the machine, without `..` and without a slash "
+            "at its end"
+        )
+    if not path.exists():
+        raise ManifestError(f"{where}: there is no file or directory {path}")
 
 
 def _in_mebibytes(raw: Any, struct: type[Node | Disk], source: str, where: str) -> Any:
@@ -459,7 +481,7 @@ def _in_mebibytes(raw: Any, struct: type[Node | Disk], source: str, where: str) 
 
 
 def _node(written: _Written, directory: str) -> Node:
-    own = _checked(written.own, written.source, written.where)
+    own = _checked(written.own, written.source, written.where, directory)
     if own.get("start_command"):
         return _scripted(written, directory)
     node = msgspec.convert({**written.defaults, **own}, Node)

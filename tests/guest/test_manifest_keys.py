@@ -19,8 +19,8 @@ from attest.cluster.cluster import Cluster
 from attest.machine.machine import Machine
 
 _TOGETHER = (
-    "disks", "ipv6", "memory", "number", "ready_unit", "spare_eth0", "start_timeout", "vcpus",
-    "vlans", "warm_steps", "warm_until",
+    "disks", "files", "ipv6", "memory", "number", "ready_unit", "spare_eth0", "start_timeout",
+    "vcpus", "vlans", "warm_steps", "warm_until",
 )  # fmt: skip
 
 
@@ -37,6 +37,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     subprocess.run(
         ["qemu-img", "create", "-q", "-f", "qcow2", directory / "data.qcow2", "8M"], check=True
     )
+    for path in ("dist/app.whl", "pages/index.html"):
+        (directory / path).parent.mkdir()
+        (directory / path).write_text(path)
     manifest = tomllib.loads(examples()["manifest"]["defaults"])
     together: dict[str, Any] = {}
     for key in _TOGETHER:
@@ -81,6 +84,12 @@ def test_interfaces_are_as_attest_says(together: Machine) -> None:
         assert [address for address in each.addresses if f" {address} " not in shown] == []
     assert together.ip(vlan=2) == "192.168.2.10"
     assert together.ip(vlan=2, family=6) == "2001:db8:2::10"
+
+
+def test_files_are_there(together: Machine) -> None:
+    assert together.succeed("cat /srv/app.whl /srv/pages/index.html") == (
+        "dist/app.whlpages/index.html"
+    )
 
 
 def test_warm_steps_have_been_done(together: Machine) -> None:

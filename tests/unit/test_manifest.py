@@ -186,6 +186,21 @@ def test_each_number_is_one_nodes() -> None:
             {"nodes": {"a": {"nested": True}}, "defaults": {"machine": "microvm"}},
             ["test.toml: defaults.machine (for nodes.a): a nested machine is a q35"],
         ),
+        # files
+        ({"nodes": {"a": {"files": ["x"]}}}, ["nodes.a.files: expected a table"]),
+        ({"nodes": {"a": {"files": {"/x": 3}}}}, ["nodes.a.files", "expected text"]),
+        ({"nodes": {"a": {"files": {"x": "/dev/null"}}}}, ['a.files."x": expected an absolute']),
+        ({"nodes": {"a": {"files": {"/x/../y": "/"}}}}, ['a.files."/x/../y": expected an absol']),
+        ({"nodes": {"a": {"files": {"/x/": "/"}}}}, ["without a slash at its end"]),
+        ({"nodes": {"a": {"files": {"/": "/"}}}}, ['a.files."/": expected an absolute']),
+        (
+            {"nodes": {"a": {"files": {"/x": "gone"}}}, "directory": "/nonesuch"},
+            ['test.toml: nodes.a.files."/x": there is no file or directory /nonesuch/gone'],
+        ),
+        (
+            {"nodes": {"a": {}}, "defaults": {"files": {"/x": "/nonesuch"}}},
+            ['test.toml: defaults.files."/x": there is no'],
+        ),
         # ranges of names
         ({"nodes": {"web{1-3}": {}}}, ["nodes.web{1-3}: expected one range", "as in web{1..3}"]),
         ({"nodes": {"web{1..2}{1..2}": {}}}, ["expected one range"]),

@@ -31,6 +31,9 @@ def test_each_key_has_an_example() -> None:
 def directory(tmp_path: Path) -> Path:
     """A directory with the files that the examples name."""
     (tmp_path / "test.py").write_text("start_all()\n")
+    for place in ("dist", "pages"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "dist" / "app.whl").touch()
     for name in ("run-server-vm", "run-router-vm"):
         (tmp_path / name).write_text("#!/bin/sh\n: $QEMU_VDE_SOCKET_1\n")
         (tmp_path / name).chmod(0o755)

@@ -267,6 +267,7 @@ def write_archive(
                 if is_description(launcher.node.declared.image)
                 else launcher.node.declared.image,
                 disks=[Disk(image=names[file]) for file in files.get(launcher.name, ())],
+                files=launcher.files.sources,
                 vmm=launcher.node.backend.name,
             )
             for launcher, _ in machines

@@ -42,6 +42,7 @@ from attest.node.launcher import Launcher
 from attest.node.live_snapshot import save_running
 from attest.node.resolved import ResolvedNode, attachments_of, resolve
 from attest.node.vmm_choice import find_vmm
+from attest.provision.preparation import prepare_boot
 from attest.provision.sources import (
     ColdSources,
     NodeSource,
@@ -513,6 +514,7 @@ class Cluster:
             on_fatal=self._on_fatal,
             require_open=self._require_open,
             limits=self.options.limits,
+            prepare=lambda channel: prepare_boot(launcher, channel, self.events),
         )
         host = MachineHost(
             self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links,

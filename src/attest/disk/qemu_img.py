@@ -18,6 +18,7 @@ from typing import Final, Literal
 import msgspec
 
 from attest.errors import HostError
+from attest.support.sparse_copy import copy_sparse
 from attest.vmm.qemu.binary import QemuBinary, find_qemu
 
 __all__ = ["ChainFile", "chain", "copy", "create", "find_qemu_img", "image_format", "rebase"]
@@ -94,11 +95,7 @@ def copy(path: Path, source: Path) -> None:
     Raises:
         HostError: It cannot be made.
     """
-    options = ["--sparse=always", "--reflink=auto", "--no-preserve=mode"]
-    command = ["cp", *options, str(source), str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise HostError(result.stderr.strip().removeprefix("cp: "))
+    copy_sparse(path, source)
 
 
 def image_format(path: Path, *, qemu: QemuBinary | None = None) -> str:

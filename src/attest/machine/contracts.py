@@ -88,6 +88,8 @@ class InstanceContext(msgspec.Struct, frozen=True):
             the instance's worker, and must not wait for the instance.
         require_open: Called before each start; raises when the cluster is not open any more.
         limits: How long each step may take.
+        prepare: Called in the instance's worker with the connection to a guest that has booted from
+            the start, before that counts as ready: what a snapshot would have had is done here.
     """
 
     events: EventLog
@@ -101,6 +103,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
     on_fatal: Callable[[AttestError], None]
     require_open: Callable[[], None]
     limits: Limits = DEFAULT_LIMITS
+    prepare: Callable[[Channel], None] | None = None
 
 
 class MachineHost(msgspec.Struct, frozen=True):
