@@ -72,6 +72,7 @@ def test_a_machine_has_booted_and_has_its_files_before_its_steps_have_run() -> N
     assert list(booted.earlier()) == []
     assert list(SHAPE.earlier()) == list(filled.earlier()) == [booted]
     assert list(both.earlier()) == [filled, booted]
+    assert [each.state for each in (booted, filled, both)] == ["booted", "files", "steps"]
 
 
 @pytest.fixture

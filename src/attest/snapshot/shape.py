@@ -71,6 +71,11 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     warm_steps: tuple[str, ...] = ()
     format: int = _FORMAT
 
+    @property
+    def state(self) -> str:
+        """How far the machine has come, for people: ``"booted"``, ``"files"`` or ``"steps"``."""
+        return "steps" if self.warm_steps else "files" if self.files else "booted"
+
     def earlier(self) -> Iterator[Shape]:
         """The shapes that a machine has on its way to this one, the last one first.
 
