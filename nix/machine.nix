@@ -127,6 +127,9 @@ rec {
   # The label of the file system with the machines' store.
   storeLabel = "nix-store";
 
+  # The label of the empty file system that a machine gets for its root.
+  rootLabel = "attest-root";
+
   # Why `testModules.attest` and its like cannot run a node; an assertion for each.
   assertions =
     name: virtualisation:
@@ -172,6 +175,7 @@ rec {
       initrd,
       root,
       kernelVersion,
+      onDisk ? false,
     }:
     {
       # Equal guests have equal descriptions, whatever the nodes are called.
@@ -190,7 +194,8 @@ rec {
         "init=${toplevel}/init"
         "regInfo=${registration}"
       ];
-    };
+    }
+    // (if onDisk then { root_label = rootLabel; } else { });
 
   # The manifest's entry for a node.
   node =
@@ -215,6 +220,12 @@ rec {
       ready_unit = attest.readyUnit;
       disks = map (disk: { size = sizeOf disk; }) (virtualisation.emptyDiskImages or [ ]);
     }
+    // (
+      if (attest.root or "memory") == "disk" && isInt (virtualisation.diskSize or null) then
+        { root_size = virtualisation.diskSize; }
+      else
+        { }
+    )
     // (if hugePages then { hugepages = true; } else { })
     // (if graphics then { graphics = true; } else { });
 

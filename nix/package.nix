@@ -2,13 +2,14 @@
 #
 # It carries what every test needs but the VMM, which is taken from PATH: `extraPackages` are found before what is there, such as
 # `qemu_test`, `firecracker`, `openssh` (whose ssh-keygen is faster than an emulated guest's), `tesseract` (text on screens), or
-# `mmdebstrap`, `dpkg`, `kmod`, `erofs-utils` and `lz4`, which build images of Debian.
+# `mmdebstrap`, `dpkg`, `kmod` and `lz4`, which build images of Debian.
 {
   lib,
   python3Packages,
   pkgsStatic,
   bashNonInteractive,
   coreutils,
+  e2fsprogs,
   iproute2,
   util-linuxMinimal,
   versionCheckHook,
@@ -71,6 +72,7 @@ python3Packages.buildPythonApplication (finalAttrs: {
       ++ [
         bashNonInteractive
         coreutils
+        e2fsprogs
         iproute2
         util-linuxMinimal
       ]

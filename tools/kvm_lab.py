@@ -91,7 +91,7 @@ class Lab:
     def run(
         self, payload: Path, command: str, sink: Sink, results: Path, limit: float = _LIMIT
     ) -> int:
-        """Run a command where the payload is; a second time, from the snapshot, when it froze.
+        """Run a command where the payload is; a second time when it froze.
 
         Args:
             payload: What is copied into it.
@@ -111,12 +111,13 @@ class Lab:
         except Frozen as frozen:
             self._machine.crash()
             sink(b"\n")  # a line that was being printed
-            self._say(f"{frozen}; it is started again from its snapshot")
+            self._say(f"{frozen}; it is started again")
             return self._run(payload, command, sink, results, limit)
 
     def _run(self, payload: Path, command: str, sink: Sink, results: Path, limit: float) -> int:
         self._machine.connect()
         with self._watched():
+            self._machine.execute(f"rm -rf {_INSIDE}")  # of a run that froze
             self._machine.copy_from_host(payload, _INSIDE)
             channel = self._machine._lifecycle.ready()
             process = channel.start(
@@ -177,8 +178,8 @@ def lab_machine(out: Path, say: Callable[[str], None]) -> Iterator[Machine]:
     # More CPUs freeze it under an older QEMU.
     vcpus = 2 if find_qemu().version >= STEADY_QEMU else 1
     node = {
-        "image": str(_RECIPE), "memory": 3072, "vcpus": vcpus, "nested": True, "vlans": [],
-        "start_timeout": 600,
+        "image": str(_RECIPE), "memory": 3072, "root_size": 16384, "vcpus": vcpus,
+        "nested": True, "vlans": [], "start_timeout": 600,
     }  # fmt: skip
     events = EventLog()
     events.subscribe(tell)

@@ -29,6 +29,7 @@ PROGRAMS: Final = ("ATTEST_FIRECRACKER", "ATTEST_JAILER", "ATTEST_CLOUD_HYPERVIS
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _TESTS: Final = (
     "pyproject.toml", "tests/__init__.py", "tests/conftest.py", "tests/leftovers.py", "tests/kvm",
+    "tests/lasting.py", "tests/lasting.toml", "tests/survival.py", "docs/machine-state.md",
 )  # fmt: skip
 
 
@@ -46,7 +47,9 @@ def fill(payload: Path, lab: Image) -> None:
         OSError: A program that the environment names cannot be read.
     """
     _install(payload / "site", _python_version(lab), payload / "wheel")
-    ImageStore().give(load_recipe("tiny"), ImageStore(payload / "cache/attest/images"))
+    images = ImageStore(payload / "cache/attest/images")
+    for recipe in "tiny", str(_ROOT / "tests/lasting.toml"):
+        ImageStore().give(load_recipe(recipe), images)
     (payload / "results").mkdir()
     (payload / "bin").mkdir()
     for program in programs().values():

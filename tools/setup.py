@@ -82,6 +82,7 @@ _RUN: Final = [
 _TEST: Final = [
     Need("gcc", "gcc", "compiles the programs in C with sanitizers"),
     Need("libc6-dev", "/usr/include/stdlib.h", "compiles the programs in C with sanitizers"),
+    Need("erofs-utils", "mkfs.erofs", "makes roots of another kind than images have"),
     Need("cpio", "cpio", "lets the tests read initrds"),
     Need("openssh-client", "ssh-keygen", "makes SSH host keys for the tests"),
     Need("socat", "socat", "opens shells in machines elsewhere than on the terminal"),

@@ -4,8 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
-#include <poll.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,22 +12,17 @@
 #include <sys/reboot.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "loop.h"
+#include "console.h"
+#include "modules.h"
 #include "power.h"
+#include "root.h"
 #include "system.h"
-#include "uevent.h"
 
-#define ROOT "/attest-root"
-#define LOWER "/attest-lower"
-#define UPPER "/attest-upper"
 #define AGENT_DIRECTORY "/run/attest"
 #define AGENT AGENT_DIRECTORY "/attest-agent"
 #define UNITS "/run/systemd/system"
-
-enum { DISK_LIMIT_MS = 30000 };
 
 /* The agent stays from early boot to the very end, whatever its service manager does to other services meanwhile. */
 static const char unit[] = "[Unit]\n"
@@ -49,45 +42,13 @@ static const char unit[] = "[Unit]\n"
 
 /* Whoever powers off such a guest, the agent or `poweroff`, ends up in that service. */
 static const char reboot_instead[] = "[Unit]\n"
-                                     "SuccessAction=reboot-force\n";
+                                     "SuccessAction=reboot-force\n"
+                                     "\n"
+                                     "[Service]\n"
+                                     "Type=oneshot\n"
+                                     "ExecStart=-/bin/sh -c 'echo \"" SAY_POWER_OFF "\" >/dev/console'\n";
 
-/* --- the console --- */
-
-static bool open_console(void)
-{
-    int fd = open("/dev/console", O_RDWR | O_NOCTTY);
-    if (fd < 0)
-        return false;
-    for (int standard = 0; standard <= 2; standard++)
-        if (fd != standard)
-            dup2(fd, standard);
-    if (fd > 2)
-        close(fd);
-    return true;
-}
-
-__attribute__((format(printf, 1, 2))) static void say_on_console(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vdprintf(1, format, args);
-    va_end(args);
-}
-
-/* PID 1's exit is a kernel panic, which ends the machine as the command line's panic= says. */
-__attribute__((format(printf, 1, 2), noreturn)) static void give_up(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    dprintf(1, "attest-agent: boot failed: ");
-    vdprintf(1, format, args);
-    dprintf(1, "\n");
-    va_end(args);
-    sync();
-    exit(1);
-}
-
-/* --- file systems and modules --- */
+/* --- file systems --- */
 
 static void mount_at(const char *type, const char *place, unsigned long flags, const char *options)
 {
@@ -103,63 +64,7 @@ static void mount_kernel_file_systems(void)
     mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755");
 }
 
-static void load_module(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
-        say_on_console("attest-agent: module %s: %s\n", path, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-}
-
-static void load_modules(void)
-{
-    FILE *order = fopen("/modules/order", "re");
-    char *line = NULL;
-    size_t size = 0;
-    while (order && getline(&line, &size, order) > 0) {
-        line[strcspn(line, "\n")] = 0;
-        if (*line)
-            load_module(line);
-    }
-    free(line);
-    if (order)
-        fclose(order);
-}
-
-/* --- the root disk --- */
-
-/* A name that is no device's path is a disk's serial number. */
-static bool find_disk(const char *name, char *device, size_t size)
-{
-    if (*name == '/')
-        return access(name, F_OK) == 0 && snprintf(device, size, "%s", name) < (int)size;
-    DIR *disks = opendir("/sys/block");
-    bool found = false;
-    for (struct dirent *entry; disks && !found && (entry = readdir(disks));) {
-        char path[300], line[64];
-        snprintf(path, sizeof path, "/sys/block/%s/serial", entry->d_name);
-        if (strcmp(read_line(path, line, sizeof line), name) == 0)
-            found = snprintf(device, size, "/dev/%s", entry->d_name) < (int)size;
-    }
-    if (disks)
-        closedir(disks);
-    return found;
-}
-
-static void wait_for_disk(const char *name, char *device, size_t size)
-{
-    struct pollfd events = {.fd = uevent_open(), .events = POLLIN};
-    uint64_t deadline = now_ms() + DISK_LIMIT_MS;
-    while (!find_disk(name, device, size)) {
-        uint64_t now = now_ms();
-        if (now >= deadline)
-            give_up("no virtio disk %s appeared within %d s", name, DISK_LIMIT_MS / 1000);
-        poll(&events, 1, (int)(deadline - now));
-        uevent_drain(events.fd);
-    }
-    close(events.fd);
-}
+/* --- disks --- */
 
 /* For VMMs that cannot give a disk the serial number from which udev would make this name. */
 static void name_disks(char *devices)
@@ -174,27 +79,6 @@ static void name_disks(char *devices)
         if (symlink(device, link) < 0)
             say_on_console("attest-agent: link %s: %s\n", link, strerror(errno));
     }
-}
-
-static void mount_root(const char *device)
-{
-    mkdir(LOWER, 0755);
-    mkdir(UPPER, 0755);
-    mkdir(ROOT, 0755);
-    if (mount(device, LOWER, "erofs", MS_RDONLY, NULL) < 0) {
-        int error = errno;
-        if (mount(device, LOWER, "ext4", MS_RDONLY, NULL) < 0)
-            give_up("mount %s: as erofs: %s; as ext4: %s", device, strerror(error), strerror(errno));
-    }
-    if (mount("tmpfs", UPPER, "tmpfs", 0, "mode=0755,size=90%") < 0)
-        give_up("mount tmpfs: %s", strerror(errno));
-    mkdir(UPPER "/upper", 0755);
-    mkdir(UPPER "/work", 0755);
-    if (mount("overlay", ROOT, "overlay", 0, "lowerdir=" LOWER ",upperdir=" UPPER "/upper,workdir=" UPPER "/work") < 0)
-        give_up("mount overlay: %s", strerror(errno));
-    /* The overlay holds both itself. */
-    umount2(LOWER, MNT_DETACH);
-    umount2(UPPER, MNT_DETACH);
 }
 
 /* --- the agent as a service of the real init --- */
@@ -294,10 +178,8 @@ static void change_root(void)
 
 __attribute__((noreturn)) static void boot_root(const char *name, char **arguments)
 {
-    char device[64];
     char *init = kernel_parameter("attest.init");
-    wait_for_disk(name, device, sizeof device);
-    mount_root(device);
+    mount_root(name);
     copy_agent();
     write_units();
     change_root();
@@ -337,12 +219,17 @@ static void boot_alone(void)
 
 void boot_guest(char **arguments)
 {
+    if (access(AGENT, F_OK) == 0) { /* the root has this program as its init, too */
+        open_console();
+        boot_alone();
+        return;
+    }
     mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
     bool console = open_console();
     if (console)
         say_on_console("attest-stage: init\n");
     mount_kernel_file_systems();
-    load_modules();
+    load_modules("order");
     /* The console's driver may have been one of the modules. */
     if (!console && open_console())
         say_on_console("attest-stage: init\n");

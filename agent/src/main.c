@@ -37,7 +37,7 @@ static void signals_ready(struct watch *watch, uint32_t events)
         else if (info.ssi_signo != SIGCHLD && getpid() != 1)
             exit(0);
         else if (info.ssi_signo != SIGCHLD)
-            power_request(POWER_OFF);
+            power_request(info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT ? POWER_REBOOT : POWER_OFF);
     children_reap();
 }
 
@@ -59,7 +59,8 @@ static void ignore_nothing(void)
 
 static void watch_signals(void)
 {
-    /* For PID 1 they all mean: power off. Busybox' halt and poweroff send the last two. */
+    /* For PID 1 they mean what they mean for busybox' init: to the first two, of which reboot sends one and the kernel
+     * one for Ctrl-Alt-Del, it reboots; halt and poweroff send the last two. */
     static const int ends[] = {SIGTERM, SIGINT, SIGPWR, SIGUSR1, SIGUSR2};
     sigset_t set;
     sigemptyset(&set);

@@ -2,11 +2,13 @@
 #include "power.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -57,6 +59,14 @@ bool power_off_is_reboot(void)
     return reboot;
 }
 
+static void say_power_off(void)
+{
+    static const char line[] = "\n" SAY_POWER_OFF "\n";
+    int console = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+    if (console >= 0 && write(console, line, sizeof line - 1) > 0)
+        tcdrain(console);
+}
+
 void power_act(void)
 {
     if (requested == POWER_NONE)
@@ -72,7 +82,11 @@ void power_act(void)
     }
     requested = POWER_NONE;
     sync();
-    reboot(off && !power_off_is_reboot() ? RB_POWER_OFF : RB_AUTOBOOT);
+    if (off && !power_off_is_reboot())
+        reboot(RB_POWER_OFF);
+    if (off)
+        say_power_off();
+    reboot(RB_AUTOBOOT);
 }
 
 static void power_open(struct stream *stream, const struct request *request)

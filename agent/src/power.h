@@ -18,4 +18,7 @@ bool power_off_is_reboot(void);
 
 extern const struct operation power_operation;
 
+/* What a guest says on its console that powers itself off by a reset, so that the host can tell it from a reboot. */
+#define SAY_POWER_OFF "attest-stage: power off"
+
 #endif

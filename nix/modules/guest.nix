@@ -65,7 +65,13 @@ in
       pkgs.writeShellScript "attest-generator" ''
         if [[ " $(</proc/cmdline) " == *" attest.poweroff=reboot "* ]]; then
           ${pkgs.coreutils}/bin/mkdir -p "$1/systemd-poweroff.service.d"
-          printf '[Unit]\nSuccessAction=reboot-force\n' >"$1/systemd-poweroff.service.d/attest.conf"
+          ${pkgs.coreutils}/bin/cat >"$1/systemd-poweroff.service.d/attest.conf" <<'EOF'
+        [Unit]
+        SuccessAction=reboot-force
+        [Service]
+        Type=oneshot
+        ExecStart=-/bin/sh -c 'echo "attest-stage: power off" >/dev/console'
+        EOF
         fi
       ''
     );

@@ -1,4 +1,4 @@
-# A test's node as a microVM: its store is an image, what it writes stays in its memory. NixOS's module for virtual
+# A test's node as a microVM: its store is an image, its root is on a disk of its own. NixOS's module for virtual
 # machines stays imported, as tests set its options.
 {
   config,
@@ -48,6 +48,14 @@ in
   };
 
   options.attest = {
+    root = mkOption {
+      type = types.enum [
+        "disk"
+        "memory"
+      ];
+      default = "disk";
+      description = "Where the machine writes its root: to a disk of `virtualisation.diskSize` MiB, which it keeps when it reboots or is started again, or into its memory.";
+    };
     readyUnit = mkOption {
       type = types.str;
       default = "multi-user.target";
@@ -63,6 +71,11 @@ in
       writableStore = lib.mkDefault true;
       graphics = lib.mkDefault false;
       fileSystems = {
+        "/" = lib.mkIf (config.attest.root == "disk") {
+          device = mkForce "/dev/disk/by-label/${machine.rootLabel}";
+          fsType = mkForce "ext4";
+          noCheck = true; # the kernel replays its journal
+        };
         "/nix/.ro-store" = {
           device = "/dev/disk/by-label/${machine.storeLabel}";
           fsType = "erofs";
@@ -117,6 +130,7 @@ in
       kernelVersion = config.boot.kernelPackages.kernel.modDirVersion;
       initrd = virtualisation.directBoot.initrd;
       inherit (config.boot) kernelParams;
+      onDisk = config.attest.root == "disk";
     };
   };
 }

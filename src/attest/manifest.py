@@ -146,6 +146,27 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         list[str],
         msgspec.Meta(description="commands that are run once, before the snapshot is made"),
     ] = msgspec.field(default_factory=list)
+    allow_reboot: Annotated[
+        bool,
+        msgspec.Meta(description="its own reboot boots it again, instead of ending the machine"),
+    ] = False
+    root: (
+        Annotated[
+            Literal["disk", "memory"],
+            msgspec.Meta(
+                description="where it writes its root: to a disk, which it keeps when it reboots "
+                "or is started again, or into its memory; default: to a disk where its image can"
+            ),
+        ]
+        | None
+    ) = None
+    root_size: (
+        Annotated[
+            int,
+            msgspec.Meta(ge=64, le=1 << 24, description="MiB of its root on a disk; default: 8192"),
+        ]
+        | None
+    ) = None
     disks: Annotated[
         list[Disk], msgspec.Meta(description="disks, /dev/disk/by-id/virtio-disk0 and so on")
     ] = msgspec.field(default_factory=list)
@@ -281,7 +302,7 @@ class Document(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = Node()
 
 
-_SIZES: Final = {Node: ("memory",), Disk: ("size",)}
+_SIZES: Final = {Node: ("memory", "root_size"), Disk: ("size",)}
 """The keys that are sizes: they may be written with a unit, and are in MiB then."""
 
 _OF_ONE_NODE: Final = ("start_command", "number")

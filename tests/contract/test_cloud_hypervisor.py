@@ -192,6 +192,17 @@ def test_disks(
     assert clone["disks"][-1] == created(bench)["disks"][-1] | {"path": str(tmp_path / "clone/two")}
 
 
+def test_a_disk_for_the_root(start: Starter, bench: Bench, image: Image, tmp_path: Path) -> None:
+    (tmp_path / "changes").touch()
+    start(disks=(tmp_path / "changes",), root_size=8192, image=image)
+    assert [each["id"] for each in created(bench)["disks"]] == ["root", "overlay"]
+    assert created(bench)["disks"][-1]["serial"] == "overlay"
+    arguments = created(bench)["payload"]["cmdline"].split()
+    assert arguments[-4:-1] == [
+        "attest.root=root", "attest.overlay=overlay", "attest.root_size=8192",
+    ]  # fmt: skip
+
+
 def test_landlock(start: Starter, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_hypervisor_config, "landlock_version", lambda: 3)
     run = start()

@@ -112,6 +112,21 @@ def test_a_guest_that_is_all_initrd(start: Starter, bench: Bench, image: Image) 
     assert "attest.root" not in body(bench, "PUT /boot-source")["boot_args"]
 
 
+def test_a_disk_for_the_root(start: Starter, bench: Bench, image: Image, tmp_path: Path) -> None:
+    files = (tmp_path / "one", tmp_path / "two")
+    for file in files:
+        file.write_bytes(bytes(512))
+    start(disks=files, root_size=8192, image=image)
+    assert [shown(start, name) for name in ("disk0", "overlay")] == list(files)
+    assert body(bench, "PUT /drives/overlay")["is_read_only"] is False
+    arguments = body(bench, "PUT /boot-source")["boot_args"].split()
+    given = [each for each in arguments if each.startswith("attest.")]
+    assert given[1:] == [
+        "attest.disks=/dev/vdb", "attest.root=/dev/vda", "attest.overlay=/dev/vdc",
+        "attest.root_size=8192",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("root", "devices"), [(True, "/dev/vdb,/dev/vdc"), (False, "/dev/vda,/dev/vdb")]
 )

@@ -29,15 +29,16 @@ busybox mount -t devtmpfs dev /dev
 exec >/dev/console 2>&1
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
-for module in $(busybox cat /modules/order); do busybox insmod $module; done
+for module in $(busybox cat /modules/order /modules/order.union); do busybox insmod $module; done
 for serial in /sys/block/*/serial; do
   [ "$(busybox cat $serial)" != root ] || disk=$(busybox basename $(busybox dirname $serial))
 done
-busybox mount -t erofs -o ro /dev/$disk /lower
-busybox mount -t tmpfs tmpfs /upper
-busybox mkdir /upper/upper /upper/work
+busybox mount -t ext4 -o ro /dev/$disk /lower
+own=$(busybox findfs LABEL=state) && busybox mount -t ext4 "$own" /upper ||
+  busybox mount -t tmpfs tmpfs /upper
+busybox mkdir -p /upper/upper /upper/work
 busybox mount -t overlay -o lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work overlay /root
-busybox cp -a /put/. /root/
+busybox cp -af /put/. /root/
 for place in dev proc sys; do busybox mount -o move /$place /root/$place; done
 exec busybox switch_root /root /sbin/init
 """
@@ -48,12 +49,13 @@ def built(name: str) -> Image:
     return ImageStore().build(load_recipe(name))
 
 
-def describe_debian(directory: Path, *cmdline: str) -> Path:
+def describe_debian(directory: Path, *cmdline: str, root_label: str = "") -> Path:
     """Describe such a guest in a new file in a directory.
 
     Args:
         directory: Where the initrd goes, too.
         cmdline: Its kernel parameters.
+        root_label: ``"state"``: what it writes to its root goes to a disk.
     """
     debian = built("debian")
     with (directory / "initrd").open("wb") as stream:
@@ -62,6 +64,7 @@ def describe_debian(directory: Path, *cmdline: str) -> Path:
         "name": "elsewhere", "arch": debian.arch, "kernel": str(debian.kernel),
         "initrd": "initrd", "root": str(debian.root), "cmdline": cmdline, "init": "systemd",
         "kernel_version": debian.kernel_version, "own_initrd": True,
+        "root_label": root_label,
     }  # fmt: skip
     path = directory / "elsewhere.json"
     path.write_text(json.dumps(description))

@@ -17,6 +17,8 @@ from attest.cluster.archive import archive_path, read_archive
 from attest.cluster.cluster import Cluster
 from attest.host.kvm_probe import KvmProbe, Patience, probe_kvm
 from attest.image.described import load_described
+from attest.image.recipe import load_recipe
+from attest.image.store import ImageStore
 from attest.support.paths import cache_dir
 from attest.vmm.qemu.binary import find_qemu
 from attest.vmm.qemu.tsc import tsc_khz
@@ -41,6 +43,21 @@ assert "/usr/local/bin/attest-agent" in unit and "ActiveState=active" in unit, u
 one.shutdown()
 two.execute("poweroff", check_return=False)
 two.wait_for_shutdown()
+"""
+
+_LASTS = """
+size = int(one.succeed("df -m / | tail -n 1").split()[1])
+assert 60 < size < 100, size
+one.succeed("echo kept > /root/note; sync; echo lost > /root/other")
+one.crash()
+one.start()
+assert one.succeed("cat /root/note") == "kept\\n"
+assert one.execute("cat /root/other 2>/dev/null")[1] == ""
+snapshot = one.snapshot("then")
+one.succeed("rm /root/note; sync")
+one.restore(snapshot)
+one.succeed("cat /root/note")
+two.fail("ls /root/note")
 """
 
 
@@ -105,6 +122,45 @@ def test_a_guest_with_an_initrd_and_a_unit_of_its_own(user: User, tmp_path: Path
     shown = user.show(path)
     assert f"initrd      {tmp_path}/initrd" in shown
     assert f"root        {built('debian').root}" in shown
+
+
+@pytest.mark.timeout(600)
+def test_its_root_lasts_on_a_disk_that_it_finds_by_its_label(user: User, tmp_path: Path) -> None:
+    path = describe_debian(tmp_path, root_label="state")
+    node = {**_nixos(path.name), "root_size": 100}
+    for options in ["--cold"], []:
+        code, told = user.run(_LASTS, node, *options)
+        assert code == 0, told
+
+
+_TREE = {
+    "sbin/init": "#!/bin/sh\n/run/attest/attest-agent &\nwhile :; do sleep 1000; done\n",
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+}
+
+
+def test_a_root_that_is_not_ext4_lasts_under_an_overlay(user: User, tmp_path: Path) -> None:
+    recipe = tmp_path / "loads.toml"
+    recipe.write_text('base = "tiny"\nmodules = ["crc32c_generic", "erofs", "overlay"]\n')
+    image = ImageStore().build(load_recipe(str(recipe)))
+    tree = tmp_path / "tree"
+    for name in ("bin", "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp"):
+        (tree / name).mkdir(parents=True)
+    for file, text in _TREE.items():
+        (tree / file).write_text(text)
+        (tree / file).chmod(0o755)
+    with image.initrd.open("rb") as archive:
+        command = ["cpio", "--quiet", "-id", "bin/*", "usr/bin/*", "sbin/*", "usr/sbin/*"]
+        subprocess.run(command, stdin=archive, cwd=tree, check=True)
+    subprocess.run(["mkfs.erofs", "--quiet", tmp_path / "root.erofs", tree], check=True)
+    description = {
+        "arch": image.arch, "kernel": str(image.kernel), "initrd": str(image.initrd),
+        "root": "root.erofs", "init": "systemd", "own_initrd": False,
+    }  # fmt: skip
+    (tmp_path / "small.json").write_text(json.dumps(description))
+    node = {"image": "small.json", "memory": 128, "root_size": 100, "ready_unit": ""}
+    code, told = user.run(_LASTS, node, "--cold")
+    assert code == 0, told
 
 
 @pytest.mark.timeout(600)

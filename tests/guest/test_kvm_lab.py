@@ -73,7 +73,7 @@ def test_a_lab_that_stops_is_started_again(
     assert lab.run(payload, command, sink, tmp_path / "results") == 7
     assert (tmp_path / "results/how").read_text() == "so\n"
     assert printed == [b"here\n", b"\n", b"here\n"]
-    assert lines == [f"{said}; it is started again from its snapshot"]
+    assert lines == [f"{said}; it is started again"]
 
 
 def test_a_lab_that_stops_again_gives_no_result(

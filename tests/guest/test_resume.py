@@ -133,6 +133,26 @@ def test_the_machines_of_a_failed_test_come_back_as_often_as_one_likes(host: Hos
         assert terminal.rest()[1] == 0
 
 
+def test_roots_on_disks_come_back_of_machines_that_are_off_too(host: Host, tmp_path: Path) -> None:
+    script = """
+for machine in (on, off):
+    machine.succeed("echo kept > /root/note")
+off.shutdown()
+on.fail("true")
+"""
+    test = tmp_path / "roots.toml"
+    test.write_text(f"script = '''{script}'''\n[nodes.on]\n[nodes.off]\n")
+    host.run(test, "--snapshot-on-failure")
+    (name,) = host.kept()
+    archive = read_archive(archive_path(host.runs / name))
+    for _ in range(2):
+        with Cluster(
+            archive.manifest, accelerator=archive.accelerator, cold=True, archive=archive
+        ) as cluster:
+            for machine in cluster["on"], cluster["off"]:
+                assert machine.succeed("cat /root/note; rm /root/note; sync") == "kept\n"
+
+
 def test_a_machine_that_panicked_is_off_and_the_other_one_is_there(host: Host) -> None:
     script = """
 two.succeed("echo still here > /note")

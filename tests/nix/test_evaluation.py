@@ -99,13 +99,13 @@ def test_a_guest_is_described(nix: Nix) -> None:
         builtins.fromJSON (builtins.toJSON ((import {ROOT}/nix/machine.nix).description {{
           arch = "x86_64"; toplevel = "/nix/store/system"; registration = "/nix/store/info/registration";
           kernelParams = [ "clocksource=acpi_pm" "panic=1" "console=tty0" ];
-          kernel = "/k"; initrd = "/i"; root = "/r"; kernelVersion = "6.12.1";
+          kernel = "/k"; initrd = "/i"; root = "/r"; kernelVersion = "6.12.1"; onDisk = true;
         }}))
     """).made  # noqa: E501
     assert made["cmdline"] == [
         "panic=1", "init=/nix/store/system/init", "regInfo=/nix/store/info/registration",
     ]  # fmt: skip
-    assert made["own_initrd"] is True
+    assert (made["own_initrd"], made["root_label"]) == (True, "attest-root")
     assert made["kernel"] == made["vmlinux"] == "/k"
 
 

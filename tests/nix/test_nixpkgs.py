@@ -102,7 +102,8 @@ def test_the_initrd_makes_the_store_of_its_image(nix: Nix) -> None:
     for mounts in both:
         assert mounts["/nix/.ro-store"]["device"] == "/dev/disk/by-label/nix-store"
         assert mounts["/nix/.ro-store"]["fsType"] == "erofs"
-        assert mounts["/"]["fsType"] == "tmpfs"
+        assert mounts["/"]["device"] == "/dev/disk/by-label/attest-root"
+        assert mounts["/"]["fsType"] == "ext4"
         assert all("x-initrd.mount" in mount["options"] for mount in mounts.values())
     assert "lowerdir=/sysroot/nix/.ro-store" in writable["/nix/store"]["options"]
     assert writable["/nix/.rw-store"]["fsType"] == "tmpfs"

@@ -558,6 +558,93 @@ def test_a_guest_that_does_not_reboot_is_told_after_its_limit(make: Callable[...
         instance.reboot(0.1)
 
 
+def restarting(world: World, *, allow_reboot: bool = True) -> Instance:
+    """An instance whose VMM ends where its guest is reset."""
+    world.context = replace(world.context, reset_ends_vmm=True)
+    instance = world.start(allow_reboot=allow_reboot)
+    instance.ready()
+    return instance
+
+
+@pytest.mark.parametrize("kind", ["serial", "vsock"])
+@pytest.mark.parametrize("source", [{}, {"saved": SAVED}])
+def test_a_guest_whose_reset_ends_its_vmm_boots_in_a_new_one(
+    make: Callable[..., World], kind: str, source: dict[str, Any]
+) -> None:
+    world = make(**source)
+    world.guest.set(kind=kind)
+    instance = restarting(world)
+    world.guest.vmms[0].end(0, expected=True)
+    assert world.guest.await_vmm(2) is cast("object", instance.vmm)
+    waiting(instance.ready).result(60)
+    assert world.guest.started_from[1:] == [None]
+    assert world.guest.channels[0].sessions == 2
+    assert [each.text for each in world.told].count("the guest reboots") == 1
+    assert (instance.death, world.fatal) == (None, [])
+
+
+def test_a_guest_that_says_that_it_powers_off_does_not_boot_again(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    instance = restarting(world)
+    world.guest.vmms[0].say("attest-stage: power off")
+    world.guest.vmms[0].end(0, expected=True)
+    assert instance.death is None
+    assert (instance.ended, len(world.guest.vmms)) == (True, 1)
+
+
+@pytest.mark.parametrize("panic", [True, False])
+def test_a_guest_that_dies_does_not_boot_again(make: Callable[..., World], panic: bool) -> None:
+    world = make()
+    instance = restarting(world)
+    if panic:
+        world.guest.vmms[0].say("[    1.000000] Kernel panic - not syncing: test")
+    world.guest.vmms[0].end(0 if panic else 1)
+    assert instance.death is not None
+    assert (instance.ended, len(world.guest.vmms)) == (True, 1)
+
+
+def test_a_guest_that_may_not_reboot_by_itself_ends(make: Callable[..., World]) -> None:
+    world = make()
+    instance = restarting(world, allow_reboot=False)
+    world.guest.vmms[0].end(0, expected=True)
+    assert instance.death is None
+    assert (instance.ended, len(world.guest.vmms)) == (True, 1)
+
+
+@pytest.mark.parametrize("allow_reboot", [True, False])
+def test_a_guest_that_is_told_to_reboot_may(make: Callable[..., World], allow_reboot: bool) -> None:
+    world = make()
+    instance = restarting(world, allow_reboot=allow_reboot)
+    world.guest.on_power = lambda _: world.guest.vmms[0].end(0, expected=True)
+    instance.reboot(30)
+    assert len(world.guest.vmms) == 2
+    world.guest.vmms[1].end(0, expected=True)  # that one was not told to
+    if allow_reboot:
+        world.guest.await_vmm(3)
+        waiting(instance.ready).result(60)
+    else:
+        assert instance.death is None
+        assert instance.ended
+
+
+def test_a_guest_that_its_vmm_has_stopped_ends_the_run(make: Callable[..., World]) -> None:
+    world = make()
+    instance = world.start()
+    instance.ready()
+    event = {"device": "overlay", "action": "stop", "nospace": True, "reason": "No space left"}
+    world.guest.vmms[0].on_event("BLOCK_IO_ERROR", {**event, "action": "report"})
+    world.guest.vmms[0].on_event("BLOCK_IO_ERROR", event)
+    world.guest.vmms[0].on_event("BLOCK_IO_ERROR", {**event, "nospace": False})
+    instance.kill()
+    full, failed = (str(error).partition("\n")[0] for error in world.fatal)
+    assert full == (
+        "m: it stands still: the host's disk is full, so its disk overlay cannot be written"
+    )
+    assert failed == "m: it stands still: its disk overlay failed on the host: No space left"
+
+
 # Ends
 
 

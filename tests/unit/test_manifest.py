@@ -75,8 +75,9 @@ def test_a_node_of_a_start_script_takes_the_defaults_that_fit_it(tmp_path: Path)
      ("0.0625G", 64), ("64.0M", 64)],
 )  # fmt: skip
 def test_a_size_may_have_a_unit(written: object, mib: int) -> None:
-    node = parse_manifest({"nodes": {"a": {"memory": written, "disks": [{"size": written}]}}}).nodes
-    assert (node["a"].memory, node["a"].disks[0].size) == (mib, mib)
+    keys = {"memory": written, "root_size": written, "disks": [{"size": written}]}
+    node = parse_manifest({"nodes": {"a": keys}}).nodes["a"]
+    assert (node.memory, node.root_size, node.disks[0].size) == (mib, mib, mib)
 
 
 @pytest.mark.parametrize("written", ["1", "1T", "1 G", "G", "1g", "-1G", "1.G", "", "1e3M", "1MB"])
@@ -269,7 +270,7 @@ def test_the_schema_knows_what_is_written() -> None:
     assert {"defaults", "nodes"} <= set(definitions["Document"]["properties"])
     node, defaults = definitions["Node"]["properties"], definitions["Defaults"]["properties"]
     assert set(node) - set(defaults) == {"start_command", "number"}
-    for size in (node["memory"], definitions["Disk"]["properties"]["size"]):
+    for size in (node["memory"], node["root_size"], definitions["Disk"]["properties"]["size"]):
         text = next(each for each in size["anyOf"] if each["type"] == "string")
         assert re.search(text["pattern"], "1.5G")
         assert next(each for each in size["anyOf"] if each["type"] == "integer")["minimum"] >= 1

@@ -87,9 +87,8 @@ def test_an_image_without_the_module_is_refused_with_the_line_that_its_recipe_la
 def test_its_snapshots_are_not_those_of_other_machines() -> None:
     def shape(name: str, **keys: object) -> Shape:
         node = parse_manifest({"nodes": {name: {"machine": "q35", **keys}}}).nodes[name]
-        resolved = resolve(
-            name, 1, node, image("kvm_amd"), accelerator="tcg", vmm="qemu", programs={}
-        )
+        own = image("kvm_amd", root=False)
+        resolved = resolve(name, 1, node, own, accelerator="tcg", vmm="qemu", programs={})
         return resolved.shape(disks=[])
 
     assert shape("a") == shape("b") != shape("c", nested=True)

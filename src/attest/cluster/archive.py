@@ -60,12 +60,14 @@ class ArchivedMachine(msgspec.Struct, frozen=True, kw_only=True):
         machine_id: Its own.
         shape: What it needs of a host.
         absence: Why it was not saved; empty for one that was.
+        root: The file of what it has written to its root; empty: that is in its memory.
     """
 
     number: int
     machine_id: str
     shape: Shape
     absence: str
+    root: str = ""
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,9 +123,15 @@ class Archive(msgspec.Struct, frozen=True):
         }
         return {name: found[shape.image] for name, shape in shapes.items()}
 
+    def root(self, name: str) -> Path | None:
+        """The file of what a machine has written to its root; None: it is in its memory."""
+        file = self.machines[name].root
+        return self.path / file if file else None
+
     def _disks(self, name: str) -> tuple[Path, ...]:
-        disks = self.manifest.nodes[name].disks
-        return tuple(self.path / disk.image for disk in disks if disk.image)
+        disks = [self.path / disk.image for disk in self.manifest.nodes[name].disks if disk.image]
+        root = self.root(name)
+        return (*disks, root) if root else tuple(disks)
 
 
 def archive_path(run: Path) -> Path:
@@ -258,15 +266,20 @@ def write_archive(
         layers = CollectedDisks(
             work, scratch, next((launcher.node.qemu for launcher, _ in machines), None)
         )
-        files = {launcher.name: launcher.disks.files for launcher, _ in present}
+        files = {launcher.name: launcher.disks.files for launcher, _ in machines}
         names = layers.bring([file for each in files.values() for file in each])
+        roots = {
+            launcher.name: names[launcher.disks.files[-1]]
+            for launcher, _ in machines
+            if launcher.node.root_disk and launcher.disks.written
+        }
         nodes = {
             launcher.name: replace(
                 launcher.node.declared,
                 image=launcher.node.image.recipe
                 if is_description(launcher.node.declared.image)
                 else launcher.node.declared.image,
-                disks=[Disk(image=names[file]) for file in files.get(launcher.name, ())],
+                disks=_kept_disks(launcher, names),
                 files=launcher.files.sources,
                 vmm=launcher.node.backend.name,
             )
@@ -278,6 +291,7 @@ def write_archive(
                 machine_id=launcher.node.machine_id,
                 shape=launcher.shape(),
                 absence=absent.get(launcher.name, ""),
+                root=roots.get(launcher.name, ""),
             )
             for launcher, _ in machines
         }
@@ -285,6 +299,16 @@ def write_archive(
             manifest=replace(manifest, nodes=nodes), machines=kept, foreign=layers.foreign
         )
         (work / _RECORD).write_bytes(msgspec.json.encode(record))
+
+
+def _kept_disks(launcher: Launcher, names: Mapping[Path, str]) -> list[Disk]:
+    """The declared disks of a machine as those that were kept, or, of one that never ran, as is."""
+    declared = launcher.disks.declared
+    if not launcher.disks.written:
+        return declared
+    return [
+        Disk(image=names[file]) for file, _ in zip(launcher.disks.files, declared, strict=False)
+    ]
 
 
 @contextmanager

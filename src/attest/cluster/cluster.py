@@ -488,6 +488,7 @@ class Cluster:
         )  # fmt: skip
         if self._archive:
             resolved.machine_id = self._archive.machines[name].machine_id
+            resolved.root_image = self._archive.root(name)
         return self._launcher_of(resolved)
 
     def _launcher_of(self, node: ResolvedNode) -> Launcher:
@@ -513,6 +514,7 @@ class Cluster:
             console_log=self._report.console_log(name),
             on_fatal=self._on_fatal,
             require_open=self._require_open,
+            reset_ends_vmm=bool(node.backend.capabilities.reset),
             limits=self.options.limits,
             prepare=lambda channel: prepare_boot(launcher, channel, self.events),
         )
@@ -520,7 +522,10 @@ class Cluster:
             self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links,
             interfaces_of(node.attachments, own_identity=node.declared.own_identity),
         )  # fmt: skip
-        lifecycle = Lifecycle(name, context, NodeSource(sources, launcher, context))
+        lifecycle = Lifecycle(
+            name, context, NodeSource(sources, launcher, context),
+            allow_reboot=node.declared.allow_reboot,
+        )  # fmt: skip
         self._launchers[name] = launcher
         self._contexts[name] = context
         self._lifecycles[name] = lifecycle

@@ -1,4 +1,6 @@
-"""A machine's declared disks: which file each is at any time.
+"""A machine's disks: which file each is at any time.
+
+They are those that are declared and, where its root lasts, one for what it writes to that.
 
 A disk is a file that grows with what the guest writes. Of qcow2 disks a snapshot freezes the files
 in use, and the machine goes on with overlays of them; a clone begins with overlays. Nothing is
@@ -10,14 +12,40 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+
+import msgspec
 
 from attest.disk import qemu_img as disk
 from attest.errors import ManifestError
 from attest.manifest import Disk
 from attest.vmm.qemu.binary import QemuBinary
 
-__all__ = ["Disks"]
+__all__ = ["Disks", "RootDisk"]
+
+
+_BLOCKS_TOLD: Final = 128
+"""device-mapper writes down where each changed block is: 16 bytes for each of 4096, of which this
+is twice as much (drivers/md/dm-snap-persistent.c)."""
+
+_CHANGES_MORE: Final = 8
+"""MiB that there are besides."""
+
+
+class RootDisk(msgspec.Struct, frozen=True):
+    """The disk for what a machine writes to its root.
+
+    Attributes:
+        holds: See `attest.image.model.Image.root_disk`.
+        size: The root's size in MiB.
+        label: Of its file system, where it holds one.
+        image: The disk that it begins as, which stays as it is; None: nothing was written.
+    """
+
+    holds: Literal["changes", "files"]
+    size: int
+    label: str = ""
+    image: Path | None = None
 
 
 class Disks:
@@ -26,9 +54,13 @@ class Disks:
     Args:
         directory: Where their files are made.
         declared: What the manifest says of them.
+        root: The disk that follows them, where its root lasts.
         relative_to: What paths of images are relative to.
         format: That of the files.
         qemu: The QEMU in use, whose ``qemu-img`` makes them.
+
+    Attributes:
+        declared: What the manifest says of them, with absolute paths.
 
     Raises:
         ManifestError: An image does not exist.
@@ -38,6 +70,7 @@ class Disks:
         self,
         directory: Path,
         declared: Sequence[Disk],
+        root: RootDisk | None,
         relative_to: Path,
         format: Literal["qcow2", "raw"],
         qemu: QemuBinary,
@@ -45,10 +78,12 @@ class Disks:
         self._qemu = qemu
         self._format = format
         self._directory = directory
-        self._declared = [
+        self.declared = [
             Disk(image=str(_image(relative_to, each.image))) if each.image else each
             for each in declared
         ]
+        self._root = root
+        self._count = len(self.declared) + (root is not None)
         self._numbers = itertools.count()
         self._current: tuple[Path, ...] = ()
 
@@ -64,24 +99,28 @@ class Disks:
 
     def contents(self) -> Iterator[str]:
         """What each holds at first, so described that a change is another description."""
-        for each in self._declared:
+        for each in self.declared:
             if each.image is None:
                 yield f"empty {each.size} MiB"
             else:
                 status = Path(each.image).stat()
                 yield f"{each.image} {status.st_size} {status.st_mtime_ns}"
+        if self._root:
+            yield f"root of {self._root.size} MiB: {self._root.holds} {self._root.label}"
 
     def fresh(self, directory: Path) -> tuple[Path, ...]:
         """Files as declared, named ``disk0`` and so on, in another directory."""
-        files = tuple(directory / f"disk{index}" for index in range(len(self._declared)))
-        for file, each in zip(files, self._declared, strict=True):
+        files = tuple(directory / f"disk{index}" for index in range(self._count))
+        if self._root:
+            self._make_root(files[-1], self._root)
+        for file, each in zip(files, self.declared, strict=False):
             backing = Path(each.image) if each.image else None
             disk.create(file, each.size, backing, self._format, qemu=self._qemu)
         return files
 
     def begin(self) -> tuple[Path, ...]:
         """The files as they are, or, at the first time, as declared."""
-        if self._declared and not self._current:
+        if self._count and not self._current:
             directory = self._directory / f"disks{next(self._numbers)}"
             directory.mkdir()
             self._current = self.fresh(directory)
@@ -118,9 +157,7 @@ class Disks:
     def names(self) -> tuple[Path, ...]:
         """New paths, at which there is nothing yet, one for each disk."""
         number = next(self._numbers)
-        return tuple(
-            self._directory / f"disk{index}-{number}" for index in range(len(self._declared))
-        )
+        return tuple(self._directory / f"disk{index}-{number}" for index in range(self._count))
 
     def freeze(self, fork: Callable[[Sequence[Path]], None]) -> tuple[Path, ...]:
         """Keep what is on the disks of a machine that stands still.
@@ -140,12 +177,21 @@ class Disks:
         self._current = fresh
         return current
 
+    def _make_root(self, file: Path, root: RootDisk) -> None:
+        if root.image is not None:
+            self._make([file], [root.image])
+        elif root.holds == "changes":
+            size = root.size + root.size // _BLOCKS_TOLD + _CHANGES_MORE
+            disk.create(file, size, format=self._format, qemu=self._qemu)
+        else:
+            disk.create_ext4(file, root.size, root.label, self._format, qemu=self._qemu)
+
     def _make(self, files: Sequence[Path], frozen: Sequence[Path]) -> None:
         for file, backing in zip(files, frozen, strict=True):
             if self._format == "raw":
                 disk.copy(file, backing)
             else:
-                disk.create(file, backing=backing, qemu=self._qemu)
+                disk.create(file, backing=backing, backing_format=self._format, qemu=self._qemu)
 
 
 def _image(relative_to: Path, name: str) -> Path:

@@ -19,9 +19,13 @@ import msgspec
 
 from attest.errors import HostError
 from attest.support.sparse_copy import copy_sparse
+from attest.support.user_namespace import program_path
 from attest.vmm.qemu.binary import QemuBinary, find_qemu
 
-__all__ = ["ChainFile", "chain", "copy", "create", "find_qemu_img", "image_format", "rebase"]
+__all__ = [
+    "ChainFile", "chain", "copy", "create", "create_ext4", "find_qemu_img", "image_format",
+    "rebase",
+]  # fmt: skip
 
 _PROGRAM: Final = "qemu-img"
 
@@ -59,6 +63,7 @@ def create(
     backing: Path | None = None,
     format: Literal["qcow2", "raw"] = "qcow2",
     *,
+    backing_format: str = "",
     qemu: QemuBinary | None = None,
 ) -> None:
     """Make a disk: empty, or with the content of another image.
@@ -69,6 +74,7 @@ def create(
         backing: The image whose content it begins with, of any format that QEMU reads. It must
             stay as it is for as long as a qcow2 disk is used.
         format: Its own.
+        backing_format: The image's; default: what it looks like.
         qemu: The QEMU in use, see `find_qemu_img`; the same with all that follow.
 
     Raises:
@@ -80,11 +86,50 @@ def create(
         return
     command = ["create", "-q", "-f", format]
     if backing is not None:
-        command += ["-b", str(backing.absolute()), "-F", image_format(backing, qemu=qemu)]
+        command += ["-b", str(backing.absolute()), "-F"]
+        command.append(backing_format or image_format(backing, qemu=qemu))
     command.append(str(path.absolute()))
     if size_mib is not None:
         command.append(f"{size_mib}M")
     _run(command, qemu)
+
+
+def create_ext4(
+    path: Path,
+    size_mib: int,
+    label: str,
+    format: Literal["qcow2", "raw"],
+    *,
+    qemu: QemuBinary | None = None,
+) -> None:
+    """Make a disk with an ext4 file system that has nothing in it.
+
+    Args:
+        path: The new file.
+        size_mib: Its size in MiB.
+        label: The file system's.
+        format: The file's.
+        qemu: The QEMU in use.
+
+    Raises:
+        HostError: It cannot be made, or there is no `mkfs.ext4`, or no `qemu-img`.
+    """
+    raw = path if format == "raw" else path.with_suffix(".raw")
+    mkfs = shutil.which("mkfs.ext4", path=program_path())
+    if mkfs is None:
+        raise HostError(
+            "`mkfs.ext4`, which makes the disks of machines' roots, was not found",
+            hint='apt-get install e2fsprogs, or `root = "memory"`',
+        )
+    with raw.open("xb") as file:
+        file.truncate(size_mib << 20)
+    command = [mkfs, "-q", "-L", label, "-J", "size=16", "-m", "1", str(raw)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise HostError(f"cannot make {path}: {made.stderr.strip()}")
+    if raw != path:
+        _run(["convert", "-q", "-f", "raw", "-O", format, str(raw), str(path.absolute())], qemu)
+        raw.unlink()
 
 
 def copy(path: Path, source: Path) -> None:

@@ -16,7 +16,7 @@ WORDS: Final[Mapping[str, str]] = {
     "nested": "nested",
     "graphics": "graphics",
     "q35": 'machine = "q35"',
-    "reboot": "allow_reboot=True",
+    "reset": "reboot in the same process",
     "set_link": "links that go down",
     "keyboard": "console input",
     "disks": "disks",

@@ -48,6 +48,10 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     root: str | None = None
     cmdline: tuple[str, ...] = ()
     kernel_version: str = ""
+    root_label: Annotated[
+        str,
+        Meta(description="the label of the root's file system", pattern=r"^[A-Za-z0-9_.-]{0,16}$"),
+    ] = ""
 
 
 def is_description(reference: str) -> bool:
@@ -89,6 +93,7 @@ def load_described(reference: str, relative_to: Path | None = None) -> Image:
         # Whether they are in its root is not looked into: a test that needs them finds out.
         kvm=_SYSTEMD_KVM if document.init == "systemd" else (),
         own_initrd=document.own_initrd,
+        root_label=document.root_label,
     )
 
 
@@ -136,6 +141,7 @@ def _digest(document: _Document, files: Mapping[str, Path]) -> str:
     stats = {key: file.stat() for key, file in files.items()}
     parts = [
         _VERSION, document.arch, document.init, document.own_initrd, document.cmdline,
+        document.root_label,
         [(key, str(files[key]), stat.st_size, stat.st_mtime_ns) for key, stat in stats.items()],
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

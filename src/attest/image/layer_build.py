@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -28,8 +29,13 @@ _MODULES: Final = (
 )  # fmt: skip
 """What every guest may need before its root is there, or has no udev to load; fewer boot faster."""
 
-_ROOT_MODULES: Final = ("crc32c_generic", "ext4", "dm_snapshot", "dm_zero", "overlay")
-"""ext4 asks the kernel for a checksum by name, and no modprobe is there that would find it."""
+_ROOT_MODULES: Final = {
+    "mapped": ("crc32c_generic", "ext4", "dm_snapshot", "dm_zero"),
+    "union": ("crc32c_generic", "ext4", "overlay"),
+}
+"""What a root needs that lasts, and one that is in memory: the agent loads what it mounts with.
+
+ext4 asks the kernel for a checksum by name, and no modprobe is there that would find it."""
 
 _MAKE_EXT4: Final = """
 set -eu
@@ -78,7 +84,7 @@ def build_layer(recipe: Recipe, work: Path, cache: Path, space: BuildSpace) -> L
     else:
         fetch_packages(recipe, ["busybox-static"], work, cache, space)
     modules = _take_kernel(recipe, work, out, space)
-    loaded = _loaded(recipe, modules)
+    loaded = modules.load_order([*_MODULES, *recipe.modules])
     with (out / "initrd.base").open("wb") as stream:
         _write_initrd(recipe, modules, loaded, work, CpioWriter(stream))
     # A root has all modules of its kernel; without one there are those of the initrd.
@@ -110,22 +116,24 @@ def _take_kernel(recipe: Recipe, work: Path, out: Path, space: BuildSpace) -> Ke
     return modules
 
 
-def _loaded(recipe: Recipe, modules: KernelModules) -> list[str]:
-    """The modules that the initrd loads, in order."""
-    root = _ROOT_MODULES if recipe.base == "debian" else ()
-    return modules.load_order([*_MODULES, *root, *recipe.modules])
-
-
 def _write_initrd(
     recipe: Recipe, modules: KernelModules, loaded: list[str], work: Path, archive: CpioWriter
 ) -> None:
-    """All of the initrd but ``/init``; the agent loads what ``/modules/order`` lists."""
+    """All of the initrd but ``/init``; the agent loads what ``/modules/order`` lists.
+
+    For a root there are other lists beside that, of what it takes to mount it.
+    """
     for name in _DIRECTORIES:
         archive.directory(name, 0o1777 if name == "tmp" else 0o755)
     archive.character_device("dev/console", 5, 1)
-    for name in loaded:
+    lists = {"order": loaded}
+    for kind, needed in _ROOT_MODULES.items() if recipe.base == "debian" else ():
+        lists[f"order.{kind}"] = [name for name in modules.load_order(needed) if name not in loaded]
+    for name in dict.fromkeys(itertools.chain.from_iterable(lists.values())):
         archive.file(f"modules/{name}.ko", modules.content(name))
-    archive.file("modules/order", "".join(f"/modules/{name}.ko\n" for name in loaded).encode())
+    for order, names in lists.items():
+        text = "".join(f"/modules/{name}.ko\n" for name in names)
+        archive.file(f"modules/{order}", text.encode())
     if recipe.base == "tiny":
         _write_busybox(work / "busybox-static", archive)
         for file in recipe.files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -29,6 +30,8 @@ class Image(msgspec.Struct, frozen=True):
         built: Seconds since the epoch; 0 outside the store.
         kvm: The modules for hardware virtualisation that it can load.
         own_initrd: The initrd is none of attest's: it finds and mounts the root by itself.
+        root_label: With that, the label of the file system on a disk of the machine's own, which
+            the initrd mounts as the root; empty: it needs none.
     """
 
     digest: str
@@ -47,15 +50,36 @@ class Image(msgspec.Struct, frozen=True):
     built: float = 0.0
     kvm: tuple[str, ...] = ()
     own_initrd: bool = False
+    root_label: str = ""
 
-    def parameters(self, root: str) -> list[str]:
+    @property
+    def root_disk(self) -> Literal["changes", "files"] | None:
+        """What a machine writes to its root, on a disk of its own; None where it cannot.
+
+        ``"changes"``: the blocks of the root's file system that have changed. ``"files"``: an ext4
+        file system, which is the root, or holds those files that are not in it as the image has
+        them.
+        """
+        if self.own_initrd:
+            return "files" if self.root_label else None
+        if self.root is None:
+            return None
+        return "changes" if _is_ext4(self.root) else "files"
+
+    def parameters(self, root: str, overlay: str = "", root_size: int = 0) -> list[str]:
         """The kernel parameters that it wants, and those that its initrd reads.
 
         Args:
             root: The root's disk, by its serial number or the path of its device.
+            overlay: The disk for what the machine writes to its root, likewise; empty: memory.
+            root_size: That root's size in MiB.
         """
-        mounted = self.root is not None and not self.own_initrd
-        return [*([f"attest.root={root}"] if mounted else []), *self.cmdline]
+        parameters = []
+        if self.root is not None and not self.own_initrd:
+            parameters.append(f"attest.root={root}")
+            if overlay:
+                parameters += [f"attest.overlay={overlay}", f"attest.root_size={root_size}"]
+        return [*parameters, *self.cmdline]
 
     @property
     def size(self) -> int:
@@ -66,3 +90,10 @@ class Image(msgspec.Struct, frozen=True):
     def last_used(self) -> float:
         """When it was last built or looked up to be booted, in seconds since the epoch."""
         return (self.path / "image.json").stat().st_mtime
+
+
+def _is_ext4(file: Path) -> bool:
+    """Whether its superblock says so, see Documentation/filesystems/ext4 of the kernel."""
+    with file.open("rb") as opened:
+        opened.seek(1024 + 56)
+        return opened.read(2) == b"\x53\xef"

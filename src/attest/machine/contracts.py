@@ -87,6 +87,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
         on_fatal: Called when the run cannot go on: a kernel panic, a VMM that died. It is called in
             the instance's worker, and must not wait for the instance.
         require_open: Called before each start; raises when the cluster is not open any more.
+        reset_ends_vmm: A guest that is reset, as by its own reboot, ends its VMM.
         limits: How long each step may take.
         prepare: Called in the instance's worker with the connection to a guest that has booted from
             the start, before that counts as ready: what a snapshot would have had is done here.
@@ -102,6 +103,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
     console_log: Path
     on_fatal: Callable[[AttestError], None]
     require_open: Callable[[], None]
+    reset_ends_vmm: bool = False
     limits: Limits = DEFAULT_LIMITS
     prepare: Callable[[Channel], None] | None = None
 

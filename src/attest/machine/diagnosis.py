@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from attest.errors import AttestError, MachineError, WaitFailed, reason_of
 from attest.guest.console import Console
@@ -38,6 +39,23 @@ def error_at(
         lines = lines[max(lines.index(state.panic) - _BEFORE_PANIC, 0) :]
     message = f"{message} [stage: {state.stage}]"
     return MachineError(name, message, console=lines, log=str(console.log), attempts=attempts)
+
+
+def disk_error(name: str, data: Mapping[str, Any]) -> MachineError:
+    """What it means that QEMU has stopped a guest whose disk it cannot read or write.
+
+    Args:
+        name: The machine's name.
+        data: Of QEMU's event BLOCK_IO_ERROR, see its qapi/block-core.json.
+    """
+    disk, reason = data.get("device") or data.get("node-name"), data.get("reason")
+    if data.get("nospace"):
+        return MachineError(
+            name,
+            f"it stands still: the host's disk is full, so its disk {disk} cannot be written",
+            hint="what machines write is in TMPDIR, /tmp by default",
+        )
+    return MachineError(name, f"it stands still: its disk {disk} failed on the host: {reason}")
 
 
 def exit_error(name: str, exit: VmmExit, state: State, console: Console) -> MachineError:

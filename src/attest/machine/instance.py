@@ -59,10 +59,13 @@ from attest.machine.instance_events import (
     KillVmm,
     KillWanted,
     Panicked,
+    PowerOffBegun,
+    RebootWanted,
     ReportSpoilt,
     SourceFound,
     StartFailed,
     StartVmm,
+    StoodStill,
     TellExit,
     TellFatal,
     TellReset,
@@ -84,6 +87,9 @@ _TURNS: Final = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
 """Clones that come to life at a time: of hundreds at once, each would be too slow for its trial."""
 
 _STARTS: Final = "the machine starts"
+
+_POWER_OFF: Final = "attest-stage: power off"
+"""What a guest says on its console that is about to power itself off by a reset."""
 
 _EVIDENCE: Final = 10
 """Console lines that the error of something that was done in the machine shows."""
@@ -316,6 +322,7 @@ class Instance:
         """
         channel = self.ready()
         before = self._state.resets
+        self._post(RebootWanted(True))
         channel.power(PowerAction.REBOOT)
 
         def rebooted() -> bool:
@@ -324,6 +331,7 @@ class Instance:
         with self._lock:
             self._changed.wait_for(rebooted, timeout)
         if not rebooted():
+            self._post(RebootWanted(False))
             raise self._error(f"did not reboot in {timeout:g} s")
         if self._state.phase is Phase.OFF:
             raise self._why_not_there() if self.death else self._error("ended instead of rebooting")
@@ -679,7 +687,8 @@ class Instance:
             self._back.meeting.call_off(self._name, f"the VMM ended ({exit})")
         console.join()
         error = diagnosis.exit_error(self._name, exit, self._state, console)
-        self._post(VmmExited(process, time.monotonic(), exit, error))
+        resets = self.allow_reboot and self._context.reset_ends_vmm
+        self._post(VmmExited(process, time.monotonic(), exit, error, resets))
 
     def _hear_early_exit(self, process: int) -> None:
         """Called in the worker, when it has started the VMM."""
@@ -692,9 +701,13 @@ class Instance:
         """Called in a thread of the VMM's."""
         if event == "RESET" and data.get("guest"):
             self._post(GuestReset(process, time.monotonic()))
+        elif event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+            self._post(StoodStill(process, diagnosis.disk_error(self._name, data)))
 
     def _console_line(self, process: int, line: str) -> None:
         """Called in the console's reader."""
+        if _POWER_OFF in line:
+            self._post(PowerOffBegun(process))
         stage = Stage.INIT if line == "attest-stage: init" else Stage.KERNEL
         if not self._state.stage.reached(stage):
             self._post(ConsoleSpoke(process, stage))

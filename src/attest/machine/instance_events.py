@@ -20,10 +20,13 @@ __all__ = [
     "VmmEvent",
     "VmmExited",
     "GuestReset",
+    "PowerOffBegun",
+    "StoodStill",
     "ConsoleSpoke",
     "Panicked",
     "BeginAnew",
     "Used",
+    "RebootWanted",
     "EndWanted",
     "EndRetracted",
     "EndAccepted",
@@ -131,11 +134,13 @@ class VmmExited(VmmEvent, frozen=True):
         at: When.
         exit: How.
         error: What that means where it is a failure.
+        resets: A guest that is reset ends this VMM, and may be: it is to boot again then.
     """
 
     at: float
     exit: VmmExit
     error: MachineError
+    resets: bool = False
 
 
 class GuestReset(VmmEvent, frozen=True):
@@ -146,6 +151,20 @@ class GuestReset(VmmEvent, frozen=True):
     """
 
     at: float
+
+
+class PowerOffBegun(VmmEvent, frozen=True):
+    """The guest is about to power itself off, which looks like a reset where that ends the VMM."""
+
+
+class StoodStill(VmmEvent, frozen=True):
+    """The VMM has stopped its guest, which it cannot let go on.
+
+    Attributes:
+        error: Why.
+    """
+
+    error: MachineError
 
 
 class ConsoleSpoke(VmmEvent, frozen=True):
@@ -182,6 +201,16 @@ class BeginAnew(Event, frozen=True):
 
 class Used(Event, frozen=True):
     """Its channel has been handed to somebody: from now on its death is the test's concern."""
+
+
+class RebootWanted(Event, frozen=True):
+    """The guest has been told to reboot: if its VMM ends, it boots in a new one.
+
+    Attributes:
+        wanted: False: it did not reboot, and is not expected to any more.
+    """
+
+    wanted: bool
 
 
 class EndWanted(Event, frozen=True):

@@ -111,6 +111,8 @@ class State(Struct, frozen=True):
         ending: Its end is wanted: it is no failure.
         killed: It is to end as soon as its VMM has been started.
         may_boot: Where the snapshot is of no use, it boots.
+        rebooting: It has been told to reboot.
+        powering_off: It has said that it powers itself off.
         panic: The line in which its kernel has reported a panic; empty: it has not.
         resets: How often its guest has begun anew.
         outcome: How it ended, or why it did not come up; None while neither is so.
@@ -128,6 +130,8 @@ class State(Struct, frozen=True):
     ending: bool = False
     killed: bool = False
     may_boot: bool = False
+    rebooting: bool = False
+    powering_off: bool = False
     panic: str = ""
     resets: int = 0
     outcome: Outcome | None = None

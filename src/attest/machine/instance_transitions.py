@@ -43,10 +43,13 @@ from attest.machine.instance_events import (
     KillVmm,
     KillWanted,
     Panicked,
+    PowerOffBegun,
+    RebootWanted,
     ReportSpoilt,
     SourceFound,
     StartFailed,
     StartVmm,
+    StoodStill,
     TellExit,
     TellFatal,
     TellReset,
@@ -69,6 +72,11 @@ _RUNNING: Final = frozenset(
     {Phase.ON_TRIAL, Phase.PROBATION, Phase.COMING_UP, Phase.READY, Phase.FAILED}
 )
 """The phases in which a VMM runs."""
+
+_BOOTED: Final = frozenset({Phase.PROBATION, Phase.COMING_UP, Phase.READY, Phase.FAILED})
+"""Those of them in which its guest may reboot by itself."""
+
+_REBOOTS: Final = "the machine reboots"
 
 
 def advance(state: State, event: Event, limits: Limits) -> Next:
@@ -97,13 +105,17 @@ def advance(state: State, event: Event, limits: Limits) -> Next:
         case VmmExited():
             return _vmm_exited(state, event, limits)
         case GuestReset(at=at):
-            return _begin_anew(state, at, "the machine reboots", TellReset())
+            return _begin_anew(replace(state, rebooting=False), at, _REBOOTS, TellReset())
         case BeginAnew(at=at, reason=reason):
             return _begin_anew(state, at, reason)
         case ConsoleSpoke(stage=stage):
             return _reach(state, stage)
         case Panicked(line=line):
             return replace(state, panic=line), ()
+        case StoodStill(error=error):
+            return state, _fatal(state, error)
+        case PowerOffBegun():
+            return replace(state, powering_off=True), ()
         case _:
             return _user_said(state, event)
 
@@ -118,6 +130,8 @@ def _user_said(state: State, event: Event) -> Next:
     match event:
         case Used() if state.up:
             return replace(state, used=True, phase=Phase.READY), ()
+        case RebootWanted(wanted=wanted):
+            return replace(state, rebooting=wanted), ()
         case EndWanted():
             return replace(state, ending=True), ()
         case EndRetracted() if state.phase not in (Phase.STOPPING, Phase.OFF):
@@ -210,6 +224,9 @@ def _boot_instead(state: State, at: float, *before: Effect) -> Next:
 def _vmm_exited(state: State, event: VmmExited, limits: Limits) -> Next:
     told = TellExit(event.exit)
     failed = bool(state.panic) or event.exit.status != 0
+    reboots = state.rebooting or (event.resets and not state.powering_off)
+    if reboots and not failed and not state.ending and state.phase in _BOOTED:
+        return _boot_again(state, event.at, told)
     match state.phase:
         case Phase.STARTING | Phase.ON_TRIAL:
             return _lose_start(state, event.at, event.error)
@@ -224,6 +241,15 @@ def _vmm_exited(state: State, event: VmmExited, limits: Limits) -> Next:
         case Phase.PENDING | Phase.OFF:
             return state, ()
     return _off(state, Outcome(), told)
+
+
+def _boot_again(state: State, at: float, *before: Effect) -> Next:
+    """The guest has been reset, and its VMM ended with that: a new one goes on with its disks."""
+    anew = replace(
+        state, kind=StartKind.BOOT, attempt=state.attempt + 1, stage=Stage.OFF, introduced=False,
+        rebooting=False, powering_off=False, resets=state.resets + 1, outcome=None,
+    )  # fmt: skip
+    return _start(anew, at, None, *before, TellReset(), Interrupt(_REBOOTS, anew.attempt))
 
 
 def _died(state: State, event: VmmExited, limits: Limits) -> Next:

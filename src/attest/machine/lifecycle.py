@@ -26,6 +26,7 @@ class Lifecycle:
         name: The machine's name.
         context: What an instance needs of the cluster.
         source: What the machine starts from.
+        allow_reboot: Whatever `start` is told, the guest may reboot by itself.
 
     Attributes:
         name: The machine's name.
@@ -33,12 +34,20 @@ class Lifecycle:
         program: Its VMM's program, with version and path.
     """
 
-    def __init__(self, name: str, context: InstanceContext, source: Source) -> None:
+    def __init__(
+        self,
+        name: str,
+        context: InstanceContext,
+        source: Source,
+        *,
+        allow_reboot: bool = False,
+    ) -> None:
         self.name = name
         self.instance: Instance | None = None
         self.program = context.vmm
         self._context = context
         self._source = source
+        self._allow_reboot = allow_reboot
         self._lock = threading.RLock()
 
     @property
@@ -76,7 +85,7 @@ class Lifecycle:
         """Start the machine and return at once; nothing happens when it is up.
 
         Args:
-            allow_reboot: A reboot of the guest boots it again; otherwise it ends the machine.
+            allow_reboot: The guest may reboot by itself; otherwise that ends the machine.
         """
         with self._lock:
             if self.booted:
@@ -84,7 +93,7 @@ class Lifecycle:
             self._context.require_open()
             if self.instance is not None:
                 self.instance.kill()
-            self._begin(None, allow_reboot=allow_reboot)
+            self._begin(None, allow_reboot=allow_reboot or self._allow_reboot)
 
     def _begin(self, back: Return | None, *, allow_reboot: bool) -> None:
         # It is here before anything runs in it: what interrupts the next line leaves no orphan.

@@ -90,7 +90,8 @@ class Power:
         """Start the machine and return at once; nothing happens when it is up.
 
         Args:
-            allow_reboot: A reboot of the guest boots it again; otherwise it ends the machine.
+            allow_reboot: The guest may reboot by itself; otherwise that ends the machine, unless
+                its node says ``allow_reboot = true``. `reboot` works in any case.
         """
         self._lifecycle.start(allow_reboot=allow_reboot)
 
@@ -128,16 +129,13 @@ class Power:
         instance.accept_death()
 
     def reboot(self) -> None:
-        """Reboot in an orderly way; it must have been started with ``allow_reboot=True``.
+        """Reboot in an orderly way, and wait until the machine is ready again.
 
         Raises:
-            MachineError: It must not reboot, did not, or ended while it did.
+            MachineError: It did not reboot, or ended while it did.
         """
         with self._events.span(Kind.ACTION, "reboot", machine=self.name):
-            instance = self._lifecycle.alive()
-            if not instance.allow_reboot:
-                raise MachineError(self.name, "reboot() needs start(allow_reboot=True)")
-            instance.reboot(DEFAULT_TIMEOUT)
+            self._lifecycle.alive().reboot(DEFAULT_TIMEOUT)
 
     def wait_for_shutdown(self) -> None:
         """Wait until the machine has ended by itself.

@@ -13,14 +13,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from attest.disk.machine_disks import Disks
-from attest.errors import MachineError
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
 from attest.net.bridge import SPARE, make_taps, set_cable
 from attest.net.cell import Cell
 from attest.node.host_files import HostFiles
 from attest.node.resolved import ResolvedNode
-from attest.node.vmm_choice import who_can
 from attest.snapshot.shape import Shape
 from attest.vmm.base import MachineSpec, Nic, Saved, Vmm, VmmExit
 
@@ -69,7 +67,12 @@ class Launcher:
         self.directory = directory
         directory.mkdir(parents=True)
         self.disks = Disks(
-            directory, node.declared.disks, relative_to, node.backend.disk_format, node.qemu
+            directory,
+            node.declared.disks,
+            node.root_disk,
+            relative_to,
+            node.backend.disk_format,
+            node.qemu,
         )
         self.files = HostFiles(node.name, node.declared.files, relative_to)
         self.is_new = True
@@ -114,10 +117,6 @@ class Launcher:
 
         One that continues ``saved`` is paused; see `attest.machine.contracts.StartVmm`.
         """
-        if allow_reboot and (reason := self.node.backend.capabilities.reboot):
-            raise MachineError(
-                self.name, f"start(allow_reboot=True): {reason}", hint=who_can("reboot")
-            )
         self.is_new = saved is not None or not self.disks.written
         disks = self.disks.begin() if saved is None else self.disks.overlay(saved.disks)
         spec = replace(

@@ -12,6 +12,8 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from attest.disk.machine_disks import RootDisk
+from attest.errors import ManifestError
 from attest.guest.identity import Identity, Interface
 from attest.image.model import Image
 from attest.manifest import Node, VmmName
@@ -26,6 +28,9 @@ from attest.vmm.qemu.nested import check_machine
 from attest.vmm.registry import Backend
 
 __all__ = ["ResolvedNode", "attachments_of", "resolve"]
+
+_ROOT_SIZE: Final = 8192
+"""MiB of a root on a disk; what nobody has written takes no room on the host."""
 
 _SEED: Final = 64
 """Bytes of the host's randomness for each machine."""
@@ -43,6 +48,8 @@ class ResolvedNode(msgspec.Struct, eq=False):
         backend: The VMM that runs it.
         binary: The VMM's program.
         qemu: The QEMU of its cluster, which may be that.
+        root_size: MiB of its root, where it writes that to a disk; else 0.
+        root_image: What its root's disk begins as; None: nothing was written to it.
         machine_id: Its own, for ``/etc/machine-id``.
     """
 
@@ -54,6 +61,8 @@ class ResolvedNode(msgspec.Struct, eq=False):
     backend: Backend
     binary: Binary
     qemu: QemuBinary
+    root_size: int = 0
+    root_image: Path | None = None
     machine_id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -67,13 +76,21 @@ class ResolvedNode(msgspec.Struct, eq=False):
         return attachments_of(self.declared, self.number)
 
     @property
+    def root_disk(self) -> RootDisk | None:
+        """The disk for what it writes to its root, where it has one."""
+        holds = self.image.root_disk
+        if not self.root_size or holds is None:
+            return None
+        return RootDisk(holds, self.root_size, self.image.root_label, self.root_image)
+
+    @property
     def warm_until(self) -> str:
         """The unit that must be active before a snapshot of its shape is made."""
         return self.declared.warm_until or self.declared.ready_unit
 
     def twin(self, name: str, number: int) -> ResolvedNode:
         """The same for another machine, with this name and number, and an id of its own."""
-        return replace(self, name=name, number=number, machine_id=uuid.uuid4().hex)
+        return replace(self, name=name, number=number, root_image=None, machine_id=uuid.uuid4().hex)
 
     def shape(self, disks: Iterable[str], files: Iterable[str] = ()) -> Shape:
         """What decides the content of its snapshot.
@@ -130,6 +147,7 @@ class ResolvedNode(msgspec.Struct, eq=False):
             nics=tuple(Nic(each.tap, each.mac) for each in self.attachments),
             hugepages=node.hugepages, prefault=node.prefault, nested=node.nested,
             graphics=node.graphics, channel=node.channel, balloon=node.balloon, jail=node.jail,
+            root_size=self.root_size,
         )  # fmt: skip
 
 
@@ -162,7 +180,35 @@ def resolve(
     qemu = find_qemu(programs.get("qemu", ""))
     if node.nested:
         check_machine(name, image, node.vcpus, accelerator, qemu.version)
-    return ResolvedNode(name, number, node, image, accelerator, backend, binary, qemu)
+    root_size = _root_size(name, node, image)
+    return ResolvedNode(name, number, node, image, accelerator, backend, binary, qemu, root_size)
+
+
+def _root_size(name: str, node: Node, image: Image) -> int:
+    if node.root == "memory" and node.root_size:
+        raise ManifestError(
+            f'nodes.{name}.root_size: with root = "memory" the root has half of that memory'
+        )
+    if image.root_disk is None or node.root == "memory":
+        for key, asked in (("root", node.root == "disk"), ("root_size", node.root_size)):
+            if asked:
+                raise ManifestError(
+                    f"nodes.{name}.{key}: the image {image.name} has its root in memory only"
+                )
+        return 0
+    size = node.root_size or _ROOT_SIZE
+    if size < (least := _least_root(image)):
+        raise ManifestError(
+            f"nodes.{name}.root_size: the image {image.name} needs {least} MiB, found {size}"
+        )
+    return size
+
+
+def _least_root(image: Image) -> int:
+    """MiB that a root has at least: those that its file system has in the image."""
+    if image.root is None or image.root_disk != "changes":
+        return 0
+    return -(-image.root.stat().st_size >> 20)
 
 
 def attachments_of(node: Node, number: int) -> list[Attachment]:

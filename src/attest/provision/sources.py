@@ -72,6 +72,9 @@ class NodeSource(msgspec.Struct, frozen=True):
 
     def find(self) -> Saved | None:
         """The snapshot to start from, or None to boot."""
+        if self.launcher.disks.written:
+            text = "it boots, as it has written to its disks, of which no snapshot knows"
+            self.context.events.emit(Kind.LOG, text, machine=self.launcher.name)
         return self.sources.find(self.launcher, self.context)
 
     def report_spoilt(self, reason: str) -> None:

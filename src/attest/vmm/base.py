@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attest.image.model import Image
 
 __all__ = [
+    "OVERLAY",
     "ConsolePipes",
     "DialError",
     "Greet",
@@ -33,6 +34,9 @@ __all__ = [
     "saved_in",
 ]
 
+
+OVERLAY: Final = "overlay"
+"""What VMMs call the disk for what a machine writes to its root."""
 
 Greet = Callable[[socket.socket, float], None]
 """Greets an agent on a connection, within so many seconds."""
@@ -100,6 +104,8 @@ class MachineSpec(msgspec.Struct, frozen=True):
         disks: The files that it writes, in order, of the VMM's own format; they exist. The guest
             sees each as a virtio block device, ``/dev/disk/by-id/virtio-disk0`` and so on. For a
             machine with ``saved`` they begin as its disks.
+        root_size: The last of the disks holds what it writes to its root, which has so many MiB; 0:
+            none does.
         hugepages: Its memory is of reserved 2 MiB pages. It has no memory file, and what it
             continues is read, not mapped. ``memory`` is an even number then.
         prefault: All of its memory is allocated before it starts.
@@ -127,6 +133,7 @@ class MachineSpec(msgspec.Struct, frozen=True):
     memory_file: Path | None = None
     saved: Saved | None = None
     disks: tuple[Path, ...] = ()
+    root_size: int = 0
     hugepages: bool = False
     prefault: bool = False
     paused: bool = False
@@ -147,6 +154,12 @@ class MachineSpec(msgspec.Struct, frozen=True):
             raise ValueError(f"{self.name}: {self.memory} MiB are no whole number of 2 MiB pages")
         if self.paused and not self.saved:
             raise ValueError(f"{self.name}: only what is loaded can begin paused")
+
+    @property
+    def disk_names(self) -> list[str]:
+        """What the VMM calls each of the disks."""
+        names = [f"disk{index}" for index in range(len(self.disks))]
+        return [*names[:-1], OVERLAY] if self.root_size else names
 
 
 class ConsolePipes(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     Attributes:
         graphics: Give the guest a display.
         q35: Be a PC with PCI and firmware.
-        reboot: Let a guest reboot and go on.
+        reset: Go on when its guest is reset; else attest starts it again.
         set_link: Unplug a network card.
         keyboard: Type into the console.
         disks: Declared disks.
@@ -32,7 +32,7 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     graphics: str = ""
     q35: str = ""
-    reboot: str = ""
+    reset: str = ""
     set_link: str = ""
     keyboard: str = ""
     disks: str = ""
@@ -54,7 +54,7 @@ QEMU: Final = Capabilities(
 
 FIRECRACKER: Final = Capabilities(
     tcg="Firecracker runs guests with KVM only",
-    reboot="a guest that reboots ends Firecracker",
+    reset="a guest that reboots ends Firecracker, and attest starts it again",
     set_link=("Firecracker cannot unplug a network card: its packets are dropped instead"),
     q35="Firecracker has a machine of its own",
     prefault="Firecracker allocates memory when the guest uses it",

@@ -225,6 +225,7 @@ let
       "qemu_test"
       "makeWrapper"
       "tesseract"
+      "e2fsprogs"
       "erofs-utils"
       "bash"
       "bashNonInteractive"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from attest.vmm.base import MachineSpec
+from attest.vmm.base import OVERLAY, MachineSpec
 from attest.vmm.cloud_hypervisor.landlock import landlock_version
 
 __all__ = ["VSOCK", "vm_config"]
@@ -58,7 +58,7 @@ def vm_config(spec: MachineSpec, directory: Path) -> dict[str, Any]:
         "console": {"mode": "Off"},
         "vsock": {"id": "vsock", "cid": _CID, "socket": VSOCK},
     }
-    disks = [_disk(f"disk{index}", path) for index, path in enumerate(spec.disks)]
+    disks = [_disk(name, path) for name, path in zip(spec.disk_names, spec.disks, strict=True)]
     if spec.image.root is not None:
         disks = [_disk("root", spec.image.root, readonly=True), *disks]
     if disks:
@@ -102,7 +102,8 @@ def _disk(name: str, path: Path, *, readonly: bool = False) -> dict[str, Any]:
 
 
 def _kernel_arguments(spec: MachineSpec) -> str:
-    return " ".join([_KERNEL, *spec.image.parameters(root="root")])
+    overlay = OVERLAY if spec.root_size else ""
+    return " ".join([_KERNEL, *spec.image.parameters("root", overlay, spec.root_size)])
 
 
 def _absolute(path: Path) -> str:

@@ -172,8 +172,8 @@ class Firecracker(ApiVmm):
         )
         if self._spec.image.root is not None:
             self._put_drive(_ROOT, read_only=True)
-        for index in range(len(self._spec.disks)):
-            self._put_drive(f"disk{index}", read_only=False)
+        for name in self._spec.disk_names:
+            self._put_drive(name, read_only=False)
         for index, nic in enumerate(self._spec.nics):
             self._put(
                 f"/network-interfaces/nic{index}",
@@ -317,8 +317,8 @@ def _workdir(spec: MachineSpec, firecracker: Path) -> Workdir:
             workdir.show(_MEMORY, spec.saved.memory)
     if spec.image.root is not None:
         workdir.show(_ROOT, spec.image.root)
-    for index, disk in enumerate(spec.disks):
-        workdir.show(f"disk{index}", disk, writable=True)
+    for name, disk in zip(spec.disk_names, spec.disks, strict=True):
+        workdir.show(name, disk, writable=True)
     return workdir
 
 
@@ -349,7 +349,9 @@ def _read_metrics(file: Path) -> dict[str, int]:
 def _kernel_arguments(spec: MachineSpec) -> str:
     # The root is the first drive; a drive's serial number is one that Firecracker chooses.
     image = spec.image
-    devices = [f"/dev/vd{letter}" for letter in ascii_lowercase[image.root is not None :]]
-    named = bool(spec.disks) and not image.own_initrd  # by attest's initrd
-    disks = [f"attest.disks={','.join(devices[: len(spec.disks)])}"] if named else []
-    return " ".join([_KERNEL, *disks, *image.parameters(root="/dev/vda")])
+    letters = ascii_lowercase[image.root is not None :]
+    devices = [f"/dev/vd{letter}" for letter in letters[: len(spec.disks)]]
+    overlay = devices.pop() if spec.root_size else ""
+    named = bool(devices) and not image.own_initrd  # by attest's initrd
+    disks = [f"attest.disks={','.join(devices)}"] if named else []
+    return " ".join([_KERNEL, *disks, *image.parameters("/dev/vda", overlay, spec.root_size)])

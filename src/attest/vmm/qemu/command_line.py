@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from attest.vmm.base import MachineSpec
+from attest.vmm.base import OVERLAY, MachineSpec
 from attest.vmm.qemu import emulation
 from attest.vmm.qemu import nested as nested_machines
 from attest.vmm.qemu.binary import QemuBinary
@@ -62,10 +62,10 @@ def command_line(binary: QemuBinary, spec: MachineSpec, ends: Inherited) -> list
     ]  # fmt: skip
     if image.root is not None:
         arguments += _drive(bus, "root", image.root, "format=raw,readonly=on")
-    for index, disk in enumerate(spec.disks):
+    for name, disk in zip(spec.disk_names, spec.disks, strict=True):
         # Without flushes to the host's disk: what the guest flushes is in the host's page cache,
         # where the end of QEMU leaves it.
-        arguments += _drive(bus, f"disk{index}", disk, "format=qcow2,cache=unsafe")
+        arguments += _drive(bus, name, disk, "format=qcow2,cache=unsafe")
     for index, nic in enumerate(spec.nics):
         rom = "" if spec.machine == "microvm" else ",romfile="
         # A clone must not announce the address of its original; and QEMU (seen in 7.2 and 10.0)
@@ -177,4 +177,9 @@ def kernel_arguments(spec: MachineSpec) -> str:
         arguments.append(emulation.KERNEL_ARGUMENTS)
         if khz := tsc_khz():
             arguments.append(f"tsc=reliable tsc_early_khz={khz}")
-    return " ".join([*arguments, *spec.image.parameters(root="root")])
+    return " ".join([*arguments, *_root(spec)])
+
+
+def _root(spec: MachineSpec) -> list[str]:
+    overlay = OVERLAY if spec.root_size else ""
+    return spec.image.parameters("root", overlay, spec.root_size)

@@ -139,7 +139,7 @@ class Monitored(VmmProcess):
         self._hang_up()
 
     def _await_events(self) -> None:
-        """Connect at once, as the RESET event must not be missed; QEMU may take long to greet."""
+        """Connect at once, as RESET and BLOCK_IO_ERROR must not be missed; QEMU may greet late."""
         self._connect()
 
     def _connect(self) -> Qmp:

@@ -101,7 +101,7 @@ class Qemu(Monitored):
         try:
             if spec.saved is not None:
                 self._load(spec.saved)
-            elif spec.allow_reboot:
+            elif spec.allow_reboot or spec.disks:
                 self._await_events()
         except BaseException:
             self.abandon()
@@ -167,10 +167,9 @@ class Qemu(Monitored):
         Raises:
             ValueError: They are not as many as the disks.
         """
-        disks = [f"disk{index}" for index in range(len(self._spec.disks))]
         overlays = [
             {"device": disk, "snapshot-file": str(path), "format": "qcow2"}
-            for disk, path in zip(disks, fresh, strict=True)
+            for disk, path in zip(self._spec.disk_names, fresh, strict=True)
         ]
         actions = [{"type": "blockdev-snapshot-sync", "data": each} for each in overlays]
         self.execute("transaction", actions=actions)  # all of them or none

@@ -1,0 +1,43 @@
+"""What a machine keeps, with QEMU; `tests/kvm` has the same for the other VMMs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attest.cluster.cluster import Cluster
+from tests.lasting import describe_small
+from tests.survival import documented, observe
+
+
+@pytest.mark.timeout(600)
+def test_a_machine_keeps_what_the_page_says() -> None:
+    nodes = {"m": {"image": "debian", "disks": [{"size": 8}], "allow_reboot": True}}
+    with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
+        assert observe(cluster["m"]) == documented()
+
+
+def test_a_root_whose_init_is_the_agent_is_kept_likewise(tmp_path: Path) -> None:
+    node = {"image": str(describe_small(tmp_path)), "memory": 96, "allow_reboot": True}
+    with Cluster({"nodes": {"m": {**node, "disks": [{"size": 8}]}}}, accelerator="tcg") as cluster:
+        seen, said = observe(cluster["m"]), documented()
+    for each in seen, said:
+        del each["`/tmp`"]  # which Debian empties
+    assert seen == said
+
+
+def test_a_root_in_memory_begins_anew() -> None:
+    nodes = {"m": {"image": "debian", "root": "memory"}}
+    with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
+        machine = cluster["m"]
+        mark = "/root/mark"
+        assert machine.succeed(f"touch {mark}; stat -f -c %T /").strip() == "overlayfs"
+        machine.crash()
+        machine.fail(f"ls {mark}")
+        machine.succeed(f"touch {mark}")
+        machine.reboot()
+        machine.fail(f"ls {mark}")
+        room = machine.fail("dd if=/dev/zero of=/big bs=1M status=none 2>&1")
+        assert "No space left on device" in room
+        machine.succeed("systemd-run --wait --quiet true", "rm /big")
