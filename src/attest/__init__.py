@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         WaitFailed,
     )
     from attest.machine.completed import Completed
+    from attest.machine.interface import Interface
     from attest.machine.machine import Machine, Snapshot, clone
     from attest.manifest import Manifest, load_manifest
     from attest.support.concurrency import wait_all
@@ -35,6 +36,7 @@ __all__ = [
     "Cluster",
     "ClusterOptions",
     "Completed",
+    "Interface",
     "Machine",
     "Manifest",
     "Snapshot",
@@ -63,6 +65,7 @@ _HOMES = {
     "ClusterOptions": "attest.cluster.options",
     "Checkpoint": "attest.cluster.checkpoint",
     "Completed": "attest.machine.completed",
+    "Interface": "attest.machine.interface",
     "Snapshot": "attest.machine.machine",
     "clone": "attest.machine.machine",
     "wait_all": "attest.support.concurrency",

@@ -2,21 +2,27 @@
 
 `load_manifest` reads a file, `parse_manifest` takes what was read. Both raise `ManifestError` that
 names the file and the path in it, such as ``nodes.web.memory``.
+
+What is written may have ``defaults`` for its nodes, ranges of names, and sizes with units. A
+`Manifest` has none of that: each node is there under its own name, and complete.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from attest.errors import ManifestError
+from attest.support.name_ranges import expand_range
+from attest.support.sizes import SIZE_PATTERN, mebibytes
 from attest.support.validation import check_keys, convert, kind_of, unreadable
 
 __all__ = [
@@ -61,7 +67,8 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A disk of a node: empty, or with the content of an image that stays as it is."""
 
     size: (
-        Annotated[int, msgspec.Meta(ge=1, le=1 << 24, description="MiB, for an empty disk")] | None
+        Annotated[int, msgspec.Meta(ge=1, le=1 << 24, description="in MiB, for an empty disk")]
+        | None
     ) = None
     image: Annotated[
         str | None, msgspec.Meta(description="path of an image, qcow2 or raw, that it begins as")
@@ -85,7 +92,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "file which describes an image made elsewhere"
         ),
     ] = "debian"
-    memory: Annotated[int, msgspec.Meta(ge=32, le=1 << 20, description="MiB")] = 512
+    memory: Annotated[int, msgspec.Meta(ge=32, le=1 << 20, description="its memory, in MiB")] = 512
     vcpus: Annotated[int, msgspec.Meta(ge=1, le=64, description="virtual CPUs")] = 1
     vlans: Annotated[
         list[Vlan],
@@ -120,6 +127,14 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "start_command",
         ),
     ] = 300.0
+    files: Annotated[
+        dict[str, str],
+        msgspec.Meta(
+            description="files and directories of this host that are copied into it before the "
+            "snapshot is made: absolute paths in the machine, and paths on this host, relative to "
+            "the manifest's directory"
+        ),
+    ] = msgspec.field(default_factory=dict)
     warm_until: Annotated[
         str | None,
         msgspec.Meta(
@@ -204,7 +219,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A test: its machines and its script."""
 
     nodes: Annotated[dict[str, Node], msgspec.Meta(min_length=1, description="machines by name")]
-    name: Annotated[str, msgspec.Meta(description="the test's name; default: the file's")] = ""
+    name: Annotated[
+        str,
+        msgspec.Meta(
+            description="the test's name; default: the file's, or the directory's of a test.toml"
+        ),
+    ] = ""
     script: Annotated[
         str, msgspec.Meta(description="the script: a path ending in .py, or the Python text itself")
     ] = ""
@@ -274,10 +294,45 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ) from None
 
 
+class Document(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A manifest as it is written."""
+
+    defaults: Annotated[
+        Node, msgspec.Meta(description="keys of nodes, for the nodes that do not have them")
+    ] = Node()
+
+
+_SIZES: Final = {Node: ("memory", "root_size"), Disk: ("size",)}
+"""The keys that are sizes: they may be written with a unit, and are in MiB then."""
+
+_OF_ONE_NODE: Final = ("start_command", "number")
+"""The keys that no two nodes can share."""
+
+
 def json_schema() -> dict[str, Any]:
-    """The manifest's JSON schema (draft 2020-12)."""
-    schema = msgspec.json.schema(Manifest)
+    """The JSON schema (draft 2020-12) of what is written."""
+    schema = msgspec.json.schema(Document)
+    definitions = schema["$defs"]
+    for struct, names in _SIZES.items():
+        for name in names:
+            _allow_units(definitions[struct.__name__]["properties"], name)
+    node = definitions["Node"]
+    shared = {key: value for key, value in node["properties"].items() if key not in _OF_ONE_NODE}
+    definitions["Defaults"] = {**node, "title": "Defaults", "properties": shared}
+    defaults = definitions["Document"]["properties"]["defaults"]
+    definitions["Document"]["properties"]["defaults"] = {
+        "description": defaults["description"], "$ref": "#/$defs/Defaults",
+    }  # fmt: skip
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _allow_units(properties: dict[str, Any], name: str) -> None:
+    """Let a size be a text, too."""
+    plain = properties[name]
+    extra = {key: plain.pop(key) for key in ("description", "default") if key in plain}
+    choices = plain.get("anyOf", [plain])
+    text = {"type": "string", "pattern": SIZE_PATTERN}
+    properties[name] = {**extra, "anyOf": [*choices, text]}
 
 
 def load_manifest(path: Path | str) -> Manifest:
@@ -297,8 +352,17 @@ def load_manifest(path: Path | str) -> Manifest:
         language = "JSON" if path.suffix == ".json" else "TOML"
         raise ManifestError(f"{path}: not valid {language}: {error}") from None
     if isinstance(raw, dict):
-        raw = {"name": path.stem, "directory": str(path.parent), **raw}
+        raw = {"name": _name_of(path), "directory": str(path.parent), **raw}
     return parse_manifest(raw, source=str(path))
+
+
+def _name_of(path: Path) -> str:
+    """What a test is called that does not say it: as its file, or its directory.
+
+    Most manifests are called ``test``, which would tell no two of them apart.
+    """
+    directory = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    return directory if path.stem == "test" and directory else path.stem
 
 
 def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
@@ -316,20 +380,174 @@ def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
     nodes = raw.get("nodes")
     if not isinstance(nodes, dict) or not nodes:
         found = "nothing" if nodes is None else kind_of(nodes) if nodes else "an empty table"
-        check_keys(raw, Manifest, source, "", ManifestError)
+        check_keys(raw, Document, source, "", ManifestError)
         raise ManifestError(
             f"{source}: nodes: expected a table with one entry for each machine, found {found}",
             hint='the smallest is `[nodes.machine]` with `image = "tiny"`',
         )
-    check_names(nodes, source=source)
-    check_keys(raw, Manifest, source, "", ManifestError)
-    top = {key: value for key, value in raw.items() if key != "nodes"}
+    names = _expanded(nodes, source)
+    check_names(names, source=source)
+    check_keys(raw, Document, source, "", ManifestError)
+    top = {key: value for key, value in raw.items() if key not in ("nodes", "defaults")}
     fields = convert({**top, "nodes": {"placeholder": {}}}, Manifest, source, "", ManifestError)
-    parsed = {name: _node(name, value, source, fields.directory) for name, value in nodes.items()}
-    manifest = msgspec.structs.replace(fields, nodes=parsed)
+    defaults = _defaults(raw.get("defaults", {}), source, fields.directory)
+    parsed = {
+        key: _node(_Written(source, f"nodes.{key}", value, defaults), fields.directory)
+        for key, value in nodes.items()
+    }
+    manifest = msgspec.structs.replace(
+        fields, nodes={name: parsed[key] for name, key in names.items()}
+    )
     _check_numbers(manifest.numbers(), source)
     _check_script(manifest, source)
     return manifest
+
+
+def _expanded(keys: Iterable[str], source: str) -> dict[str, str]:
+    """The machines' names, and as which key each is written."""
+    names: dict[str, str] = {}
+    for key in keys:
+        try:
+            expanded = expand_range(key, MAX_NODES)
+        except ValueError as error:
+            raise ManifestError(f"{source}: nodes.{key}: {error}") from None
+        for name in expanded:
+            if (other := names.setdefault(name, key)) != key:
+                raise ManifestError(f"{source}: nodes.{key}: {name} is one of nodes.{other}, too")
+    return names
+
+
+def _defaults(raw: Any, source: str, directory: str) -> dict[str, Any]:
+    """The keys for the nodes that do not have them, checked as a node's are."""
+    for key in _OF_ONE_NODE:
+        if isinstance(raw, dict) and key in raw:
+            raise ManifestError(
+                f"{source}: defaults.{key}: it is one node's, and no two can share it",
+                hint=f"write it in the node: `[nodes.NAME]` with `{key} = …`",
+            )
+    return _checked(raw, source, "defaults", directory)
+
+
+class _Written(NamedTuple):
+    """What is written of a node.
+
+    Attributes:
+        source: The document.
+        where: Its place in there.
+        own: Its own table.
+        defaults: What goes for it where it says nothing else.
+    """
+
+    source: str
+    where: str
+    own: Any
+    defaults: dict[str, Any]
+
+    def at(self, key: str) -> str:
+        """The place of one of its keys, for errors."""
+        if key in self.defaults and key not in self.own:
+            return f"{self.source}: defaults.{key} (for {self.where})"
+        return f"{self.source}: {self.where}.{key}"
+
+
+def _checked(raw: Any, source: str, where: str, directory: str) -> dict[str, Any]:
+    """A table with keys of a node, each of which is right in itself; sizes are in MiB."""
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{source}: {where}: expected a table of keys, found {kind_of(raw)}")
+    check_keys(raw, Node, source, where, ManifestError)
+    table: dict[str, Any] = _in_mebibytes(raw, Node, source, where)
+    if isinstance(disks := table.get("disks"), list):
+        table["disks"] = [
+            _in_mebibytes(disk, Disk, source, f"{where}.disks.{index}")
+            for index, disk in enumerate(disks)
+        ]
+    node = convert(table, Node, source, where, ManifestError)
+    if len(set(node.vlans)) != len(node.vlans):
+        raise ManifestError(f"{source}: {where}.vlans: each network once, found {node.vlans}")
+    for index, disk in enumerate(node.disks):
+        if (disk.size is None) == (disk.image is None):
+            raise ManifestError(
+                f"{source}: {where}.disks.{index}: expected either `size` (an empty disk) or "
+                f"`image` (a path), found {'neither' if disk.size is None else 'both'}"
+            )
+    for target, path in node.files.items():
+        _check_file(target, Path(directory, path), f'{source}: {where}.files."{target}"')
+    return table
+
+
+def _check_file(target: str, path: Path, where: str) -> None:
+    """Check a path in a machine, and that of the file that goes there."""
+    if not target.startswith("/") or posixpath.normpath(target) != target or target == "/":
+        raise ManifestError(
+            f"{where}: expected an absolute path in the machine, without `..` and without a slash "
+            "at its end"
+        )
+    if not path.exists():
+        raise ManifestError(f"{where}: there is no file or directory {path}")
+
+
+def _in_mebibytes(raw: Any, struct: type[Node | Disk], source: str, where: str) -> Any:
+    """A table with its sizes in MiB; what is no table is left to who reads it."""
+    if not isinstance(raw, dict):
+        return raw
+    table = dict(raw)
+    for key in _SIZES[struct]:
+        if table.get(key) is not None:
+            try:
+                table[key] = mebibytes(table[key])
+            except ValueError as error:
+                found = json.dumps(raw[key], default=str)
+                raise ManifestError(f"{source}: {where}.{key}: {error}, found {found}") from None
+    return table
+
+
+def _node(written: _Written, directory: str) -> Node:
+    own = _checked(written.own, written.source, written.where, directory)
+    if own.get("start_command"):
+        return _scripted(written, directory)
+    node = msgspec.convert({**written.defaults, **own}, Node)
+    _check_hugepages(node, written.at("memory"))
+    if node.nested or node.graphics:
+        if {"machine": "q35", **written.defaults, **own}["machine"] != "q35":
+            kind = "nested machine" if node.nested else "machine with a display"
+            raise ManifestError(
+                f"{written.at('machine')}: a {kind} is a q35, found {node.machine}",
+                hint="leave `machine` out",
+            )
+        node = msgspec.structs.replace(node, machine="q35")
+    return node
+
+
+def _scripted(written: _Written, directory: str) -> Node:
+    """A node of a start script, with the defaults of such nodes.
+
+    Of the manifest's own defaults those go for it that make sense with a start script: the others
+    say what machines are that boot an image, and are not meant for it.
+    """
+    for key in written.own:
+        if key not in _SCRIPTED_KEYS:
+            raise ManifestError(
+                f"{written.at(key)}: of a node with `start_command` the script decides that",
+                hint=f"with it go {', '.join(_SCRIPTED_KEYS[1:])}",
+            )
+    table = {key: value for key, value in written.defaults.items() if key in _SCRIPTED_KEYS}
+    table |= written.own
+    node = msgspec.convert(table, Node)
+    path = Path(directory, node.start_command).absolute()
+    where = written.at("start_command")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ManifestError(f"{where}: cannot read {path}: {error.strerror}") from None
+    if not os.access(path, os.X_OK):
+        raise ManifestError(f"{where}: {path} is not executable")
+    return msgspec.structs.replace(
+        node,
+        start_command=str(path),
+        vlans=node.vlans if "vlans" in table else vlans_in(text),
+        ready_unit=node.ready_unit if "ready_unit" in table else "",
+        start_timeout=node.start_timeout if "start_timeout" in table else NO_LIMIT,
+    )
 
 
 def _check_script(manifest: Manifest, source: str) -> None:
@@ -349,60 +567,6 @@ def _check_numbers(numbers: dict[str, int], source: str) -> None:
             )
 
 
-def _node(name: str, value: Any, source: str, directory: str) -> Node:
-    where = f"nodes.{name}"
-    if not isinstance(value, dict):
-        raise ManifestError(f"{source}: {where}: expected a table of keys, found {kind_of(value)}")
-    check_keys(value, Node, source, where, ManifestError)
-    node = convert(value, Node, source, where, ManifestError)
-    if len(set(node.vlans)) != len(node.vlans):
-        raise ManifestError(f"{source}: {where}.vlans: each network once, found {node.vlans}")
-    if node.start_command:
-        return _scripted(node, value, source, where, directory)
-    _check_hugepages(node, source, where)
-    if node.nested or node.graphics:
-        if value.get("machine", "q35") != "q35":
-            kind = "nested machine" if node.nested else "machine with a display"
-            raise ManifestError(
-                f"{source}: {where}.machine: a {kind} is a q35, found {node.machine}",
-                hint="leave `machine` out",
-            )
-        node = msgspec.structs.replace(node, machine="q35")
-    for index, disk in enumerate(node.disks):
-        if (disk.size is None) == (disk.image is None):
-            raise ManifestError(
-                f"{source}: {where}.disks.{index}: expected either `size` (MiB, an empty disk) or "
-                f"`image` (a path), found {'neither' if disk.size is None else 'both'}"
-            )
-    return node
-
-
-def _scripted(node: Node, value: dict[str, Any], source: str, where: str, directory: str) -> Node:
-    """A node of a start script, with the defaults of such nodes."""
-    for key in value:
-        if key not in _SCRIPTED_KEYS:
-            raise ManifestError(
-                f"{source}: {where}.{key}: of a node with `start_command` the script decides that",
-                hint=f"with it go {', '.join(_SCRIPTED_KEYS[1:])}",
-            )
-    path = Path(directory, node.start_command).absolute()
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise ManifestError(
-            f"{source}: {where}.start_command: cannot read {path}: {error.strerror}"
-        ) from None
-    if not os.access(path, os.X_OK):
-        raise ManifestError(f"{source}: {where}.start_command: {path} is not executable")
-    return msgspec.structs.replace(
-        node,
-        start_command=str(path),
-        vlans=node.vlans if "vlans" in value else vlans_in(text),
-        ready_unit=value.get("ready_unit", ""),
-        start_timeout=value.get("start_timeout", NO_LIMIT),
-    )
-
-
 def vlans_in(text: str) -> list[int]:
     """The networks whose VDE switches a start script uses."""
     return sorted({int(vlan) for vlan in re.findall(r"QEMU_VDE_SOCKET_(\d{1,3})\b", text)})
@@ -419,15 +583,14 @@ def on_hugepages(manifest: Manifest) -> Manifest:
         for name, node in manifest.nodes.items()
     }
     for name, node in nodes.items():
-        _check_hugepages(node, manifest.name, f"nodes.{name}")
+        _check_hugepages(node, f"{manifest.name}: nodes.{name}.memory")
     return msgspec.structs.replace(manifest, nodes=nodes)
 
 
-def _check_hugepages(node: Node, source: str, where: str) -> None:
+def _check_hugepages(node: Node, where: str) -> None:
     if node.hugepages and node.memory % 2:
         raise ManifestError(
-            f"{source}: {where}.memory: huge pages have 2 MiB, so it must be even, "
-            f"found {node.memory}"
+            f"{where}: huge pages have 2 MiB, so it must be even, found {node.memory}"
         )
 
 

@@ -377,11 +377,17 @@ def test_what_a_clone_is_made_of(
     start(saved=saved, nics=nics)
     start(saved=stream)
     start(saved=stream, memory_file=baked)
-    mapped, loaded, filled = restored(bench)
+    assert saved.memory is not None
+    with saved.memory.open("r+b") as memory:
+        memory.write(b"as saved")
+    start(saved=saved, memory_file=tmp_path / "copied")
+    mapped, loaded, filled, copied = restored(bench)
     common = {"id": "memory", "size": 64 * MIB, "prefault": False}
     assert zone(mapped) == common | {"file": str(saved.memory), "shared": False}
     assert zone(loaded) == common | {"shared": True}
     assert zone(filled) == common | {"file": str(baked), "shared": True}
+    assert zone(copied) == common | {"file": str(tmp_path / "copied"), "shared": True}
+    assert (tmp_path / "copied").read_bytes() == saved.memory.read_bytes()
     assert [each["tap"] for each in mapped["net"]] == ["tap1s", "tap2s"]
     assert loaded.keys() == original.keys()
     for each in original.keys() - {"memory", "net"}:

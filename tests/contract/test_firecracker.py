@@ -256,6 +256,20 @@ def test_a_clone_that_waits(start: Starter, bench: Bench, saved: Saved) -> None:
     assert answers(run)
 
 
+def test_a_clone_that_is_saved_for_good_leaves_its_original_as_it_was(
+    start: Starter, saved: Saved, tmp_path: Path
+) -> None:
+    assert saved.memory is not None
+    before = saved.memory.stat()
+    (tmp_path / "own").mkdir()
+    run = start(saved=saved, memory_file=tmp_path / "own" / "memory", paused=True)
+    run.vmm.resume()
+    again = run.vmm.save(tmp_path / "own")
+    assert again.memory == tmp_path / "own" / "memory"
+    assert saved.memory.stat().st_ctime_ns == before.st_ctime_ns
+    assert answers(start(saved=again))
+
+
 def test_clones_at_once_and_a_clone_of_one(start: Starter, saved: Saved, tmp_path: Path) -> None:
     runs = [start(saved=saved) for _ in range(3)]
     assert all(answers(run) for run in runs)

@@ -200,14 +200,15 @@ def test_what_does_not_fit_this_host_any_more_is_refused(host: Host, tmp_path: P
 def test_a_machine_that_boots_anew_is_still_itself(host: Host, tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = "two.connect(); one.fail('cat /etc/machine-id; uname -n; ip -4 -o address show eth0')"
-    told = host.run(
-        host.test("anew", script, one="", two=""), "--snapshot-on-failure", "-o", str(out)
-    )
+    test = host.test("anew", script, one="files = { '/srv/app' = 'app' }\n", two="")
+    (test.parent / "app").write_text("brought")
+    told = host.run(test, "--snapshot-on-failure", "-o", str(out))
     (stdout,) = re.findall(r"  stdout:\n((?:  \| .*\n)+)", told)
     before = re.findall(r"  \| (.*)", stdout)
     kept = read_archive(archive_path(out))
     with Cluster(kept.manifest, accelerator=kept.accelerator, cold=True, archive=kept) as cluster:
         now = cluster["one"].succeed("cat /etc/machine-id; uname -n; ip -4 -o address show eth0")
+        assert cluster["one"].succeed("cat /srv/app") == "brought"
     assert now.splitlines() == before
 
 

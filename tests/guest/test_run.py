@@ -44,7 +44,7 @@ def test_a_test_that_passes_exits_with_0_and_leaves_its_logs(tmp_path: Path) -> 
         str(out),
     )
     assert result.returncode == 0, result.stderr
-    assert "test: passed" in result.stderr
+    assert f"{tmp_path.name}: passed" in result.stderr
     assert "attest-stage: init" in (out / "console-one.log").read_text()
     kinds = {json.loads(line)["kind"] for line in (out / "events.jsonl").read_text().splitlines()}
     assert {"run", "stage", "console", "command"} <= kinds
@@ -160,7 +160,7 @@ def test_a_run_that_is_terminated_ends_in_order_and_leaves_its_events(tmp_path: 
         told = driver.communicate()[1]
     assert [each["text"] for each in at_once] == ["true"]
     assert driver.returncode == 143
-    assert "test: FAILED in" in told
+    assert f"{tmp_path.name}: FAILED in" in told
     assert _events(tmp_path / "out", "run", "end")[0]["data"]["error"] == "terminated"
     host.await_nothing_left("after SIGTERM")
 

@@ -103,7 +103,9 @@ class Home:
         """
         manifest = self.path / "test.json"
         script = "print(wait_all(machines, lambda m: m.succeed('hostname').strip()))"
-        manifest.write_bytes(msgspec.json.encode({"script": script, "nodes": nodes}))
+        manifest.write_bytes(
+            msgspec.json.encode({"name": "test", "script": script, "nodes": nodes})
+        )
         attest = ["-c", AT_A_MOMENT, happens] if happens else ["-m", "attest"]
         out = self.path / "out"
         return subprocess.Popen(
@@ -300,6 +302,20 @@ def test_snapshots_that_do_not_restore_are_removed_and_told_once(
     assert home.left() == []
 
 
+@pytest.mark.parametrize("change", [halve_state, empty])
+def test_where_the_snapshot_that_another_is_made_from_does_not_restore_one_boots(
+    home: Home, made: Entry, change: Change
+) -> None:
+    home.put(made.shape, made, change)
+    said = home.run({"one": {**NODE, "warm_steps": ["true"]}})
+    warning = "the snapshot from which its own is made does not restore and was removed, so one"
+    assert f"one: warning: {warning} boots: " in said
+    assert said.count("warning") == said.count(MADE) == 1
+    (entry,) = home.entries()
+    assert entry.shape.warm_steps == ("true",)
+    assert home.left() == []
+
+
 def crash(into: Path) -> None:
     """The agent's code is none, so that the kernel panics as soon as it goes on."""
     replace_agent(into, b"\x06" * PAGE)
@@ -378,7 +394,8 @@ def test_a_clone_that_dies_a_moment_after_its_first_answer(
         (warning,) = warnings
         assert warning.startswith(f"{REMOVED}it died ")
         assert " s after its first answer: kernel panic: " in warning
-        assert home.entries() == []
+        (before_the_step,) = home.entries()
+        assert before_the_step.shape.warm_steps == ()
         if used:
             assert failed.wait(60)
             assert "restored from a snapshot, which its kernel may not survive" in fatal[0].hint
@@ -408,15 +425,17 @@ def test_a_disk_that_is_too_small_is_told(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment",
+    ("moment", "size"),
     [
-        "attest.machine.instance Instance _console_line",  # the guest boots
-        "attest.provision.warm _warm_up",  # a step follows that needs more of its memory
+        ("attest.machine.instance Instance _console_line", "200m"),  # the guest boots
+        ("attest.provision.warm _warm_up", "200m"),  # it is saved next
+        # A step follows that needs more of the memory of what has booted and was saved.
+        ("attest.provision.warm _await_return", "400m"),
     ],
 )
-def test_a_disk_that_fills_up_is_told(home: Home, moment: str) -> None:
-    node = {**NODE, "memory": 128, "warm_steps": ["dd if=/dev/zero of=/large bs=1M count=45"]}
-    said = home.run({"one": node}, happens=f"fill {moment}", inside=disk(home, "200m"))
+def test_a_disk_that_fills_up_is_told(home: Home, moment: str, size: str) -> None:
+    node = {**NODE, "memory": 128, "warm_steps": ["dd if=/dev/zero of=/large bs=1M count=30"]}
+    said = home.run({"one": node}, happens=f"fill {moment}", inside=disk(home, size))
     assert f"one: warning: {NOT_MADE}the disk is full" in said, said
     assert said.count("warning") == 1
 

@@ -118,4 +118,23 @@ def test_a_clone_that_dies_a_moment_after_its_first_answer(vmm: Vmm, snapshots: 
     (warning,) = told.warnings
     assert re.match(rf"{REMOVED}it died [\d.]+ s after its first answer: kernel panic: \[", warning)
     assert told.fatal == []
-    assert SnapshotCache(snapshots).entries() == []
+    (before_the_step,) = SnapshotCache(snapshots).entries()
+    assert before_the_step.shape.warm_steps == ()
+
+
+def test_a_file_of_the_host_that_has_changed_costs_no_boot(
+    vmm: Vmm, snapshots: Path, tmp_path: Path
+) -> None:
+    """What has booted is saved once; it goes on from there, with its memory and its disk."""
+    app = tmp_path / "app"
+    for content in ("one", "two"):
+        app.write_text(content)
+        told = Told()
+        with told.cluster(
+            vmm, files={"/srv/app": str(app)}, warm_steps=["cat /srv/app > /srv/seen"],
+            disks=[{"size": 8}],
+        ) as cluster:  # fmt: skip
+            assert cluster["one"].succeed("cat /srv/app /srv/seen") == 2 * content
+        assert told.warnings == []
+    entries = SnapshotCache(snapshots).entries()
+    assert sorted(len(entry.shape.files) for entry in entries) == [0, 1, 1]

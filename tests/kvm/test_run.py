@@ -50,7 +50,7 @@ def test_the_web_example_in_small(vmm: Vmm, tmp_path: Path, host: Host) -> None:
         command, env=host.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert "test: passed" in result.stderr
+    assert f"{tmp_path.name}: passed" in result.stderr
     host.await_nothing_left("after a test that passed")
 
 

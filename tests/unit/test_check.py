@@ -90,6 +90,17 @@ def test_a_check_can_be_left_out() -> None:
             id="wrong use of a result",
         ),
         pytest.param(
+            "machine.ip(1, 6).split(':')\nmachine.interfaces[0].mac.upper()\nmachine.ip(family=5)",
+            'test.py:3:19: error: Argument "family" to "ip" of "Network" has incompatible type '
+            '"Literal[5]"; expected "Literal[4, 6]"  [arg-type]',
+            id="no family of addresses",
+        ),
+        pytest.param(
+            "machine.interfaces[0].vlan + 'x'.addresses",
+            'test.py:1:30: error: "str" has no attribute "addresses"  [attr-defined]',
+            id="wrong use of an interface",
+        ),
+        pytest.param(
             "with subtest(3):\n    pass",
             'test.py:1:14: error: Argument 1 has incompatible type "int"; expected "str"'
             "  [arg-type]",
@@ -307,11 +318,11 @@ def test_bad_input_is_told(arguments: list[str], message: str, tmp_path: Path) -
 
 
 def test_a_run_with_a_check_ends_before_it_begins(tmp_path: Path) -> None:
-    manifest = tmp_path / "test.toml"
+    manifest = tmp_path / "checked.toml"
     manifest.write_text("script = '''\nmachine.explode()\n'''\n[nodes.machine]\n")
     result = attest("run", "--check", "-o", tmp_path / "out", manifest, cwd=tmp_path)
     assert result.returncode == 1
-    assert '<script of test>:1:1: error: "Machine" has no attribute "explode"' in result.stdout
+    assert '<script of checked>:1:1: error: "Machine" has no attribute "explode"' in result.stdout
     assert not (tmp_path / "out").exists()
 
 

@@ -62,12 +62,12 @@ def test_ls_tells_what_there_is_the_one_used_last_first(cache: SnapshotCache) ->
     assert result.exit_code == 0
     titles, first, second = result.stdout.splitlines()
     assert titles.split() == [
-        "KEY", "IMAGE", "MEMORY", "VCPUS", "ACCEL", "ON", "DISK", "LAST", "USED", "MADE",
+        "KEY", "IMAGE", "MEMORY", "VCPUS", "ACCEL", "STATE", "ON", "DISK", "LAST", "USED", "MADE",
     ]  # fmt: skip
     for line, entry, image in ((first, new, "tiny"), (second, old, "web")):
         told = next(each for each in cache.entries() if each.path == entry.path)
         assert line.split() == [
-            key(entry), image, "1", "MiB", "2", "tcg", "1", "MiB",
+            key(entry), image, "1", "MiB", "2", "tcg", "booted", "1", "MiB",
             *minute(told.last_used), *minute(told.made),
         ]  # fmt: skip
 

@@ -25,6 +25,7 @@ def spec(**what: Any) -> MachineSpec:
     [
         {"saved": MAPPED},
         {"saved": WHOLE, "memory_file": FILE, "paused": True},
+        {"saved": MAPPED, "memory_file": Path("/other"), "paused": True},
         {"saved": WHOLE, "hugepages": True, "paused": True},
         {"saved": MAPPED, "hugepages": True},
         {"memory_file": FILE, "prefault": True},
@@ -38,7 +39,6 @@ def test_what_goes_together(what: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("what", "why"),
     [
-        ({"saved": MAPPED, "memory_file": Path("/other")}, "no memory file of its own"),
         ({"memory_file": FILE, "hugepages": True}, "in no file of its own"),
         ({"hugepages": True, "memory": 97}, "2 MiB pages"),
         ({"paused": True}, "only what is loaded"),

@@ -36,6 +36,75 @@ def test_a_script_that_is_not_there(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}: script: there is no file {tmp_path}/absent.py"
 
 
+def test_a_range_of_names_is_a_node_for_each() -> None:
+    nodes = {"web{1..3}": {"memory": 256}, "db": {}, "cell-{09..10}-a": {}}
+    parsed = parse_manifest({"nodes": nodes}).nodes
+    assert list(parsed) == ["web1", "web2", "web3", "db", "cell-09-a", "cell-10-a"]
+    assert [parsed[name].memory for name in ("web1", "web3", "db")] == [256, 256, 512]
+
+
+def test_defaults_go_for_what_a_node_does_not_say() -> None:
+    raw = {
+        "defaults": {"image": "tiny", "memory": "1G", "vlans": [1, 2], "graphics": True},
+        "nodes": {"a": {}, "b": {"memory": 96, "vlans": [3], "graphics": False}},
+    }
+    nodes = parse_manifest(raw).nodes
+    assert [(each.image, each.memory, each.vlans, each.machine) for each in nodes.values()] == [
+        ("tiny", 1024, [1, 2], "q35"),
+        ("tiny", 96, [3], "microvm"),
+    ]
+
+
+def test_a_node_of_a_start_script_takes_the_defaults_that_fit_it(tmp_path: Path) -> None:
+    script = tmp_path / "run-web-vm"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    raw = {
+        "defaults": {"memory": 1024, "image": "tiny", "disks": [{"size": 1}], "start_timeout": 7},
+        "nodes": {"web": {"start_command": str(script)}, "db": {}},
+    }
+    nodes = parse_manifest(raw).nodes
+    assert (nodes["web"].memory, nodes["web"].disks) == (512, [])
+    assert (nodes["web"].start_timeout, nodes["db"].start_timeout) == (7, 7)
+    assert (nodes["web"].vlans, nodes["web"].ready_unit) == ([], "")
+
+
+@pytest.mark.parametrize(
+    ("written", "mib"),
+    [(96, 96), ("96M", 96), ("96MiB", 96), ("1G", 1024), ("1GiB", 1024), ("1.5G", 1536),
+     ("0.0625G", 64), ("64.0M", 64)],
+)  # fmt: skip
+def test_a_size_may_have_a_unit(written: object, mib: int) -> None:
+    keys = {"memory": written, "root_size": written, "disks": [{"size": written}]}
+    node = parse_manifest({"nodes": {"a": keys}}).nodes["a"]
+    assert (node.memory, node.root_size, node.disks[0].size) == (mib, mib, mib)
+
+
+@pytest.mark.parametrize("written", ["1", "1T", "1 G", "G", "1g", "-1G", "1.G", "", "1e3M", "1MB"])
+def test_a_size_without_a_good_unit_is_none(written: str) -> None:
+    with pytest.raises(
+        ManifestError, match=r'nodes\.a\.memory: .*such as "512M" or "1\.5G", found'
+    ):
+        parse_manifest({"nodes": {"a": {"memory": written}}})
+
+
+def test_a_test_is_called_as_its_file_or_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = tmp_path / "web"
+    web.mkdir()
+    for name in ("test.toml", "test.json", "other.toml"):
+        (web / name).write_text('{"nodes": {"a": {}}}' if "json" in name else "nodes.a = {}")
+    assert load_manifest(web / "test.toml").name == "web"
+    assert load_manifest(web / "test.json").name == "web"
+    assert load_manifest(web / "other.toml").name == "other"
+    (web / "sub").mkdir()
+    monkeypatch.chdir(web / "sub")
+    assert load_manifest("../test.toml").name == "web"
+    (web / "test.toml").write_text('name = "mine"\nnodes.a = {}')
+    assert load_manifest(web / "test.toml").name == "mine"
+
+
 def test_a_node_may_name_its_number() -> None:
     nodes = {"a": {"image": "tiny"}, "b": {"image": "tiny", "number": 7}}
     assert parse_manifest({"nodes": nodes}).numbers() == {"a": 1, "b": 7}
@@ -61,8 +130,20 @@ def test_each_number_is_one_nodes() -> None:
         ),
         (
             {"nodes": {"web": {"memory": "big"}}},
-            ["nodes.web.memory", "expected a whole number", '"big"'],
+            ["nodes.web.memory: expected a whole number of MiB, or a text", 'found "big"'],
         ),
+        ({"nodes": {"web": {"memory": 1.5}}}, ['such as "512M" or "1.5G", found 1.5']),
+        ({"nodes": {"web": {"memory": True}}}, ['such as "512M" or "1.5G", found true']),
+        ({"nodes": {"web": {"memory": "16M"}}}, ["nodes.web.memory", ">= 32", "found 16"]),
+        (
+            {"nodes": {"web": {"memory": "0.1G"}}},
+            ['nodes.web.memory: expected a whole number of MiB, which this is not, found "0.1G"'],
+        ),
+        (
+            {"nodes": {"web": {"disks": [{"size": 1}, {"size": "1T"}]}}},
+            ["nodes.web.disks.1.size: expected a whole number of MiB", 'found "1T"'],
+        ),
+        ({"nodes": {"web": {"disks": [3]}}}, ["nodes.web.disks.0: expected a table, found 3"]),
         ({"nodes": {"web": {"memory": 3}}}, ["nodes.web.memory", ">= 32", "found 3"]),
         ({"nodes": {"web": {"vlans": [1, 999]}}}, ["nodes.web.vlans.1", "<= 254", "found 999"]),
         ({"nodes": {"web": {"vlans": [1, 1]}}}, ["nodes.web.vlans", "once"]),
@@ -88,6 +169,48 @@ def test_each_number_is_one_nodes() -> None:
         ({"nodes": {"web": {}}, "timeout": -1}, ["timeout", "> 0", "found -1"]),
         ({"nodes": {"a-b": {}, "a_b": {}}}, ["nodes.a_b", "`a_b`", "nodes.a-b"]),
         ([1], ["expected a table", "a list"]),
+        # defaults
+        ({"nodes": {"web": {}}, "defualts": {}}, ["defualts", "did you mean `defaults`?"]),
+        ({"nodes": {"web": {}}, "defaults": 3}, ["defaults: expected a table", "a number"]),
+        ({"nodes": {"a": {}}, "defaults": {"memroy": 1}}, ["defaults.memroy", "`memory`"]),
+        ({"nodes": {"a": {}}, "defaults": {"memory": 3}}, ["defaults.memory", ">= 32", "found 3"]),
+        ({"nodes": {"a": {}}, "defaults": {"memory": "x"}}, ["defaults.memory", '"1.5G"', '"x"']),
+        ({"nodes": {"a": {}}, "defaults": {"number": 3}}, ["defaults.number: it is one node's"]),
+        ({"nodes": {"a": {}}, "defaults": {"start_command": "x"}}, ["defaults.start_command: it"]),
+        ({"nodes": {"a": {}}, "defaults": {"vlans": [1, 1]}}, ["defaults.vlans: each network on"]),
+        ({"nodes": {"a": {}}, "defaults": {"disks": [{}]}}, ["defaults.disks.0: expected either"]),
+        (
+            {"nodes": {"a": {"hugepages": True}}, "defaults": {"memory": 97}},
+            ["test.toml: defaults.memory (for nodes.a): huge pages", "found 97"],
+        ),
+        (
+            {"nodes": {"a": {"nested": True}}, "defaults": {"machine": "microvm"}},
+            ["test.toml: defaults.machine (for nodes.a): a nested machine is a q35"],
+        ),
+        # files
+        ({"nodes": {"a": {"files": ["x"]}}}, ["nodes.a.files: expected a table"]),
+        ({"nodes": {"a": {"files": {"/x": 3}}}}, ["nodes.a.files", "expected text"]),
+        ({"nodes": {"a": {"files": {"x": "/dev/null"}}}}, ['a.files."x": expected an absolute']),
+        ({"nodes": {"a": {"files": {"/x/../y": "/"}}}}, ['a.files."/x/../y": expected an absol']),
+        ({"nodes": {"a": {"files": {"/x/": "/"}}}}, ["without a slash at its end"]),
+        ({"nodes": {"a": {"files": {"/": "/"}}}}, ['a.files."/": expected an absolute']),
+        (
+            {"nodes": {"a": {"files": {"/x": "gone"}}}, "directory": "/nonesuch"},
+            ['test.toml: nodes.a.files."/x": there is no file or directory /nonesuch/gone'],
+        ),
+        (
+            {"nodes": {"a": {}}, "defaults": {"files": {"/x": "/nonesuch"}}},
+            ['test.toml: defaults.files."/x": there is no'],
+        ),
+        # ranges of names
+        ({"nodes": {"web{1-3}": {}}}, ["nodes.web{1-3}: expected one range", "as in web{1..3}"]),
+        ({"nodes": {"web{1..2}{1..2}": {}}}, ["expected one range"]),
+        ({"nodes": {"web{3..1}": {}}}, ["nodes.web{3..1}: expected a range", "that counts up"]),
+        ({"nodes": {"w{1..999999999}": {}}}, ["at most 250"]),
+        ({"nodes": {"w b{1..2}": {}}}, ["nodes.w b1", "host name"]),
+        ({"nodes": {"web{1..3}": {}, "web2": {}}}, ["nodes.web2: web2 is one of nodes.web{1..3}"]),
+        ({"nodes": {"web{1..2}": {"memory": 3}}}, ["nodes.web{1..2}.memory: expected", "found 3"]),
+        ({"nodes": {"web{1..2}": {"number": 3}}}, ["nodes.web2.number: 3 is that of nodes.web1"]),
     ],
 )
 def test_a_mistake_is_named_with_its_path(raw: Any, words: list[str]) -> None:
@@ -140,6 +263,18 @@ def test_the_script_is_a_path_or_a_text(tmp_path: Path) -> None:
 def test_the_schema_knows_every_key_of_a_node() -> None:
     node = json_schema()["$defs"]["Node"]["properties"]
     assert {"image", "memory", "vcpus", "vlans", "machine", "vmm", "channel"} <= set(node)
+
+
+def test_the_schema_knows_what_is_written() -> None:
+    definitions = json_schema()["$defs"]
+    assert {"defaults", "nodes"} <= set(definitions["Document"]["properties"])
+    node, defaults = definitions["Node"]["properties"], definitions["Defaults"]["properties"]
+    assert set(node) - set(defaults) == {"start_command", "number"}
+    for size in (node["memory"], node["root_size"], definitions["Disk"]["properties"]["size"]):
+        text = next(each for each in size["anyOf"] if each["type"] == "string")
+        assert re.search(text["pattern"], "1.5G")
+        assert next(each for each in size["anyOf"] if each["type"] == "integer")["minimum"] >= 1
+    assert node["memory"]["default"] == 512
 
 
 def test_a_script_that_is_no_text_is_named(tmp_path: Path) -> None:

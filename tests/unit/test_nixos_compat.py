@@ -24,7 +24,7 @@ _OWN = {
     # globals
     "cluster", "wait_all",
     # of a machine
-    "absence", "console_lines", "restore", "run", "snapshot", "spawn", "stage",
+    "absence", "console_lines", "interfaces", "ip", "restore", "run", "snapshot", "spawn", "stage",
 }  # fmt: skip
 """What attest has beyond NixOS's driver."""
 

@@ -65,6 +65,16 @@ def test_what_is_beside_each_other_is_not_mixed_up() -> None:
     assert len(keys) == 5
 
 
+def test_a_machine_has_booted_and_has_its_files_before_its_steps_have_run() -> None:
+    booted = msgspec.structs.replace(SHAPE, warm_steps=())
+    filled = msgspec.structs.replace(booted, files=("/srv/app 0123",))
+    both = msgspec.structs.replace(filled, warm_steps=("true",))
+    assert list(booted.earlier()) == []
+    assert list(SHAPE.earlier()) == list(filled.earlier()) == [booted]
+    assert list(both.earlier()) == [filled, booted]
+    assert [each.state for each in (booted, filled, both)] == ["booted", "files", "steps"]
+
+
 @pytest.fixture
 def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program that calls itself QEMU."""

@@ -38,14 +38,15 @@ def list_() -> None:
     """
     from attest.snapshot.cache import SnapshotCache
 
-    row = "{:<12}  {:<16}  {:>8}  {:>5}  {:<5}  {:>9}  {:<16}  {}"
-    titles = ("KEY", "IMAGE", "MEMORY", "VCPUS", "ACCEL", "ON DISK", "LAST USED", "MADE")
+    row = "{:<12}  {:<16}  {:>8}  {:>5}  {:<5}  {:<6}  {:>9}  {:<16}  {}"
+    titles = ("KEY", "IMAGE", "MEMORY", "VCPUS", "ACCEL", "STATE", "ON DISK", "LAST USED", "MADE")
     click.echo(row.format(*titles))
     for each in SnapshotCache().entries():
         shape = each.shape
         cells = (
             each.path.name[:12], shape.image_name, f"{shape.memory} MiB", shape.vcpus,
-            shape.accelerator, _mib(each.size), local_time(each.last_used), local_time(each.made),
+            shape.accelerator, shape.state, _mib(each.size),
+            local_time(each.last_used), local_time(each.made),
         )  # fmt: skip
         click.echo(row.format(*cells))
 

@@ -280,6 +280,7 @@ def write_archive(
                 if is_description(launcher.node.declared.image)
                 else launcher.node.declared.image,
                 disks=_kept_disks(launcher, names),
+                files=launcher.files.sources,
                 vmm=launcher.node.backend.name,
             )
             for launcher, _ in machines

@@ -30,6 +30,7 @@ from attest.host.descriptors import reserve_descriptors
 from attest.host.hugepages import check_hugepages
 from attest.image.model import Image
 from attest.machine.contracts import InstanceContext, MachineHost
+from attest.machine.interface import interfaces_of
 from attest.machine.lifecycle import Lifecycle
 from attest.machine.machine import Machine, Snapshot
 from attest.machine.meeting import Meeting
@@ -41,6 +42,7 @@ from attest.node.launcher import Launcher
 from attest.node.live_snapshot import save_running
 from attest.node.resolved import ResolvedNode, attachments_of, resolve
 from attest.node.vmm_choice import find_vmm
+from attest.provision.preparation import prepare_boot
 from attest.provision.sources import (
     ColdSources,
     NodeSource,
@@ -514,10 +516,12 @@ class Cluster:
             require_open=self._require_open,
             reset_ends_vmm=bool(node.backend.capabilities.reset),
             limits=self.options.limits,
+            prepare=lambda channel: prepare_boot(launcher, channel, self.events),
         )
         host = MachineHost(
-            self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links
-        )
+            self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links,
+            interfaces_of(node.attachments, own_identity=node.declared.own_identity),
+        )  # fmt: skip
         lifecycle = Lifecycle(
             name, context, NodeSource(sources, launcher, context),
             allow_reboot=node.declared.allow_reboot,

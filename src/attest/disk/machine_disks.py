@@ -135,6 +135,13 @@ class Disks:
             file.unlink(missing_ok=True)
         return self._current
 
+    def copies(self, frozen: Sequence[Path], directory: Path) -> tuple[Path, ...]:
+        """Copies of a snapshot's disks, named ``disk0`` and so on, in another directory."""
+        files = tuple(directory / f"disk{index}" for index in range(len(frozen)))
+        for file, source in zip(files, frozen, strict=True):
+            disk.copy(file, source)
+        return files
+
     def throw_away(self, frozen: Sequence[Path], directory: Path) -> tuple[Path, ...]:
         """Overlays of a snapshot's disks for a VMM that never runs, in another directory."""
         files = tuple(directory / f"unused{index}" for index in range(len(frozen)))

@@ -18,6 +18,7 @@ from typing import Final, Literal
 import msgspec
 
 from attest.errors import HostError
+from attest.support.sparse_copy import copy_sparse
 from attest.support.user_namespace import program_path
 from attest.vmm.qemu.binary import QemuBinary, find_qemu
 
@@ -139,11 +140,7 @@ def copy(path: Path, source: Path) -> None:
     Raises:
         HostError: It cannot be made.
     """
-    options = ["--sparse=always", "--reflink=auto", "--no-preserve=mode"]
-    command = ["cp", *options, str(source), str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise HostError(result.stderr.strip().removeprefix("cp: "))
+    copy_sparse(path, source)
 
 
 def image_format(path: Path, *, qemu: QemuBinary | None = None) -> str:

@@ -228,6 +228,9 @@ class Channel(Protocol):
     def put_directly(self, source: Path, target: str) -> list[str]:
         """As `put`, but not through a directory that host and guest share."""
 
+    def place(self, source: Path, target: str) -> list[str]:
+        """As `put`, but ``target`` is what it becomes, also where there is a directory already."""
+
     def get(self, source: str, target: Path) -> list[str]:
         """Copy a file or a tree out of the guest; returns what was left out, and why."""
 

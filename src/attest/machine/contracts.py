@@ -14,6 +14,7 @@ from attest.events import EventLog
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
+from attest.machine.interface import Interface
 from attest.vmm.base import Saved, Vmm, VmmExit
 
 __all__ = ["InstanceContext", "MachineHost", "MakeChannel", "Source", "StartVmm"]
@@ -88,6 +89,8 @@ class InstanceContext(msgspec.Struct, frozen=True):
         require_open: Called before each start; raises when the cluster is not open any more.
         reset_ends_vmm: A guest that is reset, as by its own reboot, ends its VMM.
         limits: How long each step may take.
+        prepare: Called in the instance's worker with the connection to a guest that has booted from
+            the start, before that counts as ready: what a snapshot would have had is done here.
     """
 
     events: EventLog
@@ -102,6 +105,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
     require_open: Callable[[], None]
     reset_ends_vmm: bool = False
     limits: Limits = DEFAULT_LIMITS
+    prepare: Callable[[Channel], None] | None = None
 
 
 class MachineHost(msgspec.Struct, frozen=True):
@@ -112,9 +116,11 @@ class MachineHost(msgspec.Struct, frozen=True):
         state_dir: A directory of its own.
         shared_dir: A directory that all machines may share.
         set_links: Plugs or unplugs the network cards of its VMM.
+        interfaces: Those of its network cards that attest has made, in order.
     """
 
     out_dir: Path
     state_dir: Path
     shared_dir: Path
     set_links: Callable[[Vmm, bool], None]
+    interfaces: tuple[Interface, ...] = ()

@@ -26,7 +26,14 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from attest.errors import AttestError, ChannelError, MachineError, reason_of
+from attest.errors import (
+    AttestError,
+    ChannelError,
+    CommandFailed,
+    MachineError,
+    UsageError,
+    reason_of,
+)
 from attest.events import Kind
 from attest.guest.channel import Channel, PowerAction, WaitFor, WaitKind
 from attest.guest.console import Alarm, Console
@@ -552,6 +559,7 @@ class Instance:
             self._greet(attempt, self._time_left(), _STARTS)
             self._introduce(attempt)
             self._await_unit()
+            self._prepare()
         except Superseded:
             return
         except Exception as error:
@@ -621,6 +629,18 @@ class Instance:
         assert channel is not None, "an agent has answered"
         if unit and channel.welcome.init == "systemd":
             channel.start_wait(WaitFor(WaitKind.UNIT, unit, self._time_left())).result()
+
+    def _prepare(self) -> None:
+        """Do what is to be done in a guest that has booted; what has been reset had it done."""
+        prepare, channel = self._context.prepare, self._channel
+        assert channel is not None, "an agent has answered"
+        if prepare is None or self._state.resets:
+            return
+        try:
+            prepare(channel)
+        except CommandFailed as error:
+            error.evidence |= self.console_evidence()
+            raise
 
     def _report_spoilt(self, error: AttestError, seconds: float | None) -> None:
         reason = reason_of(error)
@@ -752,8 +772,10 @@ class Instance:
             return MachineError(self._name, message, attempts=attempts)
         return diagnosis.error_at(self._name, message, self._state, self._console, attempts)
 
-    def _not_up(self, error: Exception) -> MachineError:
+    def _not_up(self, error: Exception) -> AttestError:
         assert self._console is not None, "its VMM was started"
+        if isinstance(error, CommandFailed | UsageError):  # of what was to be done in it
+            return error
         if isinstance(error, MachineError) and (told := self.explain(error)) is not error:
             return told
         late = self._context.start_timeout if self._time_left() <= 0.001 else None

@@ -17,6 +17,7 @@ from attest.guest.channel import Channel
 from attest.guest.identity import Identity
 from attest.net.bridge import SPARE, make_taps, set_cable
 from attest.net.cell import Cell
+from attest.node.host_files import HostFiles
 from attest.node.resolved import ResolvedNode
 from attest.snapshot.shape import Shape
 from attest.vmm.base import MachineSpec, Nic, Saved, Vmm, VmmExit
@@ -36,7 +37,7 @@ class Launcher:
         node: The node.
         cell: Where its VMM lives.
         directory: Its own scratch directory, which is made.
-        relative_to: What paths of its disks' images are relative to.
+        relative_to: What paths of its files and of its disks' images are relative to.
         hosts: Gives the lines for its ``/etc/hosts``.
 
     Attributes:
@@ -44,6 +45,9 @@ class Launcher:
         node: The node.
         directory: Its own scratch directory.
         disks: Which file each of its disks is.
+        files: The files of this host that it has from the beginning.
+        is_new: It was started last with disks as they are declared, or saved; not with what it had
+            written itself.
 
     Raises:
         ManifestError: The image of a disk does not exist.
@@ -70,6 +74,8 @@ class Launcher:
             node.backend.disk_format,
             node.qemu,
         )
+        self.files = HostFiles(node.name, node.declared.files, relative_to)
+        self.is_new = True
         self._cell = cell
         self._hosts = hosts
         self._shape: Shape | None = None
@@ -90,10 +96,10 @@ class Launcher:
     def look_at_shape(self) -> Shape:
         """The same as it is now, and as `shape` has it from then on.
 
-        Whoever starts the machine with disks as declared looks: a disk's image may have been
-        changed since the last start.
+        Whoever starts the machine with disks as declared looks: a disk's image, or a file, may have
+        been changed since the last start.
         """
-        self._shape = self.node.shape(self.disks.contents())
+        self._shape = self.node.shape(self.disks.contents(), self.files.contents())
         return self._shape
 
     def identity(self) -> Identity:
@@ -111,6 +117,7 @@ class Launcher:
 
         One that continues ``saved`` is paused; see `attest.machine.contracts.StartVmm`.
         """
+        self.is_new = saved is not None or not self.disks.written
         disks = self.disks.begin() if saved is None else self.disks.overlay(saved.disks)
         spec = replace(
             self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks,
@@ -128,6 +135,24 @@ class Launcher:
             memory_file=None if self.node.declared.hugepages else into / "memory",
             disks=self.disks.fresh(into),
             prefault=False,
+        )
+        return self.start(spec, on_exit, on_event)
+
+    def continue_template(
+        self, saved: Saved, into: Path, nics: tuple[Nic, ...], on_exit: OnExit, on_event: OnEvent
+    ) -> Vmm:
+        """Load such a machine, paused, whose memory and disks in ``into`` begin as they were saved.
+
+        What was saved stays as it is, and is not needed any more.
+        """
+        spec = replace(
+            self.spec(),
+            nics=nics,
+            saved=saved,
+            memory_file=None if self.node.declared.hugepages else into / "memory",
+            disks=self.disks.copies(saved.disks, into),
+            prefault=False,
+            paused=True,
         )
         return self.start(spec, on_exit, on_event)
 

@@ -92,11 +92,12 @@ class ResolvedNode(msgspec.Struct, eq=False):
         """The same for another machine, with this name and number, and an id of its own."""
         return replace(self, name=name, number=number, root_image=None, machine_id=uuid.uuid4().hex)
 
-    def shape(self, disks: Iterable[str]) -> Shape:
+    def shape(self, disks: Iterable[str], files: Iterable[str] = ()) -> Shape:
         """What decides the content of its snapshot.
 
         Args:
             disks: What its disks hold at first.
+            files: What is copied into it.
         """
         node = self.declared
         return Shape(
@@ -104,7 +105,7 @@ class ResolvedNode(msgspec.Struct, eq=False):
             accelerator=self.accelerator, cpu=host_cpu(), machine=node.machine,
             memory=node.memory, vcpus=node.vcpus, nics=len(self.attachments),
             disks=tuple(disks), hugepages=node.hugepages,
-            warm_until=self.warm_until, warm_steps=tuple(node.warm_steps),
+            warm_until=self.warm_until, files=tuple(files), warm_steps=tuple(node.warm_steps),
             cpu_model=cpu_model(self.qemu, self.accelerator, nested=node.nested),
             channel=node.channel or "", balloon=node.balloon, graphics=node.graphics,
             macs=tuple(each.mac for each in self.attachments) if node.own_identity else (),

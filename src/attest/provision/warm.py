@@ -3,28 +3,35 @@
 Where the cache has no such snapshot, one machine of the shape boots, off the networks and without
 an identity, and is saved when it is ready; all of the shape are then cloned from it. A directory
 that the user names is filled in the same way.
+
+A machine with files of the host or warm steps has been others on its way: it had booted, and it had
+its files. Its snapshot is made from the last of those that the cache has, as a copy of it that gets
+what it lacks. Where it has none, the machine that has booted is saved, too: files and steps change
+more often than images.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
-from attest.errors import HostError, MachineError, reason_of
+from attest.errors import CommandFailed, HostError, MachineError, reason_of
 from attest.events import Event, EventLog, Kind
-from attest.guest.channel import Command
 from attest.guest.identity import Identity
-from attest.machine.completed import command_failed
 from attest.machine.contracts import InstanceContext
-from attest.machine.instance import Instance
+from attest.machine.instance import Instance, Return
 from attest.machine.instance_states import Stage
+from attest.machine.meeting import Meeting
 from attest.node.launcher import Launcher
+from attest.provision.preparation import prepare, settle
 from attest.provision.sources import BootSource
 from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache
 from attest.snapshot.record import write_record
@@ -34,15 +41,20 @@ from attest.vmm.base import Nic, Saved, Vmm
 
 __all__ = ["WarmSources", "make_snapshot"]
 
-_SETTLE: Final = 30.0
-"""Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
-
 _ROOM: Final = 1 << 20
 """Bytes of free disk for the state of a machine's devices: QEMU does not say that they lack."""
 
 
 class NotSavedError(Exception):
     """The machine was ready, and could not be saved; the text says why."""
+
+
+class SpoiltError(Exception):
+    """The snapshot from which another is to be made does not restore; the text says why."""
+
+
+class ToldError(Exception):
+    """There is no snapshot to make another from, which was told."""
 
 
 class WarmSources:
@@ -72,11 +84,10 @@ class WarmSources:
         if unfit := launcher.node.binary.unfit(launcher.node.image.kernel_version):
             self._warn(launcher, f"it boots without a snapshot: {unfit}")
             return None
-        entry = self._entry(launcher, context)
+        entry = self._entry(launcher.look_at_shape(), launcher, context)
         return entry.saved if entry else None
 
-    def _entry(self, launcher: Launcher, context: InstanceContext) -> Entry | None:
-        shape = launcher.look_at_shape()
+    def _entry(self, shape: Shape, launcher: Launcher, context: InstanceContext) -> Entry | None:
         while True:
             with self._lock:
                 found = self._found.get(shape)
@@ -130,7 +141,7 @@ class WarmSources:
 
     def _obtain(self, shape: Shape, launcher: Launcher, context: InstanceContext) -> Entry | None:
         def make(into: Path) -> None:
-            _make(launcher, context, into)
+            self._make(shape, launcher, context, into)
 
         def waiting() -> None:
             text = "another run makes the snapshot: wait for it"
@@ -146,6 +157,42 @@ class WarmSources:
         except (NoRoomError, NotSavedError, OSError) as error:
             self._warn(launcher, f"no snapshot could be made, so it boots: {reason_of(error)}")
             return None
+        except ToldError:
+            return None
+
+    def _make(self, shape: Shape, launcher: Launcher, context: InstanceContext, into: Path) -> None:
+        """Make a snapshot in ``into``, from that of the nearest earlier shape."""
+        base = self._base(shape, launcher, context)
+        if base is not None:
+            try:
+                _make(shape, launcher, context, into, base)
+                return
+            except SpoiltError as error:
+                self._forget(base)
+                text = "the snapshot from which its own is made does not restore and was removed"
+                self._warn(launcher, f"{text}, so one boots: {error}")
+                for file in into.iterdir():
+                    file.unlink()
+        _make(shape, launcher, context, into)
+
+    def _base(self, shape: Shape, launcher: Launcher, context: InstanceContext) -> Entry | None:
+        """The nearest earlier snapshot; the first of all is made where there is none."""
+        first = None
+        for first in shape.earlier():
+            if entry := self._cache.find(first):
+                return entry
+        if first is None:
+            return None
+        entry = self._entry(first, launcher, context)
+        if entry is None:
+            raise ToldError
+        return entry
+
+    def _forget(self, base: Entry) -> None:
+        """Take a snapshot out of the cache that does not restore; whoever needs it makes it."""
+        with self._lock:
+            self._found.pop(base.shape, None)
+        self._cache.discard(base)
 
     def _warn(self, launcher: Launcher, text: str) -> None:
         self._events.emit(Kind.WARNING, text, machine=launcher.name)
@@ -187,7 +234,7 @@ def make_snapshot(launcher: Launcher, context: InstanceContext, directory: Path)
     unfinished = path.with_suffix(".unfinished")  # what remains of it when this is killed
     unfinished.mkdir()
     try:
-        _make(launcher, context, unfinished)
+        _make(shape, launcher, context, unfinished)
         write_record(unfinished, shape, moves=True)
         return unfinished.rename(path)
     except BaseException as error:
@@ -198,32 +245,67 @@ def make_snapshot(launcher: Launcher, context: InstanceContext, directory: Path)
         raise
 
 
-def _make(launcher: Launcher, context: InstanceContext, into: Path) -> None:
-    """Boot a machine of the shape, and save it in ``into`` when it is ready."""
-    told = f"boot {launcher.node.image.name} once, for a snapshot"
+def _make(
+    shape: Shape,
+    launcher: Launcher,
+    context: InstanceContext,
+    into: Path,
+    base: Entry | None = None,
+) -> None:
+    """Bring a machine to a shape, and save it in ``into``.
+
+    Args:
+        shape: What it is to be.
+        launcher: A node of this shape, or of one that comes after it.
+        context: What the node's machine needs.
+        into: An empty directory.
+        base: The snapshot of an earlier shape, with which it begins; without, it boots.
+
+    Raises:
+        SpoiltError: That snapshot does not restore.
+        NotSavedError: It could not be saved.
+        MachineError: It did not come up.
+        CommandFailed: A warm step failed.
+    """
+    image = launcher.node.image.name
+    told = f"prepare {image}" if base else f"boot {image}"
     with (
-        context.events.span(Kind.ACTION, told, machine=launcher.name),
+        context.events.span(Kind.ACTION, f"{told} once, for a snapshot", machine=launcher.name),
         launcher.spare_nics() as nics,
     ):
-        _boot_and_save(launcher, context, nics, into)
+        _boot_and_save(shape, launcher, context, nics, into, base)
 
 
 def _boot_and_save(
-    launcher: Launcher, context: InstanceContext, nics: tuple[Nic, ...], into: Path
+    shape: Shape,
+    launcher: Launcher,
+    context: InstanceContext,
+    nics: tuple[Nic, ...],
+    into: Path,
+    base: Entry | None,
 ) -> None:
+    def start(_: bool, saved: Saved | None, *told: Any) -> Vmm:
+        if saved is None:
+            return launcher.boot_template(into, nics, *told)
+        return launcher.continue_template(saved, into, nics, *told)
+
     template = replace(
         context,
         events=_progress(context.events, launcher.name),
-        start_vmm=lambda _, __, *told: launcher.boot_template(into, nics, *told),
-        identity=Identity,
+        start_vmm=start,
+        identity=_anybody if base else Identity,
         ready_unit=launcher.node.warm_until,
         on_fatal=lambda _: None,
+        prepare=None,
     )
-    instance = Instance(launcher.name, template, BootSource(), allow_reboot=False)
+    back = Return(base.saved, "the machine is prepared", None, Meeting(1)) if base else None
+    instance = Instance(launcher.name, template, BootSource(), allow_reboot=False, back=back)
     try:
         with cancellable(instance.kill):
             instance.begin()
-            _warm_up(instance, launcher, context.events)
+            if base:
+                _await_return(instance, into)
+            _warm_up(instance, shape, launcher, context.events, base.shape if base else None)
             _save(instance.vmm, into)
     except MachineError as error:
         explained = instance.explain(error)  # waits for the end of a VMM that is about to end
@@ -234,29 +316,54 @@ def _boot_and_save(
         instance.kill()
 
 
-def _warm_up(instance: Instance, launcher: Launcher, events: EventLog) -> None:
+def _anybody() -> Identity:
+    """Who a machine is that continues, and is nobody: it knows what time it is."""
+    return Identity(seed=os.urandom(64), clock_ns=time.time_ns())
+
+
+def _await_return(instance: Instance, into: Path) -> None:
+    try:
+        instance.ready()
+    except MachineError as error:
+        if _is_full(into) or _ran_out_of_disk(instance):
+            raise NotSavedError("the disk is full") from None
+        raise SpoiltError(reason_of(error)) from error
+
+
+def _warm_up(
+    instance: Instance, shape: Shape, launcher: Launcher, events: EventLog, before: Shape | None
+) -> None:
+    """Do in a machine what it lacks of a shape.
+
+    Args:
+        instance: The machine.
+        shape: What it is to be.
+        launcher: A node that is so, or will be.
+        events: Where it is reported.
+        before: What it was when it was saved before; None: it has booted.
+    """
     channel = instance.ready()
-    for step in launcher.node.declared.warm_steps:
-        with events.span(Kind.COMMAND, step, machine=launcher.name) as span:
-            done = channel.run(Command(step, strict=True))
-            span.data["status"] = done.status
-        if done.status != 0:
-            console = instance.console_evidence()
-            expected = "to succeed, as a warm step"
-            raise command_failed(launcher.name, step, done, expected, console)
-    if channel.welcome.init == "systemd":
-        # What is still under way would be done again in every clone.
-        channel.run(Command(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE))
-        # Links such as /dev/disk/by-id.
-        channel.run(Command(["udevadm", "settle"], timeout=_SETTLE))
+    copies = bool(shape.files) and not (before and before.files)
+    try:
+        prepare(launcher, channel, events, files=copies, steps=bool(shape.warm_steps))
+    except CommandFailed as error:
+        error.evidence |= instance.console_evidence()
+        raise
+    if copies and launcher.files.contents() != shape.files:
+        raise NotSavedError("its files were changed while they were copied")
+    if before is None or shape.warm_steps:  # else nothing was begun in it
+        settle(channel)
 
 
 def _save(vmm: Vmm, into: Path) -> None:
     try:
         vmm.save(into)
     except Exception as error:  # of whichever VMM it is
-        full = shutil.disk_usage(into).free < _ROOM
-        raise NotSavedError("the disk is full" if full else reason_of(error)) from error
+        raise NotSavedError("the disk is full" if _is_full(into) else reason_of(error)) from error
+
+
+def _is_full(directory: Path) -> bool:
+    return shutil.disk_usage(directory).free < _ROOM
 
 
 def _ran_out_of_disk(instance: Instance) -> bool:

@@ -156,6 +156,14 @@ class SnapshotCache:
             turn += 1
         raise Stopped
 
+    def find(self, shape: Shape) -> Entry | None:
+        """The snapshot of a shape, which stays until `discard` or `close`; None if there is none.
+
+        Raises:
+            OSError: The cache cannot be read.
+        """
+        return self._use(self.directory / shape.key())
+
     def entries(self) -> list[Entry]:
         """All entries, the one used last first."""
         found = [entry for path in self._paths() if (entry := read_entry(path))]

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from attest.vmm.qemu.tsc import tsc_khz
 
@@ -43,6 +45,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         graphics: It has a display.
         macs: The addresses of its network cards, where nobody tells the machine others.
         warm_until: The unit that was active when the snapshot was made.
+        files: What had been copied into it: each path, and a digest of what is there.
         warm_steps: The commands that had run.
         format: How attest made it.
     """
@@ -64,8 +67,24 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     graphics: bool = False
     macs: tuple[str, ...] = ()
     warm_until: str = ""
+    files: tuple[str, ...] = ()
     warm_steps: tuple[str, ...] = ()
     format: int = _FORMAT
+
+    @property
+    def state(self) -> str:
+        """How far the machine has come, for people: ``"booted"``, ``"files"`` or ``"steps"``."""
+        return "steps" if self.warm_steps else "files" if self.files else "booted"
+
+    def earlier(self) -> Iterator[Shape]:
+        """The shapes that a machine has on its way to this one, the last one first.
+
+        A machine boots, gets its files, and runs its warm steps.
+        """
+        if self.warm_steps and self.files:
+            yield replace(self, warm_steps=())
+        if self.warm_steps or self.files:
+            yield replace(self, files=(), warm_steps=())
 
     def key(self) -> str:
         """The digest under which the cache keeps the snapshot."""

@@ -99,8 +99,8 @@ class MachineSpec(msgspec.Struct, frozen=True):
         directory: A scratch directory of its own.
         allow_reboot: The guest may reboot; otherwise a reboot ends the VMM.
         memory_file: A new file that is to be its memory, for a machine that `Vmm.save` will save.
-        saved: What it continues; without, it boots. With both, ``saved`` is a whole stream, whose
-            memory goes into the file.
+        saved: What it continues; without, it boots. With both, the file begins with the memory that
+            was saved, and what was saved stays as it is.
         disks: The files that it writes, in order, of the VMM's own format; they exist. The guest
             sees each as a virtio block device, ``/dev/disk/by-id/virtio-disk0`` and so on. For a
             machine with ``saved`` they begin as its disks.
@@ -148,9 +148,6 @@ class MachineSpec(msgspec.Struct, frozen=True):
         check_choice(self.accelerator, ("kvm", "tcg"), f"{self.name}: accelerator")
         if self.channel is not None:
             check_choice(self.channel, ("serial", "vsock"), f"{self.name}: channel")
-        mapped = self.saved.memory if self.saved else None
-        if mapped and self.memory_file:
-            raise ValueError(f"{self.name}: what maps a saved memory has no memory file of its own")
         if self.hugepages and self.memory_file:
             raise ValueError(f"{self.name}: memory of huge pages is in no file of its own")
         if self.hugepages and self.memory % 2:

@@ -216,9 +216,22 @@ class AgentChannel:
             OSError: Something could not be read on the host.
             MachineError: Something could not be written in the guest.
         """
-        fields = Fields().text(CopyField.PATH, target).text(CopyField.NAME, source.name)
+        return self._put(source, target, source.name)
+
+    put_directly = put
+    """What host and guest share is of no concern to an agent."""
+
+    def place(self, source: Path, target: str) -> list[str]:
+        """As `put`, but ``target`` is what it becomes in any case.
+
+        A tree is merged into a directory that is there.
+        """
+        return self._put(source, target, None)
+
+    def _put(self, source: Path, target: str, name: str | None) -> list[str]:
         from attest.guest.tar_stream import pack
 
+        fields = Fields().text(CopyField.PATH, target).text(CopyField.NAME, name)
         with self._operation(Operation.PUT, fields) as stream:
             left_out: list[str] = []
             with contextlib.suppress(StreamEnded):  # the result says why
@@ -226,9 +239,6 @@ class AgentChannel:
                 stream.write_eof()
             self._require_done(stream.result(), f"copy {source} to {target}")
         return left_out
-
-    put_directly = put
-    """What host and guest share is of no concern to an agent."""
 
     def get(self, source: str, target: Path) -> list[str]:
         """Copy a file or a tree out of the guest.

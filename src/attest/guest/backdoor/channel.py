@@ -223,6 +223,14 @@ class ShellChannel:
                 self.run(Command(["rm", "-f", archive]))
         return left_out
 
+    def place(self, source: Path, target: str) -> list[str]:
+        """Raise an error: nothing is prepared in guests of start scripts.
+
+        Raises:
+            MachineError: Always.
+        """
+        raise MachineError(self._machine, f"cannot copy {source} to {target} over a shell")
+
     def get(self, source: str, target: Path) -> list[str]:
         """Copy a file or a tree out of the guest.
 

@@ -78,11 +78,11 @@ def vm_config(spec: MachineSpec, directory: Path) -> dict[str, Any]:
 
 def _memory(spec: MachineSpec) -> dict[str, Any]:
     zone: dict[str, Any] = {"id": "memory", "size": spec.memory << 20, "prefault": _prefault(spec)}
+    if spec.memory_file:
+        return zone | {"file": _absolute(spec.memory_file), "shared": True}
     if spec.saved and spec.saved.memory:
         # A private mapping: what the clone writes is its own, and the file stays as it was.
         return zone | {"file": _absolute(spec.saved.memory), "shared": False}
-    if spec.memory_file:
-        return zone | {"file": _absolute(spec.memory_file), "shared": True}
     if spec.hugepages:
         return zone | {"hugepages": True, "hugepage_size": _HUGE_PAGE, "shared": True}
     # Shared with nobody; but only of shared memory is the unused part left out when it is saved.

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from attest.errors import reason_of
 from attest.support.listeners import tell
+from attest.support.sparse_copy import copy_sparse
 from attest.support.unix_sockets import listen
 from attest.vmm.api_vmm import API, ApiVmm
 from attest.vmm.base import ConsolePipes, Greet, MachineSpec, Saved, SaveError, VmmExit
@@ -66,6 +67,7 @@ class CloudHypervisor(ApiVmm):
 
     Raises:
         ApiError: It refused to boot.
+        HostError: A memory that was saved cannot be copied.
         SaveError: It refused to load what was saved.
     """
 
@@ -81,7 +83,7 @@ class CloudHypervisor(ApiVmm):
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> None:
         if spec.memory_file is not None:
-            _make_memory(spec.memory_file, spec.memory)
+            _make_memory(spec.memory_file, spec)
         workdir = OpenWorkdir(spec.directory, "cloud-hypervisor-")
         super().__init__(spec, workdir, on_exit, base="/api/v1")
         self._binary = binary
@@ -269,10 +271,13 @@ def _arguments(listener: int, tell: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _make_memory(file: Path, size: int) -> None:
-    """A new file of so many MiB; it takes none of the disk yet."""
+def _make_memory(file: Path, spec: MachineSpec) -> None:
+    """The machine's memory, as it was saved or empty; what is empty takes none of the disk."""
+    if spec.saved and spec.saved.memory:
+        copy_sparse(file, spec.saved.memory)
+        return
     with file.open("xb") as memory:
-        memory.truncate(size << 20)
+        memory.truncate(spec.memory << 20)
 
 
 def _keyboard(ends: Ends) -> tuple[FileIO, int]:

@@ -134,12 +134,12 @@ def _memory_backend(binary: QemuBinary, spec: MachineSpec) -> str:
         if spec.saved and spec.saved.memory:
             raise ValueError(f"{spec.name}: huge pages cannot map the file {spec.saved.memory}")
         return "memory-backend-memfd,hugetlb=on,hugetlbsize=2M"
+    if spec.memory_file:
+        return f"memory-backend-file,mem-path={_quoted(spec.memory_file)},share=on"
     if spec.saved and spec.saved.memory:
         # A private mapping: what the clone writes is its own, and the file stays as it was.
         read_only = ",readonly=on,rom=off" if binary.opens_read_only else ""
         return f"memory-backend-file,mem-path={_quoted(spec.saved.memory)},share=off{read_only}"
-    if spec.memory_file:
-        return f"memory-backend-file,mem-path={_quoted(spec.memory_file)},share=on"
     return "memory-backend-ram"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attest.errors import reason_of
+from attest.support.sparse_copy import copy_sparse
 from attest.vmm.base import (
     ConsolePipes,
     Greet,
@@ -46,7 +47,8 @@ class Qemu(Monitored):
     Whoever reads ``console`` closes it.
 
     Raises:
-        HostError: It is to use vsock, which this host does not let it.
+        HostError: It is to use vsock, which this host does not let it; or a memory that was saved
+            cannot be copied.
         SaveError: It could not load what was saved.
 
     Args:
@@ -76,6 +78,8 @@ class Qemu(Monitored):
         self._cid = _FIRST_CID + int.from_bytes(os.urandom(4), "big") % _CIDS
         if self.channel == "vsock":
             check_vhost_vsock()
+        if spec.memory_file and spec.saved and spec.saved.memory:
+            copy_sparse(spec.memory_file, spec.saved.memory)
         with Ends() as ends:
             ours, qmp = ends.socket()
             super().__init__(

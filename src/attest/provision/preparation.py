@@ -1,0 +1,81 @@
+"""What is done in a machine that has booted, before its test: files copied in, warm steps run.
+
+It is done once, in the machine from whose snapshot others start; where there is no snapshot, in
+each machine that boots.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attest.events import EventLog, Kind
+from attest.guest.channel import Channel, Command
+from attest.machine.completed import command_failed
+from attest.node.launcher import Launcher
+
+__all__ = ["prepare", "prepare_boot", "settle"]
+
+_SETTLE: Final = 30.0
+"""Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
+
+
+def prepare_boot(launcher: Launcher, channel: Channel, events: EventLog) -> None:
+    """Do it all in a machine that has booted; nothing where its disks remember an earlier start.
+
+    Args:
+        launcher: The machine's.
+        channel: The connection to its agent.
+        events: Where it is reported.
+
+    Raises:
+        CommandFailed: A warm step failed.
+        MachineError: A file could not be written in the machine.
+        ManifestError: A file is not there on this host, or cannot be read.
+    """
+    if launcher.is_new:
+        prepare(launcher, channel, events)
+
+
+def prepare(
+    launcher: Launcher,
+    channel: Channel,
+    events: EventLog,
+    *,
+    files: bool = True,
+    steps: bool = True,
+) -> None:
+    """Copy the files of a machine's node into it, and run its warm steps.
+
+    Args:
+        launcher: A machine's of that node.
+        channel: The connection to the machine's agent.
+        events: Where it is reported.
+        files: Copy the files.
+        steps: Run the steps.
+
+    Raises:
+        CommandFailed: A step failed.
+        MachineError: A file could not be written in the machine.
+        ManifestError: A file is not there on this host, or cannot be read.
+    """
+    node = launcher.node.declared
+    if files and node.files:
+        with events.span(Kind.COPY, "copy files from the host", machine=launcher.name):
+            for copied, left_out in launcher.files.copy_into(channel):
+                events.emit(Kind.LOG, copied, machine=launcher.name)
+                for warning in left_out:
+                    events.emit(Kind.WARNING, warning, machine=launcher.name)
+    for step in node.warm_steps if steps else ():
+        with events.span(Kind.COMMAND, step, machine=launcher.name) as span:
+            done = channel.run(Command(step, strict=True))
+            span.data["status"] = done.status
+        if done.status != 0:
+            raise command_failed(launcher.name, step, done, "to succeed, as a warm step", {})
+
+
+def settle(channel: Channel) -> None:
+    """Wait until the system has done what it has begun: every clone would do that again."""
+    if channel.welcome.init == "systemd":
+        channel.run(Command(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE))
+        # Links such as /dev/disk/by-id.
+        channel.run(Command(["udevadm", "settle"], timeout=_SETTLE))
