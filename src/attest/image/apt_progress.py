@@ -28,34 +28,57 @@ class AptProgress:
 
     def __init__(self, progress: Callable[[str], None]) -> None:
         self._progress = progress
-        self._needed = 0
-        self._fetched = 0
-        self._packages = 0
-        self._installed = 0
-        self._told = 0.0
+        self._bytes = _Count()
+        self._packages = _Count()
+        self._told = time.monotonic()
 
     def line(self, line: str) -> None:
         """Take the next line."""
         if line.startswith(_STAGE):
             self._progress(line.removeprefix("I: ").removesuffix("..."))
         elif found := _NEED.search(line):
-            self._needed += _bytes(found)
+            self._bytes.expect(_bytes(found))
         elif found := _NEW.search(line):
-            self._packages += int(found[1]) + int(found[2])
+            self._packages.expect(int(found[1]) + int(found[2]))
         elif found := _GET.match(line):
-            self._fetched += _bytes(found)
-            of = f" of {_megabytes(self._needed)}" if self._needed >= self._fetched else ""
-            done = self._fetched == self._needed
-            self._tell(f"downloaded {_megabytes(self._fetched)}{of} MB", done)
-        elif line.startswith("Setting up "):
-            self._installed += 1
-            of = f" of {self._packages}" if self._packages >= self._installed else ""
-            self._tell(f"installed {self._installed}{of} packages", False)
+            self._bytes.done += _bytes(found)
+            self._tell(f"downloaded {self._bytes.text(_megabytes)} MB", self._bytes.complete)
+        elif line.startswith("Setting up ") and self._packages.expected:
+            self._packages.done += 1
+            self._tell(f"installed {self._packages.text(str)} packages", self._packages.complete)
 
-    def _tell(self, text: str, last: bool) -> None:
-        if last or time.monotonic() - self._told >= _INTERVAL:
+    def _tell(self, text: str, at_once: bool) -> None:
+        if at_once or time.monotonic() - self._told >= _INTERVAL:
             self._told = time.monotonic()
             self._progress(text)
+
+
+class _Count:
+    """What is done of what is expected, in one round after the other.
+
+    Attributes:
+        done: Of all rounds.
+        expected: The same; 0 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.done = self.expected = self._before = 0
+
+    @property
+    def complete(self) -> bool:
+        """All that is expected is done; sizes are told rounded."""
+        return self.expected > 0 and self.done >= 0.99 * self.expected
+
+    def expect(self, more: int) -> None:
+        """Another round begins; where none of the last was done, it is told once more."""
+        if self.done >= self.expected:
+            self._before = self.done
+        self.expected = self._before + more
+
+    def text(self, form: Callable[[int], str]) -> str:
+        """``3 of 10``, or ``3``."""
+        of = f" of {form(self.expected)}" if self.expected else ""
+        return form(self.done) + of
 
 
 def _bytes(found: re.Match[str]) -> int:

@@ -233,9 +233,7 @@ def _resolve(document: _Document, path: Path, derived: tuple[Path, ...]) -> Reci
     below = _below(document.base, path, derived)
     _check_values(document, below.base, path)
     files = tuple(_file(path, target, value) for target, value in document.files.items())
-    own = Part(
-        path, tuple(document.packages), tuple(document.mask), files, tuple(document.run)
-    )
+    own = Part(path, tuple(document.packages), tuple(document.mask), files, tuple(document.run))
     return replace(
         below,
         name=path.stem,

@@ -237,9 +237,9 @@ class _Base:
             f"bootstrapping {suite}",
             ["mmdebstrap", "--verbose", "--mode=root", "--format=directory", "--variant=minbase",
              f"--architectures={arch}", "--skip=update,essential/unlink,chroot/mount/sys",
-             "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr",
              f"--include={','.join(PACKAGES)}", "--dpkgopt=force-unsafe-io",
              f"--setup-hook={_script(place.work / 'offer', _OFFER_HOOK)}",
+             "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr",
              f"--customize-hook={_script(place.work / 'keep', _KEEP_HOOK)}",
              suite, str(tree)],
             env={
@@ -277,7 +277,7 @@ class _Packages:
             "DPkg::Options::": "--force-unsafe-io",
         }  # fmt: skip
         # A file of the recipe's stays what it is, where a package has another one in its place.
-        options = "DPkg::Options { \"--force-confdef\"; \"--force-confold\"; };\n"
+        options = 'DPkg::Options { "--force-confdef"; "--force-confold"; };\n'
         _write_configuration(place, lists.configuration(changes) + options)
         place.change(
             "installing packages",

@@ -61,7 +61,8 @@ cd out
 find . -newermt "@$1" -exec touch --no-dereference --date="@$1" {} +
 du --summarize --block-size=1 . | cut -f1 > ../size
 tar --create --sort=name --format=posix --numeric-owner --xattrs --xattrs-include='*' \\
-    --pax-option=exthdr.name=%d/%f,delete=atime,delete=ctime . | sha256sum | cut -d' ' -f1 > ../digest
+    --pax-option=exthdr.name=%d/%f,delete=atime,delete=ctime . |
+    sha256sum | cut -d' ' -f1 > ../digest
 """
 
 _PROBE: Final = """
