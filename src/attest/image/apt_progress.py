@@ -9,9 +9,6 @@ from typing import Final
 
 __all__ = ["AptProgress"]
 
-_INTERVAL: Final = 2.0
-"""Seconds between two lines about the same."""
-
 _STAGE: Final = "I: extracting"
 _UNITS: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _NEED: Final = re.compile(r"Need to get ([\d.,]+) ([kMG]?B)(?:/[\d.,]+ [kMG]?B)? of archives")
@@ -24,9 +21,11 @@ class AptProgress:
 
     Args:
         progress: Told what is being done.
+        interval: Seconds between two lines about the same.
     """
 
-    def __init__(self, progress: Callable[[str], None]) -> None:
+    def __init__(self, progress: Callable[[str], None], interval: float = 2.0) -> None:
+        self._interval = interval
         self._progress = progress
         self._bytes = _Count()
         self._packages = _Count()
@@ -48,7 +47,7 @@ class AptProgress:
             self._tell(f"installed {self._packages.text(str)} packages", self._packages.complete)
 
     def _tell(self, text: str, at_once: bool) -> None:
-        if at_once or time.monotonic() - self._told >= _INTERVAL:
+        if at_once or time.monotonic() - self._told >= self._interval:
             self._told = time.monotonic()
             self._progress(text)
 
@@ -67,7 +66,7 @@ class _Count:
     @property
     def complete(self) -> bool:
         """All that is expected is done; sizes are told rounded."""
-        return self.expected > 0 and self.done >= 0.99 * self.expected
+        return self.expected > 0 and self.done >= 0.999 * self.expected
 
     def expect(self, more: int) -> None:
         """Another round begins; where none of the last was done, it is told once more."""

@@ -32,7 +32,7 @@ __all__ = ["Kernel", "Source", "Step", "steps_of"]
 _OFFER: Final = """
 offer() {
   mkdir -p "$1/partial"
-  find "$CACHE" -name "*.deb" -exec ln -t "$1" {} + || :  # another build may remove some
+  find "$CACHE/" -name "*.deb" -exec ln -t "$1" {} + || :  # another build may remove some
 }
 keep() {
   for file in "$1"/*.deb; do
