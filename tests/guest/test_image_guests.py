@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from attest.cluster.cluster import Cluster
+from attest.image.recipe import load_recipe
+from attest.image.store import ImageStore
 from attest.machine.machine import Machine
 
+LAYERED = """
+base = "debian"
+packages = ["tree"]
+mask = ["reports.service"]
+run = [
+  "tree --version",
+  "cp /etc/early /etc/copied; [ ! -e /etc/late ]",
+  "rm /usr/bin/tree; rm -r /usr/share/doc/tree; mkdir /usr/share/doc/tree",
+  "useradd --create-home alice",
+]
+files."/etc/early" = { text = "EARLY" }
+files."/etc/late" = { text = "late", after_run = true }
+"""
+ABOVE = """
+base = "below.toml"
+run = ["cp /etc/late /etc/copied-late"]
+files."/etc/early" = { text = "other" }
+"""
 RECIPE = """
 base = "tiny"
 modules = ["dm-mod"]
@@ -56,3 +77,33 @@ def test_a_recipes_files_modules_and_parameters_are_in_the_guest(tmp_path: Path)
         assert machine.succeed("greet") == "good day\n"
         assert "dm_mod" in machine.succeed("lsmod")
         assert "attest.test=yes" in machine.succeed("cat /proc/cmdline").split()
+
+
+def built(recipe: Path) -> list[str]:
+    """Build a recipe's image; the steps whose layers were not there."""
+    lines: list[str] = []
+    ImageStore().build(load_recipe(str(recipe)), progress=lines.append)
+    return [line.partition(" ")[2] for line in lines if line[0].isdigit()]
+
+
+def test_what_the_steps_have_made_is_in_the_guest(tmp_path: Path) -> None:
+    early = os.urandom(8).hex()  # so that its layer is not there, nor any above it
+    below, above = tmp_path / "below.toml", tmp_path / "above.toml"
+    below.write_text(LAYERED.replace("EARLY", early))
+    above.write_text(ABOVE)
+    built(below)
+    assert built(above) == ["files /etc/early", "run cp /etc/late /etc/copied-late"]
+    below.write_text(below.read_text().replace('"late"', '"later"'))
+    assert built(below) == ["files /etc/late"]
+    image = ImageStore().build(load_recipe(str(above)))
+    layers = ImageStore().history(image)
+    nodes = {"machine": {"image": str(above)}}
+    with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
+        machine = cluster["machine"]
+        assert machine.succeed("cat /etc/copied; cat /etc/early") == f"{early}other"
+        assert machine.succeed("cat /etc/late; cat /etc/copied-late") == "laterlater"
+        machine.succeed("[ ! -e /usr/bin/tree ]; dpkg --status tree")
+        assert machine.succeed("ls -A /usr/share/doc/tree") == ""
+        assert machine.succeed("stat -c %U /home/alice").strip() == "alice"
+        assert machine.succeed("systemctl is-enabled reports.service || true") == "masked\n"
+        assert machine.succeed("stat -c %Y /etc/copied") == f"{layers[-1].layer.epoch}\n"
