@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from itertools import count
 from pathlib import Path
 
@@ -207,3 +208,34 @@ def test_files_of_other_owners_can_be_removed(maker: Maker) -> None:
     assert (layer / "tree/mine").stat().st_uid != os.geteuid()
     remove(layer)
     assert not layer.exists()
+
+
+CHANGER = """
+import sys
+from pathlib import Path
+from attest.image.build_space import BuildSpace
+from attest.image.tree import Workplace
+from attest.support.claims import claimed
+directory = Path(sys.argv[1])
+with claimed(directory / "work") as work:
+    place = Workplace(work, [directory / "below"], sys.argv[2] == "True",
+                      BuildSpace(directory / "log", lambda line: None))
+    place.change("changing", 'cd "$root"; touch a; chown 33 a; rm b; echo begun; cat /dev/zero',
+                 follow=lambda line: print(line[:5], flush=True))
+"""
+
+
+def test_a_step_that_is_killed_leaves_nothing(maker: Maker, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/b").touch()
+    command = [sys.executable, "-c", CHANGER, str(tmp_path), str(maker.overlay)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as changer:
+        assert changer.stdout is not None
+        assert changer.stdout.readline() == "begun\n"
+        assert (tmp_path / "work/out/tree/a").exists()
+        changer.kill()
+    deadline = time.monotonic() + 30
+    while (tmp_path / "work").exists():
+        assert time.monotonic() < deadline, list((tmp_path / "work").iterdir())
+        time.sleep(0.01)
+    assert (tmp_path / "below/b").exists()

@@ -38,6 +38,7 @@ cp -a "$1/etc/apt" "$OUT/etc"
 cp -a "$1/var/lib/dpkg" "$OUT/var/lib"
 mv "$1/var/lib/apt/lists" "$OUT/var/lib/apt"
 mkdir "$1/var/lib/apt/lists"
+sync --file-system "$OUT"
 """
 """A hook of mmdebstrap's that keeps what apt needs of what that has made."""
 

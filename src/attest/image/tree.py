@@ -63,6 +63,7 @@ du --summarize --block-size=1 . | cut -f1 > ../size
 tar --create --sort=name --format=posix --numeric-owner --xattrs --xattrs-include='*' \\
     --pax-option=exthdr.name=%d/%f,delete=atime,delete=ctime . |
     sha256sum | cut -d' ' -f1 > ../digest
+sync --file-system .
 """
 
 _PROBE: Final = """
