@@ -91,14 +91,14 @@ def recipe(directory: Path, name: str, text: str) -> Recipe:
 def stocked(store: ImageStore, tiny: Image, tmp_path: Path) -> ImageStore:
     """A store with the content and layers of `tiny` and three images that share them."""
     for place, name in (
-        ("contents", tiny.layer),
+        ("contents", tiny.content),
         *(("layers", entry.layer.digest) for entry in ImageStore().history(tiny)),
     ):
         shutil.copytree(
             ImageStore().directory / place / name, store.directory / place / name, symlinks=True
         )
     (store.directory / "inputs").mkdir()
-    (store.directory / "inputs" / load_recipe("tiny").key()).symlink_to(f"../contents/{tiny.layer}")
+    (store.directory / "inputs" / load_recipe("tiny").key()).symlink_to(f"../contents/{tiny.content}")
     for name, cmdline in (("a", "audit=0"), ("b", "audit=1"), ("c", "")):
         text = f'base = "tiny"\ncmdline = {[cmdline] if cmdline else []}'
         store.build(recipe(tmp_path, name, text))
@@ -243,7 +243,7 @@ def test_another_command_line_is_another_image_of_the_same_content(stocked: Imag
     a, b = stocked.find("a"), stocked.find("b")
     assert (a.cmdline, b.cmdline) == (("audit=0",), ("audit=1",))
     assert a.digest != b.digest
-    assert a.layer == b.layer
+    assert a.content == b.content
     assert a.vmlinux.samefile(b.vmlinux)
 
 

@@ -64,7 +64,7 @@ class Build:
             RecipeError: The recipe asks for packages or modules that there are not.
             ImageBuildError: A step failed.
         """
-        require_tools("mmdebstrap", "dpkg-deb", "depmod", "bash", "tar")
+        require_tools("mmdebstrap", "apt-get", "dpkg-deb", "depmod", "bash", "tar")
         if self._recipe.base == "debian":
             require_tools("mkfs.ext4")
         steps = steps_of(self._recipe)

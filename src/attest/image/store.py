@@ -54,7 +54,7 @@ class _Record(msgspec.Struct, frozen=True):
     arch: str
     init: str
     cmdline: tuple[str, ...]
-    layer: str
+    content: str = msgspec.field(name="layer")  # as former versions wrote it
     kernel_version: str
     recipe: str
     built: float
@@ -125,7 +125,7 @@ class ImageStore:
         Raises:
             RecipeError, HostError, ImageBuildError: As with `build`.
         """
-        content = self.build(recipe).layer
+        content = self.build(recipe).content
         shutil.copytree(
             self.directory / "contents" / content, other.directory / "contents" / content
         )
@@ -198,7 +198,7 @@ class ImageStore:
         content = _read_content(self._content_path(image))
         discard(image.path, building)
         others = self.images()
-        if all(other.layer != image.layer for other in others):
+        if all(other.content != image.content for other in others):
             discard(self._content_path(image), building)
         kept = self._layers_in_use()
         for made in content.history if content else ():
@@ -220,7 +220,7 @@ class ImageStore:
         removed = [image for image in self.images() if image.last_used < oldest]
         for image in removed:
             discard(image.path, building)
-        used = {image.layer for image in self.images()}
+        used = {image.content for image in self.images()}
         for path in entries(self.directory / "contents"):
             if path.name not in used and (path / "content.json").stat().st_mtime < oldest:
                 discard(path, building)
@@ -229,7 +229,7 @@ class ImageStore:
             if path.name not in used and (path / "layer.json").stat().st_mtime < oldest:
                 discard(path, building)
         for path in entries(self.directory / "lists"):
-            if path.stat().st_mtime < oldest:
+            if path.stat().st_mtime < max(oldest, time.time() - _DAY):
                 discard(path, building)
         for path in (*entries(self.directory / "packages"), *entries(self.directory / "logs")):
             if path.stat().st_mtime < oldest:
@@ -240,8 +240,8 @@ class ImageStore:
         return removed
 
     def _content_path(self, image: Image) -> Path:
-        path = self.directory / "contents" / image.layer
-        return path if path.is_dir() else self.directory / "layers" / image.layer
+        path = self.directory / "contents" / image.content
+        return path if path.is_dir() else self.directory / "layers" / image.content
 
     def _content_of(self, key: str) -> Content | None:
         return _read_content(self.directory / "inputs" / key)
