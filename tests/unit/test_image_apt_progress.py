@@ -64,3 +64,7 @@ def test_not_every_package_is_told() -> None:
     for number in range(100):
         progress.line(f"Setting up package{number} (1.0) ...")
     assert lines == ["installed 100 of 100 packages"]
+
+
+def test_packages_are_not_counted_to_nothing() -> None:
+    assert told("Setting up usr-is-merged (37~deb12u1) ...") == []

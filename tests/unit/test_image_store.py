@@ -98,7 +98,9 @@ def stocked(store: ImageStore, tiny: Image, tmp_path: Path) -> ImageStore:
             ImageStore().directory / place / name, store.directory / place / name, symlinks=True
         )
     (store.directory / "inputs").mkdir()
-    (store.directory / "inputs" / load_recipe("tiny").key()).symlink_to(f"../contents/{tiny.content}")
+    (store.directory / "inputs" / load_recipe("tiny").key()).symlink_to(
+        f"../contents/{tiny.content}"
+    )
     for name, cmdline in (("a", "audit=0"), ("b", "audit=1"), ("c", "")):
         text = f'base = "tiny"\ncmdline = {[cmdline] if cmdline else []}'
         store.build(recipe(tmp_path, name, text))
