@@ -89,11 +89,16 @@ def test_what_is_below_a_layer_stays(maker: Maker) -> None:
 
 def test_equal_changes_make_equal_layers_at_any_time(tmp_path: Path) -> None:
     digests = []
-    for name in ("first", "second"):
+    for name, umask in (("first", 0o022), ("second", 0o077)):
         (tmp_path / name).mkdir()
-        maker = Maker(tmp_path / name, overlay=False)
-        maker.make("mkdir a; touch a/one")
-        digests.append(maker.make("rm a/one; echo 2 > a/two"))
+        before = os.umask(umask)
+        try:
+            maker = Maker(tmp_path / name, overlay=False)
+            maker.make("mkdir a; touch a/one")
+            digests.append(maker.make("rm a/one; echo 2 > a/two"))
+        finally:
+            os.umask(before)
+        assert f". 755 {EPOCH}" in maker.look()
     assert len(set(digests)) == 1
 
 

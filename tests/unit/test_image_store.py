@@ -357,7 +357,7 @@ def test_two_builders_at_once_build_once(store: ImageStore) -> None:
     assert digests == {image.digest for image in store.images()}
     said = [stderr for _, stderr in outputs]
     assert sum("2/2 busybox" in text for text in said) == 1
-    assert any("waiting for another process that" in text for text in said)
+    assert any("waiting for another build that" in text for text in said)
     assert list((store.directory / "building").iterdir()) == []
 
 

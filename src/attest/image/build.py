@@ -89,7 +89,7 @@ class Build:
         if step.needs_packages:
             self._package_lists()
         with claimed(self._store / "building" / key, lambda: self._space.progress(
-            f"{where}waiting for another process that makes: {step.text}"
+            f"{where}waiting for another build that makes: {step.text}"
         )) as work:  # fmt: skip
             if layer := self._held(key, held, newer_than=self._begun if self._anew else 0):
                 return layer  # another process has made it while this one waited
@@ -111,11 +111,11 @@ class Build:
         )  # fmt: skip
         (place.out / "layer.json").write_bytes(msgspec.json.encode(layer))
         path = self._store / "layers" / digest
-        publish(place.out, path)
+        _hold(place.out, held)  # nobody is to remove it before it is held where it goes
+        while not _hold(path, held):
+            publish(place.out, path)
         link(self._store / "inputs" / key, path, work)
-        held_layer = self._held(key, held)
-        assert held_layer is not None
-        return held_layer
+        return _read(path)
 
     def _key(self, step: Step, below: Sequence[Layer]) -> str:
         inputs = [BUILDER_VERSION, self._overlay, [layer.digest for layer in below], step.inputs]
@@ -124,11 +124,9 @@ class Build:
     def _held(self, key: str, held: ExitStack, newer_than: float = 0) -> Layer | None:
         """A layer that is there, which nobody removes until the build has ended."""
         path = (self._store / "inputs" / key).resolve()
-        descriptor = lock(path, fcntl.LOCK_SH, waiting=lambda: None)
-        if descriptor is None:
+        if not _hold(path, held):
             return None
-        held.callback(release, descriptor)
-        layer = msgspec.json.decode((path / "layer.json").read_bytes(), type=Layer)
+        layer = _read(path)
         if layer.built < newer_than:
             return None
         with suppress(OSError):  # a store that this user may only read
@@ -163,3 +161,16 @@ class Build:
                 publish(place.out, path)
             link(self._store / "inputs" / self._recipe.key(), path, work)
         return msgspec.json.decode((path / "content.json").read_bytes(), type=Content)
+
+
+def _read(path: Path) -> Layer:
+    return msgspec.json.decode((path / "layer.json").read_bytes(), type=Layer)
+
+
+def _hold(path: Path, held: ExitStack) -> bool:
+    """Hold a directory until ``held`` is closed; whether it is there."""
+    descriptor = lock(path, fcntl.LOCK_SH, waiting=lambda: None)
+    if descriptor is None:
+        return False
+    held.callback(release, descriptor)
+    return True

@@ -166,7 +166,7 @@ def package_lists(
     if found := _newest(store, name, oldest):
         return PackageLists(found, recipe)
     with claimed(store / "building" / f"lists-{name}", lambda: space.progress(
-        f"waiting for another process that fetches the package lists of {recipe.suite}"
+        f"waiting for another build that fetches the package lists of {recipe.suite}"
     )) as work:  # fmt: skip
         if not (found := _newest(store, name, oldest)):
             space.progress(f"fetching the package lists of {recipe.suite} ({recipe.dpkg_arch})")

@@ -195,6 +195,10 @@ class Kernel:
         (compressed,) = (unpacked / "boot").glob("vmlinu[xz]-*")
         shutil.copyfile(compressed, place.out / "vmlinuz")
         (place.out / "vmlinux").write_bytes(uncompressed_kernel(compressed.read_bytes()))
+        for path in (place.out / "vmlinuz", place.out / "vmlinux"):
+            path.chmod(0o644)  # whatever the user's umask is
+        for path in (modules.parent, modules.parents[1]):
+            path.chmod(0o755)
         return newest_package(unpacked)
 
 

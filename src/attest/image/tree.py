@@ -28,6 +28,9 @@ mkdir "$root"
 view=$1 trees=$2
 shift 2
 case $view in
+make-*) chmod 755 out/tree ;;  # whatever the user's umask is
+esac
+case $view in
 make-overlay)
     mkdir overlay
     mount -t overlay overlay "$root" \\
@@ -58,6 +61,7 @@ then mount --bind /etc/resolv.conf "$root/etc/resolv.conf"; fi
 # xattrs count. What a layer is published with is on disk.
 _FINISH: Final = """
 cd out
+chmod 755 . tree
 find . -newermt "@$1" -exec touch --no-dereference --date="@$1" {} +
 du --summarize --block-size=1 . | cut -f1 > ../size
 tar --create --sort=name --format=posix --numeric-owner --xattrs --xattrs-include='*' \\
@@ -139,7 +143,7 @@ class Workplace:
         Raises:
             ImageBuildError: It failed.
         """
-        (self.out / "tree").mkdir(parents=True, mode=0o755)
+        (self.out / "tree").mkdir(parents=True)
         command = self._command(f"make-{self._way}", script, arguments)
         self.space.run(
             step, command, stdin=stdin, env=env, cwd=self.work,
