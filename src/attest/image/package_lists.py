@@ -202,6 +202,6 @@ def _fetch(recipe: Recipe, work: Path, space: BuildSpace) -> None:
          f"--architectures={recipe.dpkg_arch}",
          "--skip=cleanup,chroot/mount/sys", f"--customize-hook={hook}",
          recipe.suite, str(work / "tree")],
-        env={"OUT": str(work / "out")},
+        env={"OUT": str(work / "out"), "TMPDIR": str(work)},
         follow=AptProgress(space.progress).line,
     )  # fmt: skip

@@ -248,6 +248,7 @@ class _Base:
              suite, str(tree)],
             env={
                 "CACHE": str(source.cache), "LISTS": str(source.lists().directory),
+                "TMPDIR": str(place.work),  # what it leaves there when it is killed goes, too
                 # Any fixed day but the first, which /etc/shadow takes for an expired password.
                 "SOURCE_DATE_EPOCH": "1672531200",
             },
