@@ -105,7 +105,7 @@ def _bootstrap(directory: Path) -> float:
     )
     command = [
         "mmdebstrap", "--quiet", "--variant=minbase", "--dpkgopt=force-unsafe-io",
-        f"--setup-hook={offer}",
+        f"--setup-hook={offer}", "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr",
         f"--include={','.join((*PACKAGES, *_PACKAGES))}", "bookworm", str(target),
     ]  # fmt: skip
     begun = time.monotonic()
