@@ -135,9 +135,9 @@ def _facts(found: Image, packages: int) -> list[tuple[str, object]]:
 @image.command()
 @click.argument("image_", metavar="IMAGE")
 def history(image_: str) -> None:
-    """Show the layers of an image, the lowest first: what made them, their sizes and times.
+    """Show an image's layers: what made them, their sizes and times.
 
-    IMAGE is its name, the beginning of its digest, or its recipe's path. A layer that was there
+    The lowest comes first. IMAGE is its name, the beginning of its digest, or its recipe's path. A layer that was there
     already is shown with the time it took when it was built.
 
     \b
@@ -178,7 +178,9 @@ def rm(images: tuple[str, ...]) -> None:
     help="Keep what was used within so many days.",
 )  # fmt: skip
 def gc(days: float) -> None:
-    """Remove images and layers not used for long, and what failed or dead builds have left.
+    """Remove what was not used for long, and what dead builds left.
+
+    That is images, layers, fetched packages, and the logs of builds that failed.
 
     \b
     Example: attest image gc --days 7
