@@ -137,8 +137,8 @@ def _facts(found: Image, packages: int) -> list[tuple[str, object]]:
 def history(image_: str) -> None:
     """Show an image's layers: what made them, their sizes and times.
 
-    The lowest comes first. IMAGE is its name, the beginning of its digest, or its recipe's path. A layer that was there
-    already is shown with the time it took when it was built.
+    The lowest comes first. IMAGE is its name, the beginning of its digest, or its recipe's path. A
+    layer that was there already is shown with the time it took when it was built.
 
     \b
     Example: attest image history web
