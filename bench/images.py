@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
+from attest.support.claims import remove
 from attest.support.paths import cache_dir
 from bench.figures import Figure, series
 
@@ -20,11 +21,14 @@ def figures() -> list[Figure]:
     store = ImageStore()
     found = store.build(debian)
     store.build(tiny)
-    with tempfile.TemporaryDirectory(dir=cache_dir()) as directory:
+    directory = tempfile.mkdtemp(dir=cache_dir())
+    try:
         built = [_build(Path(directory, str(number)), "tiny") for number in range(2)]
         whole = [_build(Path(directory, "debian"), "debian")]
         base = [_base(Path(directory, "base"), debian.suite)]
         copied = series(3, lambda: _copy(found.path, Path(directory, "copy")))
+    finally:  # layers have files of other ids
+        remove(Path(directory))
     return [
         Figure("image, Debian, built", whole, "mmdebstrap --variant=apt alone", base),
         Figure("image, tiny, built", built, "mmdebstrap --variant=apt alone", base),

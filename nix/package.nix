@@ -2,7 +2,7 @@
 #
 # It carries what every test needs but the VMM, which is taken from PATH: `extraPackages` are found before what is there, such as
 # `qemu_test`, `firecracker`, `openssh` (whose ssh-keygen is faster than an emulated guest's), `tesseract` (text on screens), or
-# `mmdebstrap`, `dpkg`, `kmod` and `lz4`, which build images of Debian.
+# `mmdebstrap`, `apt`, `dpkg`, `e2fsprogs`, `kmod` and `lz4`, which build images of Debian.
 {
   lib,
   python3Packages,

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from attest.cluster.cluster import Cluster
+from attest.cluster.images import images_of
+from attest.errors import ImageBuildError
+from attest.events import EventLog
+from attest.image.recipe import load_recipe
+from attest.image.store import ImageStore
 from attest.machine.machine import Machine
+from attest.manifest import parse_manifest
 
+LAYERED = """
+base = "debian"
+packages = ["tree"]
+mask = ["reports.service"]
+run = [
+  "tree --version",
+  "cp /etc/early /etc/copied; [ ! -e /etc/late ]",
+  "rm /usr/bin/tree; rm -r /usr/share/doc/tree; mkdir /usr/share/doc/tree",
+  "useradd --create-home alice",
+]
+files."/etc/early" = { text = "EARLY" }
+files."/etc/late" = { text = "late", after_run = true }
+"""
+ABOVE = """
+base = "below.toml"
+run = ["cp /etc/late /etc/copied-late"]
+files."/etc/early" = { text = "other" }
+"""
 RECIPE = """
 base = "tiny"
 modules = ["dm-mod"]
@@ -56,3 +81,72 @@ def test_a_recipes_files_modules_and_parameters_are_in_the_guest(tmp_path: Path)
         assert machine.succeed("greet") == "good day\n"
         assert "dm_mod" in machine.succeed("lsmod")
         assert "attest.test=yes" in machine.succeed("cat /proc/cmdline").split()
+
+
+def built(recipe: Path) -> list[str]:
+    """Build a recipe's image; the steps whose layers were not there."""
+    lines: list[str] = []
+    ImageStore().build(load_recipe(str(recipe)), progress=lines.append)
+    return [line.partition(" ")[2] for line in lines if line[0].isdigit()]
+
+
+def test_what_the_steps_have_made_is_in_the_guest(tmp_path: Path) -> None:
+    early = os.urandom(8).hex()  # so that its layer is not there, nor any above it
+    below, above = tmp_path / "below.toml", tmp_path / "above.toml"
+    below.write_text(LAYERED.replace("EARLY", early))
+    above.write_text(ABOVE)
+    built(below)
+    assert built(above) == ["files /etc/early", "run cp /etc/late /etc/copied-late"]
+    below.write_text(below.read_text().replace('"late"', '"later"'))
+    assert built(below) == ["files /etc/late"]
+    image = ImageStore().build(load_recipe(str(above)))
+    layers = ImageStore().history(image)
+    nodes = {"machine": {"image": str(above)}}
+    with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
+        machine = cluster["machine"]
+        assert machine.succeed("cat /etc/copied; cat /etc/early") == f"{early}other"
+        assert machine.succeed("cat /etc/late; cat /etc/copied-late") == "laterlater"
+        machine.succeed("[ ! -e /usr/bin/tree ]; dpkg --status tree")
+        assert machine.succeed("ls -A /usr/share/doc/tree") == ""
+        assert machine.succeed("stat -c %U /home/alice").strip() == "alice"
+        assert machine.succeed("systemctl is-enabled reports.service || true") == "masked\n"
+        assert machine.succeed("stat -c %Y /etc/copied") == f"{layers[-1].layer.epoch}\n"
+
+
+MEETING = """
+timeout 60 sh -c 'touch /dev/shm/OWN; until [ -e /dev/shm/OTHER ]; do sleep 0.1; done'
+"""
+
+
+def test_images_of_one_manifest_are_built_at_once(tmp_path: Path) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one processor")
+    names = [os.urandom(8).hex() for _ in range(2)]
+    nodes, said = {}, []
+    for name, other in zip(names, reversed(names), strict=True):
+        line = MEETING.replace("OWN", name).replace("OTHER", other).strip()
+        path = tmp_path / f"{name}.toml"
+        path.write_text(f'base = "debian"\nrun = ["""{line}"""]')
+        nodes[f"m{name}"] = {"image": str(path)}
+    events = EventLog()
+    events.subscribe(lambda event: said.append(event.text))
+    try:
+        images = images_of(parse_manifest({"nodes": nodes}), events)
+    finally:
+        for name in names:
+            Path("/dev/shm", name).unlink(missing_ok=True)
+    assert {image.name for image in images.values()} == set(names)
+    for name in names:
+        assert any(line.startswith(f"{name}: built {name}") for line in said)
+
+
+def test_a_run_line_that_fails_is_named_and_leaves_the_layers_below(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    first = f"echo {os.urandom(8).hex()} > /etc/first"
+    path.write_text(f'base = "debian"\nrun = ["{first}", "echo no luck; exit 3"]')
+    with pytest.raises(ImageBuildError) as raised:
+        built(path)
+    message = f"{path}: run.1: `echo no luck; exit 3` failed with exit code 3"
+    assert (raised.value.message, raised.value.output) == (message, "no luck")
+    path.write_text(path.read_text().replace("exit 3", "exit 0"))
+    assert built(path) == ["run echo no luck; exit 0"]

@@ -46,7 +46,11 @@ def test_everything_a_recipe_may_say(tmp_path: Path) -> None:
         """,
     )
     assert recipe.name == "web"
-    assert recipe.packages == ("nginx", "python3=3.13.5-1")
+    (part,) = recipe.parts
+    assert part.packages == ("nginx", "python3=3.13.5-1")
+    assert (part.run, part.mask) == (
+        ("echo hello >/etc/greeting",), ("nginx.service", "getty@.service"),
+    )  # fmt: skip
     assert [(f.path, f.mode, f.content) for f in recipe.files] == [
         ("/usr/bin/tool", 0o755, b"#!/bin/sh\n"),
         ("/etc/motd", 0o600, b"hello"),
@@ -83,9 +87,11 @@ def test_a_recipe_adds_to_another(tmp_path: Path) -> None:
     )
     assert (recipe.name, recipe.base, recipe.suite) == ("web", "debian", "trixie")
     assert recipe.kernel == load_recipe("debian").kernel
-    assert recipe.packages == ("nginx", "curl")
-    assert recipe.run == ("first", "second")
-    assert recipe.mask == ("cron.service",)
+    below, own = recipe.parts
+    assert (below.packages, own.packages) == (("nginx",), ("curl",))
+    assert (below.run, own.run) == (("first",), ("second",))
+    assert (below.mask, own.mask) == ((), ("cron.service",))
+    assert [part.source.name for part in recipe.parts] == ["nginx.toml", "web.toml"]
     assert {f.path: f.content for f in recipe.files} == {
         "/etc/page": b"of web",
         "/etc/motd": b"hello",
@@ -179,6 +185,18 @@ def test_the_key_changes_with_a_files_content_and_mode(tmp_path: Path) -> None:
     executable = load(tmp_path, BASE).key()
     motd.write_text("good bye")
     assert len({before, executable, load(tmp_path, BASE).key()}) == 3
+
+
+def test_the_key_changes_with_what_run_lines_see(tmp_path: Path) -> None:
+    write(tmp_path, "hello", "motd")
+    late = BASE.replace('"motd"\n', '{ source = "motd", after_run = true }\n')
+    assert load(tmp_path, late).key() != load(tmp_path, BASE).key()
+
+
+def test_a_recipe_that_adds_nothing_is_its_base(tmp_path: Path) -> None:
+    write(tmp_path, 'base = "debian"\npackages = ["nginx"]', "nginx.toml")
+    derived = load(tmp_path, 'base = "nginx.toml"\ncmdline = ["audit=0"]')
+    assert derived.key() == load_recipe(str(tmp_path / "nginx.toml")).key()
 
 
 def test_the_key_stays_where_the_root_stays(tmp_path: Path) -> None:

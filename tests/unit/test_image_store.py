@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,14 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from attest.errors import ImageBuildError, UsageError
+from attest.errors import ImageBuildError, RecipeError, UsageError
 from attest.image.build_space import BuildSpace
 from attest.image.model import Image
 from attest.image.recipe import Recipe, load_recipe
 from attest.image.store import ImageStore
-from attest.support.claims import claimed, sweep
+from attest.image.store_files import discard, entries
+from attest.support.claims import claimed, locked, sweep
 from attest.support.paths import cache_dir
 
 HOLDER = """
@@ -63,11 +67,12 @@ def holding(directory: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
-    """An empty store, but for the packages that earlier builds have fetched."""
-    fetched = cache_dir() / "images/packages"
-    fetched.mkdir(parents=True, exist_ok=True)
+    """An empty store, but for the packages and their lists that earlier builds have fetched."""
     (tmp_path / "store").mkdir()
-    (tmp_path / "store/packages").symlink_to(fetched)
+    for name in ("packages", "lists"):
+        fetched = cache_dir() / "images" / name
+        fetched.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "store" / name).symlink_to(fetched)
     return ImageStore(tmp_path / "store")
 
 
@@ -84,15 +89,18 @@ def recipe(directory: Path, name: str, text: str) -> Recipe:
 
 @pytest.fixture
 def stocked(store: ImageStore, tiny: Image, tmp_path: Path) -> ImageStore:
-    """A store with the layer of `tiny` and three images that share it."""
-    key = load_recipe("tiny").key()
-    for place in ("layers", "inputs"):
-        (store.directory / place).mkdir()
-    layer = ImageStore().directory / "layers" / tiny.layer
-    (store.directory / "layers" / tiny.layer).mkdir()
-    for file in layer.iterdir():
-        (store.directory / "layers" / tiny.layer / file.name).hardlink_to(file)
-    (store.directory / "inputs" / key).symlink_to(f"../layers/{tiny.layer}")
+    """A store with the content and layers of `tiny` and three images that share them."""
+    for place, name in (
+        ("contents", tiny.content),
+        *(("layers", entry.layer.digest) for entry in ImageStore().history(tiny)),
+    ):
+        shutil.copytree(
+            ImageStore().directory / place / name, store.directory / place / name, symlinks=True
+        )
+    (store.directory / "inputs").mkdir()
+    (store.directory / "inputs" / load_recipe("tiny").key()).symlink_to(
+        f"../contents/{tiny.content}"
+    )
     for name, cmdline in (("a", "audit=0"), ("b", "audit=1"), ("c", "")):
         text = f'base = "tiny"\ncmdline = {[cmdline] if cmdline else []}'
         store.build(recipe(tmp_path, name, text))
@@ -103,8 +111,12 @@ def names(store: ImageStore) -> set[str]:
     return {image.name for image in store.images()}
 
 
+def contents(store: ImageStore) -> list[Path]:
+    return list(entries(store.directory / "contents"))
+
+
 def layers(store: ImageStore) -> list[Path]:
-    return list((store.directory / "layers").iterdir())
+    return list(entries(store.directory / "layers"))
 
 
 # Claims
@@ -229,11 +241,11 @@ def test_a_store_that_was_given_an_images_parts_builds_it_at_once(
     assert lines == [f"built tiny {tiny.digest[:12]}"]  # without any other stage
 
 
-def test_another_command_line_is_another_image_of_the_same_layer(stocked: ImageStore) -> None:
+def test_another_command_line_is_another_image_of_the_same_content(stocked: ImageStore) -> None:
     a, b = stocked.find("a"), stocked.find("b")
     assert (a.cmdline, b.cmdline) == (("audit=0",), ("audit=1",))
     assert a.digest != b.digest
-    assert a.layer == b.layer
+    assert a.content == b.content
     assert a.vmlinux.samefile(b.vmlinux)
 
 
@@ -259,13 +271,20 @@ def test_find_takes_recipes_paths_as_build_does(stocked: ImageStore, tmp_path: P
         stocked.find(str(tmp_path / "nonesuch.toml"))
 
 
-def test_the_layer_goes_with_its_last_image(stocked: ImageStore) -> None:
+def test_an_images_layers_are_told(stocked: ImageStore) -> None:
+    kernel, busybox = stocked.history(stocked.find("a"))
+    assert kernel.step.startswith("kernel linux-image-cloud")
+    assert busybox.step.startswith("busybox-static")
+    assert kernel.layer.size > busybox.layer.size > 10**6
+
+
+def test_what_is_shared_goes_with_its_last_image(stocked: ImageStore) -> None:
     for name in ("a", "b"):
         stocked.remove(stocked.find(name))
     assert names(stocked) == {"c"}
-    assert len(layers(stocked)) == 1
+    assert (len(contents(stocked)), len(layers(stocked))) == (1, 2)
     stocked.remove(stocked.find("c"))
-    assert layers(stocked) == []
+    assert contents(stocked) == layers(stocked) == []
     assert stocked.images() == []
 
 
@@ -275,16 +294,56 @@ def test_gc_removes_what_was_not_used_for_long(stocked: ImageStore) -> None:
     assert stocked.find("b").name == "b"  # a use
     assert [image.name for image in stocked.gc(max_age=3600)] == ["a"]
     assert names(stocked) == {"b", "c"}
-    assert len(layers(stocked)) == 1
+    assert (len(contents(stocked)), len(layers(stocked))) == (1, 2)
 
 
-def test_gc_removes_layers_without_images_and_dead_links(stocked: ImageStore) -> None:
+def test_gc_keeps_old_layers_of_what_is_used(stocked: ImageStore) -> None:
+    for path in layers(stocked):
+        os.utime(path / "layer.json", (0, 0))
+    stocked.gc(max_age=3600)
+    assert len(layers(stocked)) == 2
+
+
+def test_gc_removes_what_no_image_has_and_dead_links(stocked: ImageStore) -> None:
     for image in stocked.images():
         os.utime(image.path / "image.json", (0, 0))
-    os.utime(layers(stocked)[0] / "layer.json", (0, 0))
+    os.utime(contents(stocked)[0] / "content.json", (0, 0))
+    kernel, busybox = (entry.layer.digest for entry in stocked.history(stocked.find("a")))
+    os.utime(stocked.find("a").path / "image.json", (0, 0))
+    os.utime(stocked.directory / "layers" / busybox / "layer.json", (0, 0))
     stocked.gc(max_age=10 * 365 * 24 * 3600)
+    assert contents(stocked) == []
+    assert [path.name for path in layers(stocked)] == [kernel]  # used a moment ago, by a build
+    assert list(entries(stocked.directory / "inputs")) == []
+
+
+def test_what_a_build_uses_stays(stocked: ImageStore) -> None:
+    with locked(contents(stocked)[0], fcntl.LOCK_SH):
+        discard(contents(stocked)[0], stocked.directory / "building")
+    assert len(contents(stocked)) == 1
+    discard(contents(stocked)[0], stocked.directory / "building")
+    assert contents(stocked) == []
+
+
+def test_images_of_a_former_version_are_used_and_removed(stocked: ImageStore) -> None:
+    """What is a content now, was in `layers`, under the name `layer.json`."""
+    (content,) = contents(stocked)
+    for path in layers(stocked):
+        discard(path, stocked.directory / "building")
+    record = msgspec.json.decode((content / "content.json").read_bytes())
+    del record["history"]
+    record["packages"] = ["busybox 1.35"]
+    (content / "layer.json").write_bytes(msgspec.json.encode(record))
+    (content / "content.json").unlink()
+    content.rename(stocked.directory / "layers" / content.name)
+    image = stocked.find("a")
+    assert stocked.packages(image) == ["busybox 1.35"]
+    assert stocked.history(image) == []
+    stocked.gc()
+    assert len(layers(stocked)) == 1
+    for name in ("a", "b", "c"):
+        stocked.remove(stocked.find(name))
     assert layers(stocked) == []
-    assert list((stocked.directory / "inputs").iterdir()) == []
 
 
 # Real builds
@@ -297,8 +356,8 @@ def test_two_builders_at_once_build_once(store: ImageStore) -> None:
     digests = {stdout.strip() for stdout, _ in outputs}
     assert digests == {image.digest for image in store.images()}
     said = [stderr for _, stderr in outputs]
-    assert sum("fetching packages" in text for text in said) == 1
-    assert sum("waiting for another process that builds tiny" in text for text in said) == 1
+    assert sum("2/2 busybox" in text for text in said) == 1
+    assert any("waiting for another build that" in text for text in said)
     assert list((store.directory / "building").iterdir()) == []
 
 
@@ -318,7 +377,7 @@ def test_a_killed_builder_leaves_nothing(store: ImageStore) -> None:
         builder.kill()
     await_no_guardian(store.directory / "building")
     assert store.images() == []
-    assert layers_or_none(store) == []
+    assert contents(store) == []
     assert list((store.directory / "building").iterdir()) == []
 
 
@@ -328,7 +387,7 @@ def test_an_interrupted_builder_leaves_nothing(store: ImageStore) -> None:
         assert "KeyboardInterrupt" in builder.communicate()[1]
     assert processes_with(str(store.directory / "building")) == []
     assert list((store.directory / "building").iterdir()) == []
-    assert layers_or_none(store) == []
+    assert contents(store) == []
 
 
 def processes_with(word: str) -> list[str]:
@@ -343,15 +402,27 @@ def processes_with(word: str) -> list[str]:
     return found
 
 
-def layers_or_none(store: ImageStore) -> list[Path]:
-    return layers(store) if (store.directory / "layers").exists() else []
+def test_what_is_not_there_is_told_before_anything_is_built(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    for text, words in (
+        ('kernel = "linux-image-of-nobody"', "kernel: no package `linux-image-of-nobody` in"),
+        ('modules = ["virtio_bulk"]', "has no module `virtio_bulk`"),
+    ):
+        wrong = recipe(tmp_path, "wrong", f'base = "tiny"\n{text}')
+        said: list[str] = []
+        with pytest.raises(RecipeError, match=rf"wrong\.toml: .*{words}"):
+            store.build(wrong, progress=said.append)
+        assert not any("busybox" in line for line in said)
+    assert list((store.directory / "building").iterdir()) == []
+    assert contents(store) == []
 
 
 def test_a_failed_build_keeps_its_log_and_nothing_else(store: ImageStore, tmp_path: Path) -> None:
-    wrong = recipe(tmp_path, "wrong", 'base = "tiny"\nkernel = "linux-image-of-nobody"')
+    wrong = recipe(tmp_path, "wrong", 'base = "tiny"\nsuite = "of-nobody"')
     with pytest.raises(ImageBuildError) as raised:
         store.build(wrong)
-    assert "linux-image-of-nobody" in raised.value.output
+    assert "of-nobody" in raised.value.output
     assert Path(raised.value.log).exists()
     assert list((store.directory / "building").iterdir()) == []
-    assert layers_or_none(store) == []
+    assert layers(store) == contents(store) == []

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from attest.image.layer import Layer
+from attest.image.content import Content
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 
@@ -54,10 +54,12 @@ UNUSED = [
     "attest.display",
     "attest.guest.backdoor",
     "attest.guest.tar_stream",
+    "attest.image.build",
     "attest.image.build_space",
+    "attest.image.content_build",
     "attest.image.debian",
     "attest.image.initrd",
-    "attest.image.layer_build",
+    "attest.image.steps",
     "attest.report.junit",
     "attest.report.traceback",
     "attest.script.console",
@@ -93,13 +95,13 @@ def modules(program: str, *arguments: str) -> set[str]:
 def put_tiny_image(store: ImageStore) -> None:
     """Let a store have the image `tiny`, as if it was built."""
     recipe = load_recipe("tiny")
-    layer = store.directory / "layers/0"
-    layer.mkdir(parents=True)
+    content = store.directory / "contents/0"
+    content.mkdir(parents=True)
     for name in ("vmlinuz", "vmlinux", "initrd.base"):
-        (layer / name).touch()
-    (layer / "layer.json").write_bytes(msgspec.json.encode(Layer("0", "6.1", [])))
+        (content / name).touch()
+    (content / "content.json").write_bytes(msgspec.json.encode(Content("0", "6.1", [])))
     (store.directory / "inputs").mkdir()
-    (store.directory / "inputs" / recipe.key()).symlink_to("../layers/0")
+    (store.directory / "inputs" / recipe.key()).symlink_to("../contents/0")
     store.build(recipe)
 
 

@@ -26,12 +26,15 @@ def image() -> None:
 
 @image.command()
 @click.argument("recipe")
-@click.option("--refresh", is_flag=True, help="Build anew, with the packages of today.")
+@click.option(
+    "--no-cache", "--refresh", "refresh", is_flag=True,
+    help="Build all layers anew, with the packages of today.",
+)  # fmt: skip
 def build(recipe: str, refresh: bool) -> None:
     """Build the image of RECIPE.
 
-    RECIPE is a built-in name (tiny, debian) or a recipe's path. Nothing is built when nothing has
-    changed; then it takes no time.
+    RECIPE is a built-in name (tiny, debian) or a recipe's path. Each step of it is a layer, and
+    only the layers from the first change on are built; where nothing has changed, it takes no time.
 
     \b
     Example: attest image build images/web.toml
@@ -130,9 +133,31 @@ def _facts(found: Image, packages: int) -> list[tuple[str, object]]:
 
 
 @image.command()
+@click.argument("image_", metavar="IMAGE")
+def history(image_: str) -> None:
+    """Show an image's layers: what made them, their sizes and times.
+
+    The lowest comes first. IMAGE is its name, the beginning of its digest, or its recipe's path. A
+    layer that was there already is shown with the time it took when it was built.
+
+    \b
+    Example: attest image history web
+    """
+    from attest.image.store import ImageStore
+
+    store = ImageStore()
+    row = "{:<12}  {:>9}  {:>8}  {:<16}  {}"
+    click.echo(row.format("LAYER", "SIZE", "TOOK", "BUILT", "STEP"))
+    for entry in store.history(store.find(image_)):
+        layer = entry.layer
+        size, took = f"{layer.size / 2**20:.1f} MiB", f"{layer.seconds:.1f} s"
+        click.echo(row.format(layer.digest[:12], size, took, local_time(layer.built), entry.step))
+
+
+@image.command()
 @click.argument("images", nargs=-1, required=True)
 def rm(images: tuple[str, ...]) -> None:
-    """Remove images.
+    """Remove images, with the layers that no other image has.
 
     IMAGES are names, beginnings of digests, or recipes' paths.
 
@@ -153,7 +178,9 @@ def rm(images: tuple[str, ...]) -> None:
     help="Keep what was used within so many days.",
 )  # fmt: skip
 def gc(days: float) -> None:
-    """Remove images not used for long, and what failed or dead builds have left.
+    """Remove what was not used for long, and what dead builds left.
+
+    That is images, layers, fetched packages, and the logs of builds that failed.
 
     \b
     Example: attest image gc --days 7

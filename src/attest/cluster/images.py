@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 from attest.errors import ManifestError, RecipeError
 from attest.events import EventLog, Kind
 from attest.image.described import is_description, load_described
 from attest.image.model import Image
-from attest.image.recipe import load_recipe
+from attest.image.recipe import Recipe, load_recipe
 from attest.image.store import ImageStore
 from attest.manifest import Manifest
 
@@ -27,18 +29,39 @@ def images_of(manifest: Manifest, events: EventLog) -> dict[str, Image]:
         ImageBuildError: One could not be built.
     """
     store = ImageStore()
-    built: dict[str, Image] = {}
+    images: dict[str, Image] = {}
+    recipes: dict[str, Recipe] = {}
     for name, node in manifest.image_nodes().items():
-        if node.image in built:
+        if node.image in images or node.image in recipes:
             continue
         directory = Path(manifest.directory)
         try:
             if is_description(node.image):
-                built[node.image] = load_described(node.image, relative_to=directory)
+                images[node.image] = load_described(node.image, relative_to=directory)
                 continue
             recipe = load_recipe(node.image, relative_to=directory)
         except RecipeError as error:
             where = f"{manifest.name}: nodes.{name}.image"
             raise ManifestError(f"{where}: {error.message}", hint=error.hint) from None
-        built[node.image] = store.build(recipe, progress=lambda text: events.emit(Kind.IMAGE, text))
-    return {name: built[node.image] for name, node in manifest.image_nodes().items()}
+        if built := store.built(recipe):
+            images[node.image] = built
+        else:
+            recipes[node.image] = recipe
+    if recipes:
+        images |= _build(store, recipes, events)
+    return {name: images[node.image] for name, node in manifest.image_nodes().items()}
+
+
+def _build(store: ImageStore, recipes: dict[str, Recipe], events: EventLog) -> dict[str, Image]:
+    """Build images, as many at once as there are processors; the first failure ends all."""
+    from attest.support.concurrency import wait_all  # most runs build nothing
+
+    processors = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+
+    def build(recipe: Recipe) -> Image:
+        with processors:
+            return store.build(
+                recipe, progress=lambda text: events.emit(Kind.IMAGE, f"{recipe.name}: {text}")
+            )
+
+    return dict(zip(recipes, wait_all(recipes.values(), build), strict=True))

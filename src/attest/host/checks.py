@@ -277,7 +277,7 @@ def _cell() -> Iterator[Cell]:
 def check_image_building() -> Finding:
     """The programs and the ids that building an image needs."""
     try:
-        require_tools("mmdebstrap", "dpkg-deb", "depmod", "mkfs.ext4", "lz4")
+        require_tools("mmdebstrap", "apt-get", "dpkg-deb", "depmod", "mkfs.ext4", "lz4")
         BuildSpace(Path(os.devnull), print)
     except HostError as error:
         # What is built already still runs.

@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import IO, Final
 
 from attest.errors import ImageBuildError
+from attest.support.cancellation import cancellable
 from attest.support.user_namespace import check_namespaces, namespaces, program_path
 
 __all__ = ["BuildSpace"]
 
 _LAST_LINES: Final = 20
-_STAGES: Final = ("I: running apt-get", "I: downloading", "I: extracting", "I: installing")
-"""The beginnings of those lines of mmdebstrap's output that are shown as progress."""
+
+
+def _ignore(_line: str) -> None:
+    pass
 
 
 class BuildSpace:
@@ -47,6 +50,9 @@ class BuildSpace:
         *,
         stdin: IO[bytes] | None = None,
         env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        follow: Callable[[str], None] = _ignore,
+        shown: str = "",
     ) -> None:
         """Run one step to its end.
 
@@ -55,18 +61,28 @@ class BuildSpace:
             command: The command line.
             stdin: What it reads; nothing by default.
             env: Additions to the environment.
+            cwd: The directory that it runs in.
+            follow: Called with each line of its output.
+            shown: The command for the error, where that is no long script of attest's.
 
         Raises:
             ImageBuildError: It failed.
+            Cancelled: The scope in which this thread builds was cancelled.
         """
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        with self.log.open("ab") as log, self._start(command, stdin, env) as process:
+        with (
+            self.log.open("ab") as log,
+            self._start(command, stdin, env, cwd) as process,
+            cancellable(process.kill),
+        ):
             assert process.stdout is not None
             try:
                 for line in process.stdout:
                     log.write(line)
                     log.flush()
-                    self._follow(line.decode(errors="replace").rstrip(), last)
+                    text = line.decode(errors="replace").rstrip()
+                    last.append(text)
+                    follow(text)
                 status = process.wait()
             finally:
                 process.kill()
@@ -74,18 +90,17 @@ class BuildSpace:
         if status:
             raise ImageBuildError(
                 f"{step} failed with exit code {status}",
-                command=" ".join(command),
+                command=shown or " ".join(command),
                 output="\n".join(last),
                 log=str(self.log),
             )
 
-    def _follow(self, line: str, last: deque[str]) -> None:
-        last.append(line)
-        if line.startswith(_STAGES):
-            self.progress(line.removeprefix("I: ").removesuffix("..."))
-
     def _start(
-        self, command: Sequence[str], stdin: IO[bytes] | None, env: Mapping[str, str] | None
+        self,
+        command: Sequence[str],
+        stdin: IO[bytes] | None,
+        env: Mapping[str, str] | None,
+        cwd: Path | None,
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*namespaces(), *command],
@@ -93,5 +108,6 @@ class BuildSpace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PATH": program_path(), "LC_ALL": "C.UTF-8", **(env or {})},
+            cwd=cwd,
             umask=0o022,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError, ImageBuildError, RecipeError, reason_of
+from attest.support.validation import did_you_mean
 
 __all__ = ["KernelModules", "decompress", "uncompressed_kernel"]
 
@@ -136,7 +137,10 @@ class KernelModules:
         """
         for name in names:
             if _name(name) not in self._paths and _name(name) not in self._builtin:
-                raise RecipeError(f"{where}: kernel {self.version} has no module `{name}`")
+                raise RecipeError(
+                    f"{where}: kernel {self.version} has no module `{name}`",
+                    hint=did_you_mean(_name(name), [*self._paths, *self._builtin]),
+                )
 
     def load_order(self, names: Iterable[str]) -> list[str]:
         """The loadable ones of the named modules and all they need, each after what it needs."""

@@ -21,10 +21,11 @@ class Image(msgspec.Struct, frozen=True):
         kernel: The kernel as a boot loader takes it (``bzImage`` on x86).
         vmlinux: The kernel uncompressed (ELF on x86); None where only QEMU is to boot it.
         initrd: The initrd: agent, modules, and for ``tiny`` all the rest.
-        root: The root file system (mostly erofs), or None when the initrd is all there is.
+        root: The root file system (ext4, mostly), or None when the initrd is all there is.
         cmdline: Kernel parameters that this image wants.
         init: What process 1 becomes: ``"systemd"`` or ``"agent"``.
-        layer: The digest of the layer it shares; empty outside the store.
+        content: The digest of what it shares with images that differ in agent, name and kernel
+            parameters only; empty outside the store.
         kernel_version: As ``uname -r`` has it.
         recipe: The recipe's or description's file.
         built: Seconds since the epoch; 0 outside the store.
@@ -44,7 +45,7 @@ class Image(msgspec.Struct, frozen=True):
     root: Path | None
     cmdline: tuple[str, ...]
     init: str
-    layer: str = ""
+    content: str = ""
     kernel_version: str = ""
     recipe: str = ""
     built: float = 0.0

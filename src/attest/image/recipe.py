@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from attest.errors import HostError, RecipeError
 from attest.support.validation import check_keys, convert, did_you_mean, unreadable
 
-__all__ = ["Recipe", "RecipeFile", "builtin_recipes", "is_recipe", "load_recipe"]
+__all__ = ["Part", "Recipe", "RecipeFile", "builtin_recipes", "is_recipe", "load_recipe"]
 
 BUILDER_VERSION: Final = 8
 """Goes into every key: raise it when the builder makes something else of the same recipe."""
@@ -52,6 +52,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str = ""
     text: str | None = None
     mode: str = ""
+    after_run: bool = False
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,11 +76,35 @@ class RecipeFile(msgspec.Struct, frozen=True):
         path: Where, absolute.
         mode: Permission bits.
         content: What is in it.
+        after_run: It comes after the `run` lines, which do not see it.
     """
 
     path: str
     mode: int
     content: bytes
+    after_run: bool = False
+
+    def key(self) -> list[object]:
+        """What it is, for the keys of what it is put into; JSON values."""
+        return [self.path, self.mode, hashlib.sha256(self.content).hexdigest()]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What one recipe adds to its base, in the order in which it is added.
+
+    Attributes:
+        source: The recipe's file.
+        packages: Packages.
+        mask: systemd units that shall not start.
+        files: Files put into the image.
+        run: Shell commands run in the image; those files are not there yet that are `after_run`.
+    """
+
+    source: Path
+    packages: tuple[str, ...] = ()
+    mask: tuple[str, ...] = ()
+    files: tuple[RecipeFile, ...] = ()
+    run: tuple[str, ...] = ()
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -92,10 +117,7 @@ class Recipe(msgspec.Struct, frozen=True):
         arch: The guest's architecture as ``uname -m`` has it; the host's.
         suite: The Debian suite that packages and kernel come from.
         kernel: The kernel's package.
-        packages: Packages beyond those of the base.
-        files: Files put into the image.
-        run: Shell commands run in the image, in order, after packages and files are there.
-        mask: systemd units that shall not start.
+        parts: What is added to the base: by each recipe below this one, then by itself.
         modules: Kernel modules that the initrd loads beyond the usual ones.
         cmdline: Kernel parameters.
     """
@@ -106,12 +128,14 @@ class Recipe(msgspec.Struct, frozen=True):
     arch: str
     suite: str
     kernel: str
-    packages: tuple[str, ...] = ()
-    files: tuple[RecipeFile, ...] = ()
-    run: tuple[str, ...] = ()
-    mask: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
     modules: tuple[str, ...] = ()
     cmdline: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[RecipeFile, ...]:
+        """All files that stay: of those of the same path the last."""
+        return tuple({file.path: file for part in self.parts for file in part.files}.values())
 
     @property
     def dpkg_arch(self) -> str:
@@ -128,10 +152,15 @@ class Recipe(msgspec.Struct, frozen=True):
 
         Name, place and kernel parameters do not: recipes that differ only in them share their root.
         """
-        files = [(f.path, f.mode, hashlib.sha256(f.content).hexdigest()) for f in self.files]
+        parts = [
+            [
+                sorted(part.packages), sorted(part.mask),
+                sorted([*file.key(), file.after_run] for file in part.files), part.run,
+            ]
+            for part in self.parts
+        ]  # fmt: skip
         inputs = [
-            BUILDER_VERSION, self.base, self.arch, self.suite, self.kernel,
-            sorted(self.packages), sorted(files), self.run, sorted(self.mask), self.modules,
+            BUILDER_VERSION, self.base, self.arch, self.suite, self.kernel, self.modules, parts,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
@@ -203,17 +232,15 @@ def _parse(raw: dict[str, Any], path: Path) -> _Document:
 def _resolve(document: _Document, path: Path, derived: tuple[Path, ...]) -> Recipe:
     below = _below(document.base, path, derived)
     _check_values(document, below.base, path)
-    own = {target: _file(path, target, value) for target, value in document.files.items()}
+    files = tuple(_file(path, target, value) for target, value in document.files.items())
+    own = Part(path, tuple(document.packages), tuple(document.mask), files, tuple(document.run))
     return replace(
         below,
         name=path.stem,
         source=path,
         suite=document.suite or below.suite,
         kernel=document.kernel or below.kernel,
-        packages=(*below.packages, *document.packages),
-        files=tuple(({each.path: each for each in below.files} | own).values()),
-        run=(*below.run, *document.run),
-        mask=(*below.mask, *document.mask),
+        parts=below.parts if own == Part(path) else (*below.parts, own),
         modules=(*below.modules, *document.modules),
         cmdline=(*below.cmdline, *document.cmdline),
     )
@@ -265,12 +292,17 @@ def _file(recipe: Path, target: str, value: str | _File) -> RecipeFile:
         raise RecipeError(
             f'{where}.mode: expected octal digits such as "0644", found {entry.mode!r}'
         )
+    return RecipeFile(target, *_content(recipe, where, entry), entry.after_run)
+
+
+def _content(recipe: Path, where: str, entry: _File) -> tuple[int, bytes]:
+    """A file's mode and content."""
     if entry.text is not None:
-        return RecipeFile(target, int(entry.mode or "644", 8), entry.text.encode())
+        return int(entry.mode or "644", 8), entry.text.encode()
     source = recipe.parent / Path(entry.source).expanduser()
     try:
         executable = bool(source.stat().st_mode & 0o100)
         mode = int(entry.mode, 8) if entry.mode else 0o755 if executable else 0o644
-        return RecipeFile(target, mode, source.read_bytes())
+        return mode, source.read_bytes()
     except OSError as error:
         raise RecipeError(f"{where}: cannot read {source}: {error.strerror}") from None

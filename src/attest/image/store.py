@@ -1,13 +1,16 @@
 """The image store: every image that was built, under its digest.
 
-    images/DIGEST/   image.json, initrd, and hard links to the layer's kernel and root
-    layers/DIGEST/   what images share (`attest.image.layer`)
-    inputs/KEY       a link to the layer that a recipe's key has led to
-    building/NAME/   a build under way, locked by its builder, with which it goes
-    packages/        fetched packages, for the next build
-    logs/            of builds that failed
+    images/DIGEST/    image.json, initrd, and hard links to the content's kernel and root
+    contents/DIGEST/  what images share that differ in agent and parameters only
+    layers/DIGEST/    what a step of a recipe has made (`attest.image.layer`)
+    inputs/KEY        a link to the content that a recipe, or the layer that a step, has led to
+    building/NAME/    a build under way, locked by its builder, with which it goes
+    lists/NAME/       package lists, for some hours
+    packages/         fetched packages, for the next build
+    logs/             of builds that failed
 
-All but `building` only ever holds what is complete: it is renamed into place.
+All but `building` only ever holds what is complete: it is renamed into place. Stores of former
+versions have what is now a content in `layers`; their images go on being used.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,15 +28,17 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from attest.errors import UsageError
-from attest.image.layer import CONTENT, Layer
+from attest.image.content import FILES, Content
+from attest.image.layer import Layer
 from attest.image.model import Image
+from attest.image.store_files import discard, entries, publish
 from attest.support.claims import claimed, sweep
 from attest.support.paths import cache_dir
 
 if TYPE_CHECKING:
     from attest.image.recipe import Recipe
 
-__all__ = ["ImageStore"]
+__all__ = ["HistoryEntry", "ImageStore"]
 
 _ASSEMBLY_VERSION: Final = 2
 """Goes into every image's digest: raise it when images are put together in another way."""
@@ -49,11 +54,23 @@ class _Record(msgspec.Struct, frozen=True):
     arch: str
     init: str
     cmdline: tuple[str, ...]
-    layer: str
+    content: str = msgspec.field(name="layer")  # as former versions wrote it
     kernel_version: str
     recipe: str
     built: float
     kvm: tuple[str, ...] = ()
+
+
+class HistoryEntry(msgspec.Struct, frozen=True):
+    """A layer of an image.
+
+    Attributes:
+        step: What has made it, in one line.
+        layer: It.
+    """
+
+    step: str
+    layer: Layer
 
 
 def _silent(_line: str) -> None:
@@ -78,17 +95,25 @@ class ImageStore:
         Args:
             recipe: What to build.
             progress: Called with a line for each stage of a build.
-            refresh: Build it anew, with the packages that its suite has now.
+            refresh: Build all its layers anew, with the packages that its suite has now.
 
         Raises:
             RecipeError: The recipe asks for what does not exist.
             HostError: The host lacks a program or setting, or the agent's binary.
             ImageBuildError: A step of the build failed.
         """
-        layer = None if refresh else self._layer_of(recipe.key())
-        if layer is None:
-            layer = self._build_layer(recipe, progress, refresh)
-        return self._assemble(recipe, layer, progress)
+        content = None if refresh else self._content_of(recipe.key())
+        if content is None:
+            content = self._build_content(recipe, progress, refresh)
+        return self._assemble(recipe, content, progress)
+
+    def built(self, recipe: Recipe) -> Image | None:
+        """The image that `build` would return at once, if there is one."""
+        content = self._content_of(recipe.key())
+        if content is None:
+            return None
+        image = _read(self.directory / "images" / _image_digest(recipe, content, _agent(recipe)))
+        return _used(image) if image else None
 
     def give(self, recipe: Recipe, other: ImageStore) -> None:
         """Let another store have what a recipe's image is made of, so that it builds nothing.
@@ -100,10 +125,12 @@ class ImageStore:
         Raises:
             RecipeError, HostError, ImageBuildError: As with `build`.
         """
-        layer = self.build(recipe).layer
-        shutil.copytree(self.directory / "layers" / layer, other.directory / "layers" / layer)
+        content = self.build(recipe).content
+        shutil.copytree(
+            self.directory / "contents" / content, other.directory / "contents" / content
+        )
         (other.directory / "inputs").mkdir(exist_ok=True)
-        (other.directory / "inputs" / recipe.key()).symlink_to(f"../layers/{layer}")
+        (other.directory / "inputs" / recipe.key()).symlink_to(f"../contents/{content}")
 
     def find(self, name_or_digest: str) -> Image:
         """The image of a name (the one built last), or of a digest or the unique beginning of one.
@@ -117,8 +144,8 @@ class ImageStore:
         from attest.image.recipe import is_recipe, load_recipe
 
         if is_recipe(name_or_digest):
-            if image := self._built(load_recipe(name_or_digest)):
-                return _used(image)
+            if image := self.built(load_recipe(name_or_digest)):
+                return image
             raise UsageError(
                 f"no image of {name_or_digest}, as that is now, in {self.directory}",
                 hint=f"build it with `attest image build {name_or_digest}`",
@@ -143,22 +170,40 @@ class ImageStore:
 
     def images(self) -> list[Image]:
         """All images in the store, in the order of their last use, the latest first."""
-        found = [image for path in _entries(self.directory / "images") if (image := _read(path))]
+        found = [image for path in entries(self.directory / "images") if (image := _read(path))]
         return sorted(found, key=lambda image: image.last_used, reverse=True)
 
     def packages(self, image: Image) -> list[str]:
         """The Debian packages installed in an image, ``name version``; none in ``tiny``."""
-        layer = self._layer(image.layer)
-        return layer.packages if layer else []
+        content = _read_content(self._content_path(image))
+        return content.packages if content else []
+
+    def history(self, image: Image) -> list[HistoryEntry]:
+        """An image's layers, from the bottom up; those that are still there."""
+        content = _read_content(self._content_path(image))
+        found = []
+        for made in content.history if content else ():
+            with suppress(FileNotFoundError):
+                path = self.directory / "layers" / made.layer / "layer.json"
+                layer = msgspec.json.decode(path.read_bytes(), type=Layer)
+                found.append(HistoryEntry(made.step, layer))
+        return found
 
     def remove(self, image: Image) -> None:
-        """Remove an image, and its layer when no other image shares it.
+        """Remove an image, and what no other image has a part in.
 
         Machines that run keep what they have opened.
         """
-        _discard(image.path, self.directory / "building")
-        if all(other.layer != image.layer for other in self.images()):
-            _discard(self.directory / "layers" / image.layer, self.directory / "building")
+        building = self.directory / "building"
+        content = _read_content(self._content_path(image))
+        discard(image.path, building)
+        others = self.images()
+        if all(other.content != image.content for other in others):
+            discard(self._content_path(image), building)
+        kept = self._layers_in_use()
+        for made in content.history if content else ():
+            if made.layer not in kept:
+                discard(self.directory / "layers" / made.layer, building)
 
     def gc(self, *, max_age: float = 30 * _DAY) -> list[Image]:
         """Remove what nobody needs: what was not used for long, and what dead builds left.
@@ -171,81 +216,74 @@ class ImageStore:
         """
         self._sweep()
         oldest = time.time() - max_age
+        building = self.directory / "building"
         removed = [image for image in self.images() if image.last_used < oldest]
         for image in removed:
-            _discard(image.path, self.directory / "building")
-        shared = {image.layer for image in self.images()}
-        for path in _entries(self.directory / "layers"):
-            if path.name not in shared and (path / "layer.json").stat().st_mtime < oldest:
-                _discard(path, self.directory / "building")
-        for path in (*_entries(self.directory / "packages"), *_entries(self.directory / "logs")):
+            discard(image.path, building)
+        used = {image.content for image in self.images()}
+        for path in entries(self.directory / "contents"):
+            if path.name not in used and (path / "content.json").stat().st_mtime < oldest:
+                discard(path, building)
+        used |= self._layers_in_use()
+        for path in entries(self.directory / "layers"):
+            if path.name not in used and (path / "layer.json").stat().st_mtime < oldest:
+                discard(path, building)
+        for path in entries(self.directory / "lists"):
+            if path.stat().st_mtime < max(oldest, time.time() - _DAY):
+                discard(path, building)
+        for path in (*entries(self.directory / "packages"), *entries(self.directory / "logs")):
             if path.stat().st_mtime < oldest:
                 path.unlink(missing_ok=True)
-        for link in _entries(self.directory / "inputs"):
+        for link in entries(self.directory / "inputs"):
             if not link.exists():
                 link.unlink(missing_ok=True)
         return removed
 
-    def _layer(self, digest: str) -> Layer | None:
-        return self._read_layer(self.directory / "layers" / digest)
+    def _content_path(self, image: Image) -> Path:
+        path = self.directory / "contents" / image.content
+        return path if path.is_dir() else self.directory / "layers" / image.content
 
-    def _layer_of(self, key: str) -> Layer | None:
-        return self._read_layer(self.directory / "inputs" / key)
+    def _content_of(self, key: str) -> Content | None:
+        return _read_content(self.directory / "inputs" / key)
 
-    def _read_layer(self, path: Path) -> Layer | None:
-        try:
-            return msgspec.json.decode((path / "layer.json").read_bytes(), type=Layer)
-        except FileNotFoundError:
-            return None
+    def _layers_in_use(self) -> set[str]:
+        """The layers of all contents."""
+        contents = map(_read_content, entries(self.directory / "contents"))
+        return {made.layer for content in contents if content for made in content.history}
 
-    def _build_layer(self, recipe: Recipe, progress: Callable[[str], None], refresh: bool) -> Layer:
+    def _build_content(
+        self, recipe: Recipe, progress: Callable[[str], None], refresh: bool
+    ) -> Content:
+        from attest.image.build import Build
         from attest.image.build_space import BuildSpace
-        from attest.image.layer_build import build_layer
 
-        def waiting() -> None:
-            progress(f"waiting for another process that builds {recipe.name}")
+        self._sweep()
+        log = self.directory / "logs" / f"{recipe.name}-{recipe.key()[:12]}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+        content = Build(recipe, self.directory, BuildSpace(log, progress), refresh).content()
+        log.unlink(missing_ok=True)
+        return content
 
-        key = recipe.key()
-        with claimed(self.directory / "building" / key, waiting) as work:
-            if not refresh and (layer := self._layer_of(key)):
-                return layer  # another process has built it while this one waited
-            self._sweep()
-            packages, logs = self.directory / "packages", self.directory / "logs"
-            for directory in (packages, logs):
-                directory.mkdir(parents=True, exist_ok=True)
-            log = logs / f"{recipe.name}-{key[:12]}.log"
-            log.unlink(missing_ok=True)
-            layer = build_layer(recipe, work, packages, BuildSpace(log, progress))
-            _publish(work / "out", self.directory / "layers" / layer.digest)
-            _link(self.directory / "inputs" / key, f"../layers/{layer.digest}", work)
-            log.unlink(missing_ok=True)
-            return layer
-
-    def _built(self, recipe: Recipe) -> Image | None:
-        layer = self._layer_of(recipe.key())
-        if layer is None:
-            return None
-        return _read(self.directory / "images" / _image_digest(recipe, layer, _agent(recipe)))
-
-    def _assemble(self, recipe: Recipe, layer: Layer, progress: Callable[[str], None]) -> Image:
-        """The layer and the agent, put together: a matter of milliseconds."""
+    def _assemble(self, recipe: Recipe, content: Content, progress: Callable[[str], None]) -> Image:
+        """The content and the agent, put together: a matter of milliseconds."""
         agent = _agent(recipe)
-        digest = _image_digest(recipe, layer, agent)
+        digest = _image_digest(recipe, content, agent)
         path = self.directory / "images" / digest
         if image := _read(path):
             return _used(image)
-        source = self.directory / "layers" / layer.digest
-        os.utime(source / "layer.json")
+        source = self.directory / "contents" / content.digest
+        os.utime(source / "content.json")
         with claimed(self.directory / "building" / digest) as work:
             out = work / "out"
             out.mkdir()
             _fill(out, source, agent)
             record = _Record(
-                recipe.name, recipe.arch, recipe.init, recipe.cmdline, layer.digest,
-                layer.kernel_version, str(recipe.source), time.time(), layer.kvm,
+                recipe.name, recipe.arch, recipe.init, recipe.cmdline, content.digest,
+                content.kernel_version, str(recipe.source), time.time(), content.kvm,
             )  # fmt: skip
             (out / "image.json").write_bytes(msgspec.json.encode(record))
-            _publish(out, path)
+            publish(out, path)
         image = _read(path)
         assert image is not None
         progress(f"built {image.name} {image.digest[:12]}")
@@ -253,7 +291,7 @@ class ImageStore:
 
     def _sweep(self) -> None:
         """Remove what a host that went down has left: what nobody holds a lock on."""
-        for path in _entries(self.directory / "building"):
+        for path in entries(self.directory / "building"):
             sweep(path)
 
 
@@ -263,21 +301,21 @@ def _agent(recipe: Recipe) -> bytes:
     return agent_binary(recipe.arch).read_bytes()
 
 
-def _image_digest(recipe: Recipe, layer: Layer, agent: bytes) -> str:
+def _image_digest(recipe: Recipe, content: Content, agent: bytes) -> str:
     parts = [
         _ASSEMBLY_VERSION, recipe.name, recipe.arch, recipe.init, recipe.cmdline,
-        layer.digest, hashlib.sha256(agent).hexdigest(),
+        content.digest, hashlib.sha256(agent).hexdigest(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _fill(out: Path, layer: Path, agent: bytes) -> None:
+def _fill(out: Path, content: Path, agent: bytes) -> None:
     from attest.image.initrd import CpioWriter
 
-    for name in CONTENT:
-        if name != "initrd.base" and (layer / name).exists():
-            (out / name).hardlink_to(layer / name)
-    with (out / "initrd").open("wb") as initrd, (layer / "initrd.base").open("rb") as base:
+    for name in FILES:
+        if name != "initrd.base" and (content / name).exists():
+            (out / name).hardlink_to(content / name)
+    with (out / "initrd").open("wb") as initrd, (content / "initrd.base").open("rb") as base:
         CpioWriter(initrd).file("init", agent, 0o755)
         shutil.copyfileobj(base, initrd)
 
@@ -305,30 +343,8 @@ def _used(image: Image) -> Image:
     return image
 
 
-def _entries(directory: Path) -> Iterator[Path]:
-    return iter(sorted(directory.iterdir()) if directory.is_dir() else ())
-
-
-def _publish(built: Path, path: Path) -> None:
-    """Rename a complete directory into place, its content on disk first."""
-    for file in built.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        built.rename(path)
-    except OSError:
-        if not path.is_dir():  # equal content, built at the same time, is as good
-            raise
-
-
-def _link(path: Path, target: str, work: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (work / "link").symlink_to(target)
-    (work / "link").rename(path)
-
-
-def _discard(path: Path, building: Path) -> None:
-    """Take a directory out of the store at one moment, then remove it."""
-    with claimed(building / f"discard-{path.name}") as work, suppress(FileNotFoundError):
-        path.rename(work / path.name)
+def _read_content(path: Path) -> Content | None:
+    for name in ("content.json", "layer.json"):  # the latter in stores of former versions
+        with suppress(FileNotFoundError, msgspec.ValidationError):
+            return msgspec.json.decode((path / name).read_bytes(), type=Content)
+    return None

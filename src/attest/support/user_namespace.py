@@ -19,6 +19,7 @@ __all__ = [
 ]  # fmt: skip
 
 _PACKAGES: Final = {
+    "apt-get": "apt",
     "depmod": "kmod",
     "dpkg-deb": "dpkg",
     "mkfs.ext4": "e2fsprogs",
