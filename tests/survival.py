@@ -15,7 +15,7 @@ from typing import Final
 from attest.errors import ChannelError
 from attest.machine.machine import Machine
 
-__all__ = ["PLACES", "documented", "observe"]
+__all__ = ["PLACES", "documented", "example", "observe"]
 
 _DOC = Path(__file__).parents[1] / "docs/machine-state.md"
 
@@ -83,6 +83,12 @@ def documented() -> dict[str, dict[str, str]]:
     lines = [line for line in _DOC.read_text().splitlines() if line.startswith("|")]
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows if row[0] in PLACES}
+
+
+def example() -> str:
+    """The page's example: Python, with a global ``machine``."""
+    (block,) = re.findall(r"```python\n(.*?)```", _DOC.read_text(), re.DOTALL)
+    return str(block)
 
 
 def _write(machine: Machine, mark: str) -> None:

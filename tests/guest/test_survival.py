@@ -8,7 +8,7 @@ import pytest
 
 from attest.cluster.cluster import Cluster
 from tests.lasting import describe_small
-from tests.survival import documented, observe
+from tests.survival import documented, example, observe
 
 
 @pytest.mark.timeout(600)
@@ -16,6 +16,7 @@ def test_a_machine_keeps_what_the_page_says() -> None:
     nodes = {"m": {"image": "debian", "disks": [{"size": 8}], "allow_reboot": True}}
     with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
         assert observe(cluster["m"]) == documented()
+        exec(example(), {"machine": cluster["m"]})
 
 
 def test_a_root_whose_init_is_the_agent_is_kept_likewise(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ _MASKED: Final = (
     # A fresh guest has nothing for these to look after.
     "apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
     "e2scrub_reap.service", "fstrim.timer", "man-db.timer", "systemd-tmpfiles-clean.timer",
-    # No state outlives the guest.
+    # What they keep over a reboot is of no use to a test.
     "systemd-pstore.service", "systemd-random-seed.service", "systemd-update-utmp.service",
     "systemd-update-utmp-runlevel.service", "systemd-journal-flush.service",
     "systemd-remount-fs.service",
