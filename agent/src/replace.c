@@ -2,11 +2,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "memory.h"
@@ -49,12 +51,20 @@ static int write_beside(const char *beside, const char *path, const char *text, 
     return error;
 }
 
+/* Both files change places, and then the old one goes: what is renamed over another file, ext4 begins to write to the
+ * disk at once (its option auto_da_alloc), which takes a clone a tenth of a second under emulation. */
+static int put_in_place(const char *beside, const char *path)
+{
+    if (syscall(SYS_renameat2, AT_FDCWD, beside, AT_FDCWD, path, RENAME_EXCHANGE) == 0)
+        return unlink(beside) < 0 ? errno : 0;
+    return rename(beside, path) < 0 ? errno : 0; /* there is no old one, or this file system cannot */
+}
+
 int replace_file(const char *path, const char *text, mode_t mode)
 {
     char *beside = format_text("%s.attest", path);
     int error = write_beside(beside, path, text, mode);
-    if (!error && rename(beside, path) < 0)
-        error = errno;
+    error = error ? error : put_in_place(beside, path);
     if (error)
         unlink(beside);
     if (error == EBUSY || error == EXDEV || error == EROFS)

@@ -17,6 +17,7 @@ from typing import Final, Literal
 import msgspec
 
 from attest.disk import qemu_img as disk
+from attest.disk.overlay import write_overlay
 from attest.errors import ManifestError
 from attest.manifest import Disk
 from attest.vmm.qemu.binary import QemuBinary
@@ -191,7 +192,7 @@ class Disks:
             if self._format == "raw":
                 disk.copy(file, backing)
             else:
-                disk.create(file, backing=backing, backing_format=self._format, qemu=self._qemu)
+                write_overlay(file, backing)
 
 
 def _image(relative_to: Path, name: str) -> Path:

@@ -63,7 +63,6 @@ def create(
     backing: Path | None = None,
     format: Literal["qcow2", "raw"] = "qcow2",
     *,
-    backing_format: str = "",
     qemu: QemuBinary | None = None,
 ) -> None:
     """Make a disk: empty, or with the content of another image.
@@ -74,7 +73,6 @@ def create(
         backing: The image whose content it begins with, of any format that QEMU reads. It must
             stay as it is for as long as a qcow2 disk is used.
         format: Its own.
-        backing_format: The image's; default: what it looks like.
         qemu: The QEMU in use, see `find_qemu_img`; the same with all that follow.
 
     Raises:
@@ -86,8 +84,7 @@ def create(
         return
     command = ["create", "-q", "-f", format]
     if backing is not None:
-        command += ["-b", str(backing.absolute()), "-F"]
-        command.append(backing_format or image_format(backing, qemu=qemu))
+        command += ["-b", str(backing.absolute()), "-F", image_format(backing, qemu=qemu)]
     command.append(str(path.absolute()))
     if size_mib is not None:
         command.append(f"{size_mib}M")
