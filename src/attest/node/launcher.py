@@ -39,6 +39,7 @@ class Launcher:
         directory: Its own scratch directory, which is made.
         relative_to: What paths of its files and of its disks' images are relative to.
         hosts: Gives the lines for its ``/etc/hosts``.
+        kept: The directory with what was kept of its cluster, whose disks it has.
 
     Attributes:
         name: The machine's name.
@@ -61,6 +62,7 @@ class Launcher:
         directory: Path,
         relative_to: Path,
         hosts: Callable[[], str],
+        kept: Path | None = None,
     ) -> None:
         self.name = node.name
         self.node = node
@@ -73,6 +75,7 @@ class Launcher:
             relative_to,
             node.backend.disk_format,
             node.qemu,
+            kept,
         )
         self.files = HostFiles(node.name, node.declared.files, relative_to)
         self.is_new = True
