@@ -47,8 +47,8 @@ class Launcher:
         directory: Its own scratch directory.
         disks: Which file each of its disks is.
         files: The files of this host that it has from the beginning.
-        is_new: It was started last with disks as they are declared, or saved; not with what it had
-            written itself.
+        is_new: It was started with disks as they are declared, and what is done in it once, before
+            its test, has not been done yet.
 
     Raises:
         ManifestError: The image of a disk does not exist.
@@ -120,7 +120,8 @@ class Launcher:
 
         One that continues ``saved`` is paused; see `attest.machine.contracts.StartVmm`.
         """
-        self.is_new = saved is not None or not self.disks.written
+        if saved is not None or not self.disks.written:
+            self.is_new = saved is None and not self.disks.begun
         disks = self.disks.begin() if saved is None else self.disks.overlay(saved.disks)
         spec = replace(
             self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks,
