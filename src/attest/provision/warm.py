@@ -309,7 +309,7 @@ def _boot_and_save(
             _save(instance.vmm, into)
     except MachineError as error:
         explained = instance.explain(error)  # waits for the end of a VMM that is about to end
-        if _ran_out_of_disk(instance):
+        if _is_full(into) or _ran_out_of_disk(instance):
             raise NotSavedError("the disk is full") from None
         raise explained from None
     finally:
