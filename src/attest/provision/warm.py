@@ -110,7 +110,10 @@ class WarmSources:
         launcher.disks.forget()
         shape = launcher.shape()
         with self._lock:
-            entry = self._found[shape].result()
+            found = self._found.get(shape)
+            if found is None or not found.done():  # another has told already, or makes a new one
+                return
+            entry = found.result()
             self._found[shape] = _answer(None)
         if entry is not None:  # else another machine has told already
             self._cache.discard(entry)
