@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "memory.h"
+#include "system.h"
 
 static int write_all(int fd, const char *text)
 {
@@ -49,8 +50,21 @@ static int write_beside(const char *beside, const char *path, const char *text, 
     return error;
 }
 
+static bool is_so_already(const char *path, const char *text)
+{
+    struct stat status;
+    if (stat(path, &status) < 0 || status.st_size != (off_t)strlen(text))
+        return false;
+    char *now = read_file(path);
+    bool same = strcmp(now, text) == 0;
+    free(now);
+    return same;
+}
+
 int replace_file(const char *path, const char *text, mode_t mode)
 {
+    if (is_so_already(path, text))
+        return 0;
     char *beside = format_text("%s.attest", path);
     int error = write_beside(beside, path, text, mode);
     if (!error && rename(beside, path) < 0)
