@@ -49,6 +49,27 @@ def test_a_root_has_all_of_its_disk_whatever_its_blocks_and_boots_with_errors(
         machine.succeed("dmesg | grep 'mounting fs with errors'")
 
 
+def test_what_is_unplugged_stays_so_until_the_machine_is_started_again(tmp_path: Path) -> None:
+    """Also where the reboot is another QEMU."""
+    node = {"image": str(describe_small(tmp_path)), "memory": 96}
+    with Cluster({"nodes": {"m": node}}, accelerator="tcg", cold=True) as cluster:
+        machine = cluster["m"]
+        carrier = "cat /sys/class/net/eth0/carrier"
+        assert machine.succeed(carrier) == "1\n"
+        machine.block()
+        for _ in range(2):
+            machine.reboot()
+            assert machine.succeed(carrier) == "0\n"
+        machine.unblock()
+        machine.reboot()
+        assert machine.succeed(carrier) == "1\n"
+        machine.block()
+        machine.crash()
+        assert machine.succeed(carrier) == "1\n"
+        machine.reboot()
+        assert machine.succeed(carrier) == "1\n"
+
+
 def test_a_root_in_memory_begins_anew() -> None:
     nodes = {"m": {"image": "debian", "root": "memory"}}
     with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:

@@ -517,6 +517,7 @@ class Cluster:
             require_open=self._require_open,
             reset_ends_vmm=bool(node.backend.capabilities.reset),
             limits=self.options.limits,
+            keep_links=launcher.keep_links,
             prepare=lambda channel: prepare_boot(launcher, channel, self.events),
         )
         host = MachineHost(

@@ -520,6 +520,8 @@ class Instance:
                 partial(self._vmm_told, attempt),
             )
             self._join_console(attempt, vmm)
+            if self._state.resets:
+                self._context.keep_links(vmm)
         except Exception as error:
             failure = self._not_back(error) if saved is not None else self._not_started(error)
             self._post(StartFailed(attempt, time.monotonic(), failure))

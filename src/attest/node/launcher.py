@@ -85,6 +85,8 @@ class Launcher:
         self._numbers = itertools.count()
         self._spare_lock = threading.Lock()
         self._spare_taps: list[str] = []
+        self._vmm: Vmm | None = None
+        self._unplugged: Vmm | None = None
 
     def new_directory(self, purpose: str) -> Path:
         """A new directory in the machine's own."""
@@ -127,7 +129,10 @@ class Launcher:
             self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks,
             paused=saved is not None,
         )  # fmt: skip
-        return self.start(spec, on_exit, on_event)
+        before, self._vmm = self._vmm, self.start(spec, on_exit, on_event)
+        if self._unplugged is not before:
+            self._unplugged = None  # the start before was not the one that was unplugged
+        return self._vmm
 
     def boot_template(
         self, into: Path, nics: tuple[Nic, ...], on_exit: OnExit, on_event: OnEvent
@@ -182,8 +187,14 @@ class Launcher:
                 for tap, each in zip(self._spare_taps, self.node.attachments, strict=True)
             )
 
+    def keep_links(self, vmm: Vmm) -> None:
+        """Unplug the cards of a VMM that goes on for one whose cards were: the guest was reset."""
+        if self._unplugged is not None and not self.node.backend.capabilities.set_link:
+            self.set_links(vmm, False)
+
     def set_links(self, vmm: Vmm, up: bool) -> None:
         """Plug or unplug its cards on networks, or where the VMM cannot, the other ends' cables."""
+        self._unplugged = None if up else vmm
         for index, each in enumerate(self.node.attachments):
             if each.vlan == SPARE:
                 continue
