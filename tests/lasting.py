@@ -21,10 +21,10 @@ RECIPE: Final = Path(__file__).with_suffix(".toml")
 _DIRECTORIES: Final = ("dev", "etc", "proc", "root", "run", "srv", "sys", "tmp")
 
 
-def describe_small(directory: Path) -> Path:
+def describe_small(directory: Path, *, block_size: int = 4096) -> Path:
     """Describe such a guest in a new file in a directory.
 
-    Its root is ext4, its initrd attest's, and its init the agent.
+    Its root is ext4, with blocks of a size, its initrd attest's, and its init the agent.
     """
     image = ImageStore().build(load_recipe(str(RECIPE)))
     tree = directory / "tree"
@@ -42,7 +42,7 @@ def describe_small(directory: Path) -> Path:
             place.chmod(0o755)
     (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     subprocess.run(
-        ["mkfs.ext4", "-q", "-b", "4096", "-d", tree, directory / "root.ext4", "16M"],
+        ["mkfs.ext4", "-q", "-b", str(block_size), "-d", tree, directory / "root.ext4", "16M"],
         env={**os.environ, "PATH": program_path()}, check=True,
     )  # fmt: skip
     description = {

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "memory.h"
+#include "system.h"
 
 static int write_all(int fd, const char *text)
 {
@@ -60,8 +61,21 @@ static int put_in_place(const char *beside, const char *path)
     return rename(beside, path) < 0 ? errno : 0; /* there is no old one, or this file system cannot */
 }
 
+static bool is_so_already(const char *path, const char *text)
+{
+    struct stat status;
+    if (stat(path, &status) < 0 || status.st_size != (off_t)strlen(text))
+        return false;
+    char *now = read_file(path);
+    bool same = strcmp(now, text) == 0;
+    free(now);
+    return same;
+}
+
 int replace_file(const char *path, const char *text, mode_t mode)
 {
+    if (is_so_already(path, text))
+        return 0;
     char *beside = format_text("%s.attest", path);
     int error = write_beside(beside, path, text, mode);
     error = error ? error : put_in_place(beside, path);

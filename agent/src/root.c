@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "console.h"
@@ -76,7 +77,7 @@ static uint64_t sectors_of(const char *device)
 
 /* The image and, beyond its end, zeros, of which device-mapper puts each block on the overlay's disk when it is written
  * to first (its target "snapshot": see Documentation/admin-guide/device-mapper/snapshot.rst). Blocks are copied as whole
- * ones of the file system, so that none has to be read for that. */
+ * ones of most file systems, so that none has to be read for that. */
 static void map_root(const char *image, const char *overlay, uint64_t sectors, char *device, size_t size)
 {
     char base[64];
@@ -93,13 +94,17 @@ static void map_root(const char *image, const char *overlay, uint64_t sectors, c
         give_up("map the root's disk: %s: %s", step, strerror(errno));
 }
 
-/* Let the file system have all of its disk. Its new inodes' tables need not be written, as the disk is zeros. */
+/* Let the file system have all of its disk. Its new inodes' tables need not be written, as the disk is zeros. One that
+ * cannot grow, as the kernel forbids it where errors have been found in it, is as large as it was. */
 static void grow_root(uint64_t sectors)
 {
-    uint64_t blocks = sectors / (BLOCK / SECTOR);
+    struct statfs status = {.f_bsize = BLOCK};
     int fd = open(ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || ioctl(fd, RESIZE_EXT4, &blocks) < 0)
-        give_up("grow the root to %llu blocks: %s", (unsigned long long)blocks, strerror(errno));
+    if (fd < 0 || fstatfs(fd, &status) < 0)
+        give_up("look at the root: %s", strerror(errno));
+    uint64_t blocks = sectors * SECTOR / (uint64_t)status.f_bsize;
+    if (ioctl(fd, RESIZE_EXT4, &blocks) < 0)
+        say_on_console("attest-agent: grow the root to %llu blocks: %s\n", (unsigned long long)blocks, strerror(errno));
     close(fd);
     if (mount(NULL, ROOT, NULL, MS_REMOUNT, "noinit_itable") < 0)
         give_up("mount the root again: %s", strerror(errno));

@@ -11,8 +11,14 @@ with subtest("a full root is an error of who writes, and of nobody else"):
     assert machine.succeed("df --output=pcent / | tail -n 1").strip() == "100%"
     machine.succeed("systemctl is-system-running", "systemd-run --wait --quiet true")
 
+with subtest("a machine boots with a full root"):
+    machine.fail("cat /dev/zero > /rest")
+    machine.reboot()
+    machine.crash()
+    assert machine.succeed("df --output=pcent / | tail -n 1").strip() == "100%"
+
 with subtest("it goes on when there is room again"):
-    machine.succeed("rm /big", "echo more > /more", "sync /more")
+    machine.succeed("rm /big /rest", "echo more > /more", "sync /more")
 
 with subtest("nothing was killed for its memory"):
     machine.fail("dmesg | grep -i 'out of memory'")

@@ -239,6 +239,15 @@ def test_a_read_only_file_system(guest: Guest) -> None:
     guest.sh("mount -o remount,rw,bind /etc")
 
 
+def test_who_it_is_already_needs_nothing_written(guest: Guest) -> None:
+    """A machine with a full disk has the same identity when it reboots."""
+    who = (HOST_NAME, "alice"), (MACHINE_ID, NEW_ID), (HOSTS, "10.0.0.1 a")
+    assert guest.become(*who).status == DONE
+    guest.sh("mount -o remount,ro,bind /etc")
+    assert guest.become(*who).status == DONE
+    guest.sh("mount -o remount,rw,bind /etc")
+
+
 # gcc's optimisation once dropped what the agent wrote into a message to the kernel.
 @pytest.mark.parametrize("agent_path", ["asan", "native"], indirect=True)
 def test_interface(guest: Guest) -> None:

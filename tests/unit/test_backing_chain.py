@@ -79,7 +79,7 @@ def test_a_disk_comes_with_all_that_it_is_an_overlay_of(files: Files) -> None:
     for path, block in ((cached, 1), (frozen, 2), (top, 3)):
         _write(path, block, str(block))
     layers = CollectedDisks(files.into, files.scratch)
-    name = layers.bring([top])[top]
+    name = layers.bring({top: "qcow2"})[top]
     moved = files.into.rename(files.into.with_name("moved"))
     for gone in (files.scratch, files.cache, files.user):
         shutil.rmtree(gone)
@@ -91,7 +91,7 @@ def test_the_cache_keeps_its_files_as_they_were(files: Files) -> None:
     based = files.disk(files.cache / "based", files.raw())
     before = [(path.read_bytes(), path.stat().st_ctime_ns) for path in (empty, based)]
     tops = [files.disk(files.scratch / path.name, path) for path in (empty, based)]
-    CollectedDisks(files.into, files.scratch).bring(tops)
+    CollectedDisks(files.into, files.scratch).bring(dict.fromkeys(tops, "qcow2"))
     assert [(path.read_bytes(), path.stat().st_ctime_ns) for path in (empty, based)] == before
 
 
@@ -102,7 +102,7 @@ def test_files_that_disks_share_stay_shared(files: Files) -> None:
     _write(base, 1, "1")
     for index, top in enumerate(tops):
         _write(top, 2, "abc"[index])
-    names = CollectedDisks(files.into, files.scratch).bring(tops)
+    names = CollectedDisks(files.into, files.scratch).bring(dict.fromkeys(tops, "qcow2"))
     assert len(list(files.into.iterdir())) == 6
     shutil.rmtree(files.scratch)
     assert [_content(files.into / names[top], 3) for top in tops] == ["01a", "01b", "01c"]
@@ -113,7 +113,7 @@ def test_nothing_is_copied_that_can_be_linked(files: Files) -> None:
     top = files.disk(files.scratch / "top", base)
     inodes = {base.stat().st_ino, top.stat().st_ino}
     layers = CollectedDisks(files.into, files.scratch)
-    layers.bring([top])
+    layers.bring({top: "qcow2"})
     assert {path.stat().st_ino for path in files.into.iterdir()} == inodes
     # The user's image can be written still, under its own name.
     assert [each.path for each in layers.foreign.values()] == [str(base)]
@@ -123,7 +123,20 @@ def test_holes_stay_holes_on_another_file_system(files: Files, elsewhere: Path) 
     top = files.disk(files.scratch / "top", files.raw())
     _write(top, 1, "1")
     layers = CollectedDisks(elsewhere, files.scratch)
-    name = layers.bring([top])[top]
+    name = layers.bring({top: "qcow2"})[top]
     assert layers.foreign == {}
     assert _content(elsewhere / name, 2) == "01"
     assert sum(path.stat().st_blocks * 512 for path in elsewhere.iterdir()) < 1 << 20
+
+
+def test_what_a_guest_writes_to_a_raw_disk_is_not_taken_for_an_overlay(files: Files) -> None:
+    secret = files.user / "secret"
+    secret.write_bytes(b"secret".ljust(512))
+    trap = files.disk(files.scratch / "trap", secret)
+    top = files.scratch / "top"
+    top.write_bytes(trap.read_bytes())
+    layers = CollectedDisks(files.into, files.scratch)
+    assert layers.bring({top: "raw"}) == {top: "0.disk"}
+    (kept,) = files.into.iterdir()
+    assert kept.read_bytes() == trap.read_bytes()
+    assert layers.foreign == {}

@@ -21,6 +21,7 @@ from attest.guest.identity import Identity
 from attest.machine.contracts import InstanceContext
 from attest.machine.instance import Instance, Return
 from attest.machine.instance_states import Limits, Stage
+from attest.machine.lifecycle import Lifecycle
 from attest.machine.meeting import Meeting
 from attest.support.concurrency import call_in_thread
 from attest.vmm.base import Saved, SaveError
@@ -558,6 +559,99 @@ def test_a_guest_that_does_not_reboot_is_told_after_its_limit(make: Callable[...
         instance.reboot(0.1)
 
 
+def test_a_reboot_that_could_not_be_asked_for_is_not_expected(make: Callable[..., World]) -> None:
+    world = make()
+    instance = world.start()
+    instance.ready()
+
+    def refuse(action: PowerAction) -> None:
+        raise ChannelError("m", "the agent refuses")
+
+    world.guest.on_power = refuse
+    with pytest.raises(ChannelError, match="refuses"):
+        instance.reboot(30)
+    world.guest.vmms[0].end(0, expected=True)  # it powers off by itself
+    assert instance.death is None
+    assert (instance.ended, len(world.guest.vmms)) == (True, 1)
+
+
+def test_a_guest_that_reboots_in_a_loop_is_late_at_last(make: Callable[..., World]) -> None:
+    world = make()
+    world.context = replace(world.context, start_timeout=0.5, limits=QUICK)
+    world.guest.answers = False
+    instance = world.start(allow_reboot=True)
+    vmm, over = world.guest.await_vmm(), threading.Event()
+
+    def loop() -> None:
+        while not over.wait(0.05):
+            if not world.fatal:
+                vmm.reset()
+
+    looping = waiting(loop)
+    try:
+        with pytest.raises(MachineError, match=r"did not come up in 0\.5 s, as it reboots"):
+            waiting(instance.ready).result(30)
+    finally:
+        over.set()
+        looping.result(60)
+
+
+@pytest.mark.parametrize("allow_reboot", [True, False])
+def test_a_machine_that_comes_back_before_its_first_start_may_reboot_as_its_node_says(
+    make: Callable[..., World], allow_reboot: bool
+) -> None:
+    world = make()
+    lifecycle = Lifecycle("m", world.context, world.source, allow_reboot=allow_reboot)
+    lifecycle.go_back(SAVED, "it is back", Meeting(1))
+    assert lifecycle.instance is not None
+    world.instances.append(lifecycle.instance)
+    assert lifecycle.instance.allow_reboot is allow_reboot
+
+
+def test_a_vmm_that_does_not_start_again_says_why(make: Callable[..., World]) -> None:
+    world = make()
+    instance = restarting(world)
+
+    def end(action: PowerAction) -> None:
+        world.guest.refuses_to_start = [TimeoutError("no descriptors")]
+        world.guest.vmms[0].end(0, expected=True)
+
+    world.guest.on_power = end
+    with pytest.raises(MachineError, match="could not be started: no descriptors"):
+        instance.reboot(30)
+
+
+def test_what_is_to_be_done_once_is_done_in_a_guest_that_resets_before(
+    make: Callable[..., World],
+) -> None:
+    world, prepared = make(), []
+    world.context = replace(world.context, prepare=prepared.append)
+    world.guest.unit_active = False
+    instance = world.start(allow_reboot=True)
+    vmm = world.guest.await_vmm()
+    with world.guest.changed:
+        assert world.guest.changed.wait_for(
+            lambda: world.guest.channels and world.guest.channels[0].sessions, 30
+        )
+    vmm.reset()
+    world.guest.set(unit_active=True)
+    waiting(instance.ready).result(60)
+    assert len(prepared) == 1
+    vmm.reset()
+    waiting(instance.ready).result(60)
+    assert len(prepared) == 1
+
+
+def test_nothing_is_done_again_in_a_clone_that_is_reset(make: Callable[..., World]) -> None:
+    world, prepared = make(saved=SAVED), []
+    world.context = replace(world.context, prepare=prepared.append)
+    instance = world.start(allow_reboot=True)
+    instance.ready()
+    world.guest.vmms[0].reset()
+    waiting(instance.ready).result(60)
+    assert prepared == []
+
+
 def restarting(world: World, *, allow_reboot: bool = True) -> Instance:
     """An instance whose VMM ends where its guest is reset."""
     world.context = replace(world.context, reset_ends_vmm=True)
@@ -654,6 +748,31 @@ def test_a_guest_that_its_vmm_has_stopped_ends_the_run(make: Callable[..., World
         "m: it stands still: the host's disk is full, so its disk overlay cannot be written"
     )
     assert failed == "m: it stands still: its disk overlay failed on the host: No space left"
+
+
+def test_who_waits_for_a_guest_that_its_vmm_has_stopped_is_told(make: Callable[..., World]) -> None:
+    world = make()
+    world.guest.unit_active = False
+    instance = world.start()
+    waiter = waiting(instance.ready)
+    vmm = world.guest.await_vmm()
+    _ = instance.vmm
+    vmm.on_event("BLOCK_IO_ERROR", {"device": "overlay", "action": "stop", "nospace": True})
+    with pytest.raises(MachineError, match="the host's disk is full"):
+        waiter.result(60)
+    assert not instance.ended
+
+
+def test_what_is_under_way_in_a_guest_that_its_vmm_has_stopped_fails(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    instance = world.start()
+    instance.ready()
+    event = {"device": "overlay", "action": "stop", "nospace": True}
+    world.guest.vmms[0].on_event("BLOCK_IO_ERROR", event)
+    (channel,) = world.guest.channels
+    assert "the host's disk is full" in channel.ended
 
 
 # Ends

@@ -28,10 +28,13 @@ from attest.machine.instance_events import (
     KillVmm,
     KillWanted,
     Panicked,
+    PowerOffBegun,
+    RebootWanted,
     ReportSpoilt,
     SourceFound,
     StartFailed,
     StartVmm,
+    StoodStill,
     TellExit,
     TellFatal,
     TellReset,
@@ -74,6 +77,7 @@ def exited(exit: VmmExit, at: float = 100) -> VmmExited:
 
 BOOTS = (Discard(), ReportSpoilt(ERROR), StartVmm(2, None))
 LOST = (Discard(), ReportSpoilt(DEATH), StartVmm(2, None))
+STOPS = Interrupt("did not work", 2)
 COMES_UP_AGAIN = (Interrupt("the machine reboots", 2), ComeUp(2))
 
 # Where it is, what happens, where it is then, what is to be done.
@@ -128,6 +132,9 @@ TABLE: list[tuple[State, Event, Phase, tuple[Effect, ...]]] = [
     (replace(READY, ending=True), exited(BAD), Phase.OFF, (TellExit(BAD),)),
     *((each, GuestReset(1, 30), Phase.COMING_UP, (TellReset(), *COMES_UP_AGAIN))
       for each in (ON_TRIAL, PROBATION, COMING_UP, READY, FAILED, IN_USE, RETURNING)),
+    (COMING_UP, StoodStill(1, ERROR), Phase.FAILED, (TellFatal(ERROR), STOPS)),
+    *((each, StoodStill(1, ERROR), each.phase, (TellFatal(ERROR), STOPS))
+      for each in (ON_TRIAL, PROBATION, READY, FAILED)),
     (READY, BeginAnew(30, "kexec"), Phase.COMING_UP, (Interrupt("kexec", 2), ComeUp(2))),
     (replace(READY, ending=True), GuestReset(1, 30), Phase.COMING_UP,
      (TellReset(), *COMES_UP_AGAIN)),
@@ -153,6 +160,12 @@ def test_a_guest_that_begins_anew_is_a_fresh_boot() -> None:
         used, phase=Phase.COMING_UP, kind=StartKind.BOOT, attempt=2, stage=Stage.VMM, since=30,
         introduced=False, panic="", resets=1, outcome=None,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("event", [GuestReset(1, 30), VmmExited(1, 30, GOOD, DEATH, resets=True)])
+def test_a_guest_that_is_reset_while_it_comes_up_has_no_more_time_for_that(event: Event) -> None:
+    assert advance(COMING_UP, event, DEFAULT_LIMITS)[0].since == 10
+    assert advance(READY, event, DEFAULT_LIMITS)[0].since == 30
 
 
 def test_a_boot_in_the_place_of_a_clone_has_a_new_deadline_and_a_vmm_of_its_own() -> None:
@@ -203,7 +216,10 @@ events = st.one_of(
     st.builds(Introduced, attempts, times),
     st.builds(CameUp, attempts, times),
     st.builds(StartFailed, attempts, times, st.just(ERROR)),
-    st.builds(VmmExited, attempts, times, exits, st.just(DEATH)),
+    st.builds(VmmExited, attempts, times, exits, st.just(DEATH), st.booleans()),
+    st.builds(PowerOffBegun, attempts),
+    st.builds(StoodStill, attempts, st.just(ERROR)),
+    st.builds(RebootWanted, st.booleans()),
     st.builds(GuestReset, attempts, times),
     st.builds(ConsoleSpoke, attempts, st.sampled_from([Stage.KERNEL, Stage.INIT])),
     st.builds(Panicked, attempts, st.just("Kernel panic")),
@@ -238,7 +254,7 @@ def test_attempts_only_grow_and_only_one_start_is_under_way(
         for each in started:
             assert each.attempt == state.attempt == state.process
             assert state.phase is Phase.STARTING
-            if before.process:  # the one before it goes first
+            if before.process and not isinstance(event, VmmExited):  # the one before it goes first
                 assert Discard() in effects[: effects.index(each)]
 
 
@@ -300,7 +316,7 @@ def test_every_vmm_that_was_started_ends_and_every_waiter_is_released(
     world.post(SourceFound(1, 0, SAVED if clone else None, may_boot))
     for _ in range(data.draw(st.integers(0, 20))):
         match data.draw(
-            st.sampled_from(["work", "work", "reset", "exit", "use", "want", "retract"])
+            st.sampled_from(["work", "work", "reset", "exit", "use", "reboot", "want", "retract"])
         ):
             case "work":
                 world.work(data)
@@ -310,6 +326,8 @@ def test_every_vmm_that_was_started_ends_and_every_waiter_is_released(
                 world.exit(max(world.running), data.draw(st.sampled_from([BAD, GOOD])))
             case "use":
                 world.post(Used())
+            case "reboot":
+                world.post(RebootWanted(True))
             case "want":
                 world.post(EndWanted())
             case "retract":

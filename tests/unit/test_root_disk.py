@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from attest.disk.machine_disks import Disks, RootDisk
-from attest.disk.qemu_img import chain, create_ext4
+from attest.disk.qemu_img import chain, create, create_ext4
 from attest.errors import ManifestError
 from attest.image.model import Image
 from attest.manifest import Disk, parse_manifest
@@ -128,3 +128,26 @@ def test_a_disk_that_was_kept_is_where_it_begins(tmp_path: Path) -> None:
     before = disks(tmp_path / "before", RootDisk("changes", 64)).begin()[1]
     after = disks(tmp_path / "after", RootDisk("changes", 64, image=before)).begin()[1]
     assert [layer.path for layer in chain(after)] == [after, before]
+
+
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+def test_disks_that_were_kept_are_what_they_were_whatever_they_look_like(
+    tmp_path: Path, format: Literal["qcow2", "raw"]
+) -> None:
+    kept, secret, inner = tmp_path / "kept", tmp_path / "secret", tmp_path / "inner"
+    kept.mkdir()
+    secret.write_bytes(b"secret".ljust(1 << 20))
+    create(inner, backing=secret)  # as a guest may write it to a disk of its own
+    _run("convert", "-f", "raw", "-O", format, inner, kept / "0.disk")
+    declared = [Disk(image=str(kept / "0.disk"))]
+    own = Disks(tmp_path, declared, None, tmp_path, format, find_qemu(), kept)
+    assert own.begun
+    assert not own.written
+    (file,) = own.begin()
+    _run("convert", "-f", format, "-O", "raw", file, tmp_path / "seen")
+    size = inner.stat().st_size
+    assert (tmp_path / "seen").read_bytes()[:size] == inner.read_bytes()
+
+
+def _run(*arguments: object) -> None:
+    subprocess.run(["qemu-img", *map(str, arguments)], check=True)

@@ -223,6 +223,14 @@ def keys(cache: SnapshotCache) -> set[str]:
 # Made once
 
 
+def test_who_is_second_to_throw_an_entry_away_need_not_know(cache: SnapshotCache) -> None:
+    entry = ask(cache).entry
+    for _ in range(2):
+        cache.discard(entry)
+    assert cache.entries() == []
+    assert ask(cache).made
+
+
 def test_an_entry_is_made_once_and_found_later(cache: SnapshotCache, other: SnapshotCache) -> None:
     first = ask(cache)
     assert first.made

@@ -125,3 +125,21 @@ def test_the_shape_is_that_of_the_start(launcher: Launcher, disk: Path) -> None:
     assert launcher.look_at_shape() != shape
     disk.unlink()
     assert launcher.shape() != shape
+
+
+def test_a_snapshot_that_another_machine_has_given_up_is_told_once(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    """That one was to be made from it."""
+    put(tmp_path / "snapshots", launcher)
+    told: list[str] = []
+    events = EventLog()
+    events.subscribe(lambda event: told.append(event.text))
+    sources = WarmSources(SnapshotCache(tmp_path / "snapshots"), events)
+    assert saved(sources, launcher) is not None
+    entry = sources._found[launcher.shape()].result()
+    assert entry is not None
+    sources._forget(entry)
+    sources.report_spoilt(launcher, "it did not answer")
+    assert told == []
+    sources.close()

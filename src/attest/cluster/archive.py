@@ -266,8 +266,13 @@ def write_archive(
         layers = CollectedDisks(
             work, scratch, next((launcher.node.qemu for launcher, _ in machines), None)
         )
-        files = {launcher.name: launcher.disks.files for launcher, _ in machines}
-        names = layers.bring([file for each in files.values() for file in each])
+        names = layers.bring(
+            {
+                file: launcher.node.backend.disk_format
+                for launcher, _ in machines
+                for file in launcher.disks.files
+            }
+        )
         roots = {
             launcher.name: names[launcher.disks.files[-1]]
             for launcher, _ in machines

@@ -495,6 +495,7 @@ class Cluster:
         return Launcher(
             node, cell=self._cell, directory=self._scratch.path / node.name,
             relative_to=Path(self.manifest.directory), hosts=lambda: self._hosts(node.name),
+            kept=self._archive.path if self._archive else None,
         )  # fmt: skip
 
     def _add(self, launcher: Launcher, sources: Sources) -> Machine:
@@ -516,6 +517,7 @@ class Cluster:
             require_open=self._require_open,
             reset_ends_vmm=bool(node.backend.capabilities.reset),
             limits=self.options.limits,
+            keep_links=launcher.keep_links,
             prepare=lambda channel: prepare_boot(launcher, channel, self.events),
         )
         host = MachineHost(

@@ -6,9 +6,10 @@ before, and at the bottom an empty disk or a user's image. Some of them belong t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -59,8 +60,11 @@ class CollectedDisks:
         self._brought: dict[Path, ChainFile] = {}
         self.foreign: dict[str, Foreign] = {}
 
-    def bring(self, tops: Sequence[Path]) -> dict[Path, str]:
+    def bring(self, tops: Mapping[Path, Literal["qcow2", "raw"]]) -> dict[Path, str]:
         """Bring disks with all that they are overlays of.
+
+        Args:
+            tops: Each disk's topmost file, and its format.
 
         Returns:
             The new name of each disk's topmost file.
@@ -69,7 +73,7 @@ class CollectedDisks:
             HostError: A file cannot be read, or there is no room for it.
         """
         # All before the first file is given another backing, which those see that share it.
-        chains = [disk.chain(top, qemu=self._qemu) for top in tops]
+        chains = [disk.chain(top, format, qemu=self._qemu) for top, format in tops.items()]
         for chain in chains:
             below: ChainFile | None = None
             for layer in reversed(chain):

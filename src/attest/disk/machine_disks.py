@@ -57,6 +57,7 @@ class Disks:
         declared: What the manifest says of them.
         root: The disk that follows them, where its root lasts.
         relative_to: What paths of images are relative to.
+        kept: The directory whose images are such files, which were kept; None: none are.
         format: That of the files.
         qemu: The QEMU in use, whose ``qemu-img`` makes them.
 
@@ -75,6 +76,7 @@ class Disks:
         relative_to: Path,
         format: Literal["qcow2", "raw"],
         qemu: QemuBinary,
+        kept: Path | None = None,
     ) -> None:
         self._qemu = qemu
         self._format = format
@@ -84,6 +86,7 @@ class Disks:
             for each in declared
         ]
         self._root = root
+        self._kept = kept.resolve() if kept else None
         self._count = len(self.declared) + (root is not None)
         self._numbers = itertools.count()
         self._current: tuple[Path, ...] = ()
@@ -92,6 +95,12 @@ class Disks:
     def written(self) -> bool:
         """Whether the machine has had them, so that they are not as declared any more."""
         return bool(self._current)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a machine has written to them, in this cluster or in the one they are kept of."""
+        kept = [each for each in self.declared if self._was_kept(each)]
+        return self.written or bool(kept or (self._root and self._root.image))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -116,7 +125,10 @@ class Disks:
             self._make_root(files[-1], self._root)
         for file, each in zip(files, self.declared, strict=False):
             backing = Path(each.image) if each.image else None
-            disk.create(file, each.size, backing, self._format, qemu=self._qemu)
+            known = self._format if self._was_kept(each) else ""
+            disk.create(
+                file, each.size, backing, self._format, backing_format=known, qemu=self._qemu
+            )
         return files
 
     def begin(self) -> tuple[Path, ...]:
@@ -177,6 +189,10 @@ class Disks:
             fork(fresh)
         self._current = fresh
         return current
+
+    def _was_kept(self, declared: Disk) -> bool:
+        kept = self._kept
+        return bool(kept and declared.image and Path(declared.image).is_relative_to(kept))
 
     def _make_root(self, file: Path, root: RootDisk) -> None:
         if root.image is not None:

@@ -63,6 +63,7 @@ def create(
     backing: Path | None = None,
     format: Literal["qcow2", "raw"] = "qcow2",
     *,
+    backing_format: str = "",
     qemu: QemuBinary | None = None,
 ) -> None:
     """Make a disk: empty, or with the content of another image.
@@ -73,18 +74,22 @@ def create(
         backing: The image whose content it begins with, of any format that QEMU reads. It must
             stay as it is for as long as a qcow2 disk is used.
         format: Its own.
+        backing_format: The image's; default: what it looks like, which a guest that has written a
+            raw image may have chosen.
         qemu: The QEMU in use, see `find_qemu_img`; the same with all that follow.
 
     Raises:
         HostError: It cannot be made, or there is no `qemu-img`.
     """
     if format == "raw" and backing is not None:
-        source = ["-f", image_format(backing, qemu=qemu), str(backing.absolute())]
-        _run(["convert", "-q", *source, "-O", format, str(path.absolute())], qemu)
+        source = backing_format or image_format(backing, qemu=qemu)
+        files = [str(backing.absolute()), str(path.absolute())]
+        _run(["convert", "-q", "-f", source, "-O", format, *files], qemu)
         return
     command = ["create", "-q", "-f", format]
     if backing is not None:
-        command += ["-b", str(backing.absolute()), "-F", image_format(backing, qemu=qemu)]
+        command += ["-b", str(backing.absolute()), "-F"]
+        command.append(backing_format or image_format(backing, qemu=qemu))
     command.append(str(path.absolute()))
     if size_mib is not None:
         command.append(f"{size_mib}M")
@@ -151,13 +156,24 @@ def image_format(path: Path, *, qemu: QemuBinary | None = None) -> str:
     return format
 
 
-def chain(path: Path, *, qemu: QemuBinary | None = None) -> list[ChainFile]:
+def chain(
+    path: Path, format: Literal["qcow2", "raw"] = "qcow2", *, qemu: QemuBinary | None = None
+) -> list[ChainFile]:
     """The files of a disk: itself, what it is an overlay of, and so on to the last.
+
+    Args:
+        path: The disk.
+        format: Its format. It is not looked for: a guest may write to a raw disk what looks like an
+            overlay of any file of this host.
+        qemu: The QEMU in use.
 
     Raises:
         HostError: One cannot be read, or there is no `qemu-img`.
     """
-    told = _run(["info", "--backing-chain", "--output=json", str(path.absolute())], qemu)
+    if format == "raw":
+        return [ChainFile(path.absolute(), format)]
+    options = ["-f", format, "--backing-chain", "--output=json"]
+    told = _run(["info", *options, str(path.absolute())], qemu)
     return [ChainFile(Path(layer["filename"]), layer["format"]) for layer in json.loads(told)]
 
 

@@ -89,6 +89,8 @@ class InstanceContext(msgspec.Struct, frozen=True):
         require_open: Called before each start; raises when the cluster is not open any more.
         reset_ends_vmm: A guest that is reset, as by its own reboot, ends its VMM.
         limits: How long each step may take.
+        keep_links: Called with the VMM that goes on where another one has ended with its guest's
+            reset: what was unplugged stays so.
         prepare: Called in the instance's worker with the connection to a guest that has booted from
             the start, before that counts as ready: what a snapshot would have had is done here.
     """
@@ -105,6 +107,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
     require_open: Callable[[], None]
     reset_ends_vmm: bool = False
     limits: Limits = DEFAULT_LIMITS
+    keep_links: Callable[[Vmm], None] = lambda _: None
     prepare: Callable[[Channel], None] | None = None
 
 

@@ -181,6 +181,7 @@ class Instance:
         self._greeted_in = 0  # the attempt in which the channel's session was begun
         self._early_exit: VmmExit | None = None
         self._has_turn = False
+        self._prepared = False
         self._left = "the machine was ended"
 
     def begin(self) -> None:
@@ -322,19 +323,24 @@ class Instance:
         """
         channel = self.ready()
         before = self._state.resets
-        self._post(RebootWanted(True))
-        channel.power(PowerAction.REBOOT)
 
         def rebooted() -> bool:
             return self._state.resets > before or self._state.phase is Phase.OFF
 
-        with self._lock:
-            self._changed.wait_for(rebooted, timeout)
+        self._post(RebootWanted(True))
+        try:
+            channel.power(PowerAction.REBOOT)
+            with self._lock:
+                self._changed.wait_for(rebooted, timeout)
+        finally:
+            if not rebooted():  # nor is it expected to any more
+                self._post(RebootWanted(False))
         if not rebooted():
-            self._post(RebootWanted(False))
             raise self._error(f"did not reboot in {timeout:g} s")
         if self._state.phase is Phase.OFF:
-            raise self._why_not_there() if self.death else self._error("ended instead of rebooting")
+            outcome = self._state.outcome
+            why = outcome is not None and outcome.error is not None
+            raise self._why_not_there() if why else self._error("ended instead of rebooting")
         self.ready()
 
     def begin_anew(self, reason: str) -> None:
@@ -514,6 +520,8 @@ class Instance:
                 partial(self._vmm_told, attempt),
             )
             self._join_console(attempt, vmm)
+            if self._state.resets:
+                self._context.keep_links(vmm)
         except Exception as error:
             failure = self._not_back(error) if saved is not None else self._not_started(error)
             self._post(StartFailed(attempt, time.monotonic(), failure))
@@ -546,6 +554,7 @@ class Instance:
                 back.meeting.arrive(self._limits.meeting)
             self._vmm.resume()
             self._greet(attempt, self._limits.trial, back.reason if back else _STARTS)
+            self._prepared = True  # before it was saved
             self._introduce(attempt)
         except Superseded:
             return
@@ -555,6 +564,11 @@ class Instance:
             self._post(StartFailed(attempt, time.monotonic(), self._not_back(error)))
 
     def _come_up(self, attempt: int) -> None:
+        if self._state.resets and self._is_late():
+            limit = self._context.start_timeout
+            error = self._error(f"did not come up in {limit:g} s, as it reboots again and again")
+            self._post(StartFailed(attempt, time.monotonic(), error))
+            return
         try:
             self._greet(attempt, self._time_left(), _STARTS)
             self._introduce(attempt)
@@ -631,16 +645,17 @@ class Instance:
             channel.start_wait(WaitFor(WaitKind.UNIT, unit, self._time_left())).result()
 
     def _prepare(self) -> None:
-        """Do what is to be done in a guest that has booted; what has been reset had it done."""
+        """Do what is to be done once in a guest that has booted, however often it is reset."""
         prepare, channel = self._context.prepare, self._channel
         assert channel is not None, "an agent has answered"
-        if prepare is None or self._state.resets:
+        if prepare is None or self._prepared:
             return
         try:
             prepare(channel)
         except CommandFailed as error:
             error.evidence |= self.console_evidence()
             raise
+        self._prepared = True
 
     def _report_spoilt(self, error: AttestError, seconds: float | None) -> None:
         reason = reason_of(error)
@@ -649,6 +664,7 @@ class Instance:
         self._source.report_spoilt(reason)
 
     def _discard(self) -> None:
+        self._prepared = False
         if self._vmm is not None:
             self._end_vmm()
         if self._back is not None:
@@ -767,6 +783,9 @@ class Instance:
         end = self._state.since + self._context.start_timeout
         return max(end - time.monotonic(), 0.001)
 
+    def _is_late(self) -> bool:
+        return self._time_left() <= 0.001
+
     def _error(self, message: str, attempts: list[str] | None = None) -> MachineError:
         if self._console is None:
             return MachineError(self._name, message, attempts=attempts)
@@ -778,7 +797,7 @@ class Instance:
             return error
         if isinstance(error, MachineError) and (told := self.explain(error)) is not error:
             return told
-        late = self._context.start_timeout if self._time_left() <= 0.001 else None
+        late = self._context.start_timeout if self._is_late() else None
         return diagnosis.not_up(self._name, error, self._state, self._console, late=late)
 
     def _not_started(self, error: Exception) -> AttestError:

@@ -104,7 +104,8 @@ class State(Struct, frozen=True):
         attempt: Counts what has begun in it: the start of a VMM, or of a guest within one.
         process: The attempt in which its present VMM was started; 0 before the first.
         stage: How far it has come in this attempt.
-        since: When this attempt began, in seconds of the monotonic clock.
+        since: When this start began, in seconds of the monotonic clock; a reset before it is ready
+            begins none.
         answered: When its agent first answered as a clone's, in the same seconds.
         introduced: Its agent has been told who it is.
         used: Somebody has had its channel.

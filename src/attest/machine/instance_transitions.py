@@ -24,7 +24,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from attest.errors import AttestError
+from attest.errors import AttestError, reason_of
 from attest.machine.instance_events import (
     AgentAnswered,
     BeginAnew,
@@ -113,7 +113,7 @@ def advance(state: State, event: Event, limits: Limits) -> Next:
         case Panicked(line=line):
             return replace(state, panic=line), ()
         case StoodStill(error=error):
-            return state, _fatal(state, error)
+            return _stood_still(state, error)
         case PowerOffBegun():
             return replace(state, powering_off=True), ()
         case _:
@@ -249,7 +249,20 @@ def _boot_again(state: State, at: float, *before: Effect) -> Next:
         state, kind=StartKind.BOOT, attempt=state.attempt + 1, stage=Stage.OFF, introduced=False,
         rebooting=False, powering_off=False, resets=state.resets + 1, outcome=None,
     )  # fmt: skip
-    return _start(anew, at, None, *before, TellReset(), Interrupt(_REBOOTS, anew.attempt))
+    told = (*before, TellReset(), Interrupt(_REBOOTS, anew.attempt))
+    return _start(anew, _since(state, at), None, *told)
+
+
+def _since(state: State, at: float) -> float:
+    """When the start began that a reset goes on with: a guest has one limit, however it boots."""
+    return state.since if state.phase is Phase.COMING_UP else at
+
+
+def _stood_still(state: State, error: AttestError) -> Next:
+    told = (*_fatal(state, error), Interrupt(reason_of(error), state.attempt + 1))
+    if state.phase is Phase.COMING_UP:
+        return replace(state, phase=Phase.FAILED, outcome=Outcome(error)), told
+    return state, told
 
 
 def _died(state: State, event: VmmExited, limits: Limits) -> Next:
@@ -270,8 +283,8 @@ def _begin_anew(state: State, at: float, reason: str, *before: Effect) -> Next:
         return state, ()
     anew = replace(
         state, phase=Phase.COMING_UP, kind=StartKind.BOOT, attempt=state.attempt + 1,
-        stage=Stage.VMM, since=at, introduced=False, panic="", resets=state.resets + 1,
-        outcome=None,
+        stage=Stage.VMM, since=_since(state, at), introduced=False, panic="",
+        resets=state.resets + 1, outcome=None,
     )  # fmt: skip
     return anew, (*before, Interrupt(reason, anew.attempt), ComeUp(anew.attempt))
 

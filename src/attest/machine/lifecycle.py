@@ -147,7 +147,7 @@ class Lifecycle:
         with self._lock:
             self.leave(reason)
             channel = self.instance.take_channel() if self.instance else None
-            allow_reboot = self.instance.allow_reboot if self.instance else False
+            allow_reboot = self.instance.allow_reboot if self.instance else self._allow_reboot
             self._begin(Return(saved, reason, channel, meeting), allow_reboot=allow_reboot)
 
     def reach_again(self) -> None:

@@ -39,6 +39,7 @@ class Launcher:
         directory: Its own scratch directory, which is made.
         relative_to: What paths of its files and of its disks' images are relative to.
         hosts: Gives the lines for its ``/etc/hosts``.
+        kept: The directory with what was kept of its cluster, whose disks it has.
 
     Attributes:
         name: The machine's name.
@@ -46,8 +47,8 @@ class Launcher:
         directory: Its own scratch directory.
         disks: Which file each of its disks is.
         files: The files of this host that it has from the beginning.
-        is_new: It was started last with disks as they are declared, or saved; not with what it had
-            written itself.
+        is_new: It was started with disks as they are declared, and what is done in it once, before
+            its test, has not been done yet.
 
     Raises:
         ManifestError: The image of a disk does not exist.
@@ -61,6 +62,7 @@ class Launcher:
         directory: Path,
         relative_to: Path,
         hosts: Callable[[], str],
+        kept: Path | None = None,
     ) -> None:
         self.name = node.name
         self.node = node
@@ -73,6 +75,7 @@ class Launcher:
             relative_to,
             node.backend.disk_format,
             node.qemu,
+            kept,
         )
         self.files = HostFiles(node.name, node.declared.files, relative_to)
         self.is_new = True
@@ -82,6 +85,8 @@ class Launcher:
         self._numbers = itertools.count()
         self._spare_lock = threading.Lock()
         self._spare_taps: list[str] = []
+        self._vmm: Vmm | None = None
+        self._unplugged: Vmm | None = None
 
     def new_directory(self, purpose: str) -> Path:
         """A new directory in the machine's own."""
@@ -117,13 +122,17 @@ class Launcher:
 
         One that continues ``saved`` is paused; see `attest.machine.contracts.StartVmm`.
         """
-        self.is_new = saved is not None or not self.disks.written
+        if saved is not None or not self.disks.written:
+            self.is_new = saved is None and not self.disks.begun
         disks = self.disks.begin() if saved is None else self.disks.overlay(saved.disks)
         spec = replace(
             self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks,
             paused=saved is not None,
         )  # fmt: skip
-        return self.start(spec, on_exit, on_event)
+        before, self._vmm = self._vmm, self.start(spec, on_exit, on_event)
+        if self._unplugged is not before:
+            self._unplugged = None  # the start before was not the one that was unplugged
+        return self._vmm
 
     def boot_template(
         self, into: Path, nics: tuple[Nic, ...], on_exit: OnExit, on_event: OnEvent
@@ -178,8 +187,14 @@ class Launcher:
                 for tap, each in zip(self._spare_taps, self.node.attachments, strict=True)
             )
 
+    def keep_links(self, vmm: Vmm) -> None:
+        """Unplug the cards of a VMM that goes on for one whose cards were: the guest was reset."""
+        if self._unplugged is not None and not self.node.backend.capabilities.set_link:
+            self.set_links(vmm, False)
+
     def set_links(self, vmm: Vmm, up: bool) -> None:
         """Plug or unplug its cards on networks, or where the VMM cannot, the other ends' cables."""
+        self._unplugged = None if up else vmm
         for index, each in enumerate(self.node.attachments):
             if each.vlan == SPARE:
                 continue

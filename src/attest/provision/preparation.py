@@ -20,7 +20,9 @@ _SETTLE: Final = 30.0
 
 
 def prepare_boot(launcher: Launcher, channel: Channel, events: EventLog) -> None:
-    """Do it all in a machine that has booted; nothing where its disks remember an earlier start.
+    """Do it in a machine that has booted, unless its disks remember that it was done.
+
+    Files are copied in any case where the root, to which they go, is in memory.
 
     Args:
         launcher: The machine's.
@@ -32,8 +34,9 @@ def prepare_boot(launcher: Launcher, channel: Channel, events: EventLog) -> None
         MachineError: A file could not be written in the machine.
         ManifestError: A file is not there on this host, or cannot be read.
     """
-    if launcher.is_new:
-        prepare(launcher, channel, events)
+    is_new = launcher.is_new
+    prepare(launcher, channel, events, files=is_new or not launcher.node.root_disk, steps=is_new)
+    launcher.is_new = False
 
 
 def prepare(

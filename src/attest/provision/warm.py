@@ -110,7 +110,10 @@ class WarmSources:
         launcher.disks.forget()
         shape = launcher.shape()
         with self._lock:
-            entry = self._found[shape].result()
+            found = self._found.get(shape)
+            if found is None or not found.done():  # another has told already, or makes a new one
+                return
+            entry = found.result()
             self._found[shape] = _answer(None)
         if entry is not None:  # else another machine has told already
             self._cache.discard(entry)
@@ -309,7 +312,7 @@ def _boot_and_save(
             _save(instance.vmm, into)
     except MachineError as error:
         explained = instance.explain(error)  # waits for the end of a VMM that is about to end
-        if _ran_out_of_disk(instance):
+        if _is_full(into) or _ran_out_of_disk(instance):
             raise NotSavedError("the disk is full") from None
         raise explained from None
     finally:

@@ -197,8 +197,11 @@ class SnapshotCache:
 
         Other runs that use it keep what they have opened; the last one's files go with `sweep`.
         """
+        descriptor = self._held.pop(entry.path, None)
+        if descriptor is None:  # another machine that met it was faster
+            return
         with suppress(OSError):  # a cache that this user may only read
-            self._give_up(entry.path, self._held.pop(entry.path))
+            self._give_up(entry.path, descriptor)
 
     def gc(self, *, max_age: float) -> list[Removed]:
         """Remove what nobody needs: what is old, beyond the limit, or left by killed runs.
