@@ -31,7 +31,7 @@ from attest.machine.instance import Instance, Return
 from attest.machine.instance_states import Stage
 from attest.machine.meeting import Meeting
 from attest.node.launcher import Launcher
-from attest.provision.preparation import prepare, settle
+from attest.provision.preparation import flush, prepare, rehearse, settle
 from attest.provision.sources import BootSource
 from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache
 from attest.snapshot.record import write_record
@@ -356,6 +356,9 @@ def _warm_up(
         raise NotSavedError("its files were changed while they were copied")
     if before is None or shape.warm_steps:  # else nothing was begun in it
         settle(channel)
+    rehearse(channel, own_identity=launcher.node.declared.own_identity)
+    if launcher.node.root_size:
+        flush(channel)
 
 
 def _save(vmm: Vmm, into: Path) -> None:
