@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from attest.disk.qemu_img import create
 from attest.errors import ChannelError
@@ -57,7 +58,8 @@ def node(
         {"nodes": {"m": {"files": {"/file": str(root)}, "warm_steps": ["step"], **keys}}}
     ).nodes["m"]
     resolved = resolve("m", 1, declared, image, accelerator="tcg", vmm="qemu", programs={})
-    resolved.root_image = root_image
+    assert resolved.root_disk or not root_image
+    resolved.root_disk = resolved.root_disk and replace(resolved.root_disk, image=root_image)
     launcher = Launcher(
         resolved, cell=cast("Cell", None), directory=directory / name, relative_to=directory,
         hosts=str, kept=kept,

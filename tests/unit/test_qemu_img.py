@@ -79,12 +79,3 @@ def test_the_one_beside_the_qemu_in_use_comes_first(
     (tmp_path / "qemu-img").write_text("#!/bin/sh\n")
     (tmp_path / "qemu-img").chmod(0o755)
     assert disk.find_qemu_img() == tmp_path / "qemu-img"
-
-
-def test_a_copy_can_be_written_though_the_file_cannot(tmp_path: Path) -> None:
-    given, copy = tmp_path / "given", tmp_path / "copy"
-    given.write_bytes(b"content")
-    given.chmod(0o444)
-    disk.copy(copy, given)
-    assert copy.read_bytes() == b"content"
-    assert copy.stat().st_mode & 0o200

@@ -311,9 +311,7 @@ def _kept_disks(launcher: Launcher, names: Mapping[Path, str]) -> list[Disk]:
     declared = launcher.disks.declared
     if not launcher.disks.written:
         return declared
-    return [
-        Disk(image=names[file]) for file, _ in zip(launcher.disks.files, declared, strict=False)
-    ]
+    return [Disk(image=names[file]) for file in launcher.disks.files[: len(declared)]]
 
 
 @contextmanager

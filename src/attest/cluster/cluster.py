@@ -488,7 +488,8 @@ class Cluster:
         )  # fmt: skip
         if self._archive:
             resolved.machine_id = self._archive.machines[name].machine_id
-            resolved.root_image = self._archive.root(name)
+            if resolved.root_disk:
+                resolved.root_disk = replace(resolved.root_disk, image=self._archive.root(name))
         return self._launcher_of(resolved)
 
     def _launcher_of(self, node: ResolvedNode) -> Launcher:

@@ -16,6 +16,7 @@ import msgspec
 from attest.disk import qemu_img as disk
 from attest.disk.qemu_img import ChainFile
 from attest.support.paths import cache_dir
+from attest.support.sparse_copy import copy_sparse
 from attest.vmm.qemu.binary import QemuBinary
 
 __all__ = ["Foreign", "CollectedDisks"]
@@ -86,7 +87,7 @@ class CollectedDisks:
         placed = ChainFile(Path(f"{len(self._brought)}.disk"), layer.format)
         target = self._into / placed.path
         if not (self._may_link(layer.path, below) and _link(layer.path, target)):
-            disk.copy(target, layer.path)
+            copy_sparse(target, layer.path)
         if below is not None:
             disk.rebase(target, below, qemu=self._qemu)
         if target.stat().st_nlink > 1 and not layer.path.is_relative_to(self._own):

@@ -20,6 +20,7 @@ from attest.disk import qemu_img as disk
 from attest.disk.overlay import write_overlay
 from attest.errors import ManifestError
 from attest.manifest import Disk
+from attest.support.sparse_copy import copy_sparse
 from attest.vmm.qemu.binary import QemuBinary
 
 __all__ = ["Disks", "RootDisk"]
@@ -152,7 +153,7 @@ class Disks:
         """Copies of a snapshot's disks, named ``disk0`` and so on, in another directory."""
         files = tuple(directory / f"disk{index}" for index in range(len(frozen)))
         for file, source in zip(files, frozen, strict=True):
-            disk.copy(file, source)
+            copy_sparse(file, source)
         return files
 
     def throw_away(self, frozen: Sequence[Path], directory: Path) -> tuple[Path, ...]:
@@ -206,7 +207,7 @@ class Disks:
     def _make(self, files: Sequence[Path], frozen: Sequence[Path]) -> None:
         for file, backing in zip(files, frozen, strict=True):
             if self._format == "raw":
-                disk.copy(file, backing)
+                copy_sparse(file, backing)
             else:
                 write_overlay(file, backing)
 

@@ -18,12 +18,11 @@ from typing import Final, Literal
 import msgspec
 
 from attest.errors import HostError
-from attest.support.sparse_copy import copy_sparse
 from attest.support.user_namespace import program_path
 from attest.vmm.qemu.binary import QemuBinary, find_qemu
 
 __all__ = [
-    "ChainFile", "chain", "copy", "create", "create_ext4", "find_qemu_img", "image_format",
+    "ChainFile", "chain", "create", "create_ext4", "find_qemu_img", "image_format",
     "rebase",
 ]  # fmt: skip
 
@@ -132,17 +131,6 @@ def create_ext4(
     if raw != path:
         _run(["convert", "-q", "-f", "raw", "-O", format, str(raw), str(path.absolute())], qemu)
         raw.unlink()
-
-
-def copy(path: Path, source: Path) -> None:
-    """Make a sparse copy of a file, such as a raw disk, which a VMM may have locked.
-
-    The copy can be written, the file need not be.
-
-    Raises:
-        HostError: It cannot be made.
-    """
-    copy_sparse(path, source)
 
 
 def image_format(path: Path, *, qemu: QemuBinary | None = None) -> str:

@@ -134,34 +134,28 @@ class Launcher:
             self._unplugged = None  # the start before was not the one that was unplugged
         return self._vmm
 
-    def boot_template(
-        self, into: Path, nics: tuple[Nic, ...], on_exit: OnExit, on_event: OnEvent
+    def start_template(
+        self,
+        saved: Saved | None,
+        into: Path,
+        nics: tuple[Nic, ...],
+        on_exit: OnExit,
+        on_event: OnEvent,
     ) -> Vmm:
-        """Boot a machine of its shape, off the networks, whose memory and disks are in ``into``."""
-        spec = replace(
-            self.spec(),
-            nics=nics,
-            memory_file=None if self.node.declared.hugepages else into / "memory",
-            disks=self.disks.fresh(into),
-            prefault=False,
-        )
-        return self.start(spec, on_exit, on_event)
+        """Start a machine of its shape, off the networks, whose memory and disks are in ``into``.
 
-    def continue_template(
-        self, saved: Saved, into: Path, nics: tuple[Nic, ...], on_exit: OnExit, on_event: OnEvent
-    ) -> Vmm:
-        """Load such a machine, paused, whose memory and disks in ``into`` begin as they were saved.
-
-        What was saved stays as it is, and is not needed any more.
+        It boots, or is loaded, paused, and begins as it was ``saved``. What was saved stays as it
+        is, and is not needed any more.
         """
+        disks = self.disks
         spec = replace(
             self.spec(),
             nics=nics,
             saved=saved,
             memory_file=None if self.node.declared.hugepages else into / "memory",
-            disks=self.disks.copies(saved.disks, into),
+            disks=disks.fresh(into) if saved is None else disks.copies(saved.disks, into),
             prefault=False,
-            paused=True,
+            paused=saved is not None,
         )
         return self.start(spec, on_exit, on_event)
 

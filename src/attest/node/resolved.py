@@ -48,8 +48,7 @@ class ResolvedNode(msgspec.Struct, eq=False):
         backend: The VMM that runs it.
         binary: The VMM's program.
         qemu: The QEMU of its cluster, which may be that.
-        root_size: MiB of its root, where it writes that to a disk; else 0.
-        root_image: What its root's disk begins as; None: nothing was written to it.
+        root_disk: The disk for what it writes to its root; None: that is in its memory.
         machine_id: Its own, for ``/etc/machine-id``.
     """
 
@@ -61,8 +60,7 @@ class ResolvedNode(msgspec.Struct, eq=False):
     backend: Backend
     binary: Binary
     qemu: QemuBinary
-    root_size: int = 0
-    root_image: Path | None = None
+    root_disk: RootDisk | None = None
     machine_id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -76,21 +74,15 @@ class ResolvedNode(msgspec.Struct, eq=False):
         return attachments_of(self.declared, self.number)
 
     @property
-    def root_disk(self) -> RootDisk | None:
-        """The disk for what it writes to its root, where it has one."""
-        holds = self.image.root_disk
-        if not self.root_size or holds is None:
-            return None
-        return RootDisk(holds, self.root_size, self.image.root_label, self.root_image)
-
-    @property
     def warm_until(self) -> str:
         """The unit that must be active before a snapshot of its shape is made."""
         return self.declared.warm_until or self.declared.ready_unit
 
     def twin(self, name: str, number: int) -> ResolvedNode:
         """The same for another machine, with this name and number, and an id of its own."""
-        return replace(self, name=name, number=number, root_image=None, machine_id=uuid.uuid4().hex)
+        root = self.root_disk and replace(self.root_disk, image=None)
+        machine_id = uuid.uuid4().hex
+        return replace(self, name=name, number=number, root_disk=root, machine_id=machine_id)
 
     def shape(self, disks: Iterable[str], files: Iterable[str] = ()) -> Shape:
         """What decides the content of its snapshot.
@@ -147,7 +139,7 @@ class ResolvedNode(msgspec.Struct, eq=False):
             nics=tuple(Nic(each.tap, each.mac) for each in self.attachments),
             hugepages=node.hugepages, prefault=node.prefault, nested=node.nested,
             graphics=node.graphics, channel=node.channel, balloon=node.balloon, jail=node.jail,
-            root_size=self.root_size,
+            root_size=self.root_disk.size if self.root_disk else 0,
         )  # fmt: skip
 
 
@@ -180,35 +172,31 @@ def resolve(
     qemu = find_qemu(programs.get("qemu", ""))
     if node.nested:
         check_machine(name, image, node.vcpus, accelerator, qemu.version)
-    root_size = _root_size(name, node, image)
-    return ResolvedNode(name, number, node, image, accelerator, backend, binary, qemu, root_size)
+    root = _root_disk(name, node, image)
+    return ResolvedNode(name, number, node, image, accelerator, backend, binary, qemu, root)
 
 
-def _root_size(name: str, node: Node, image: Image) -> int:
+def _root_disk(name: str, node: Node, image: Image) -> RootDisk | None:
+    holds = image.root_disk
     if node.root == "memory" and node.root_size:
         raise ManifestError(
             f'nodes.{name}.root_size: with root = "memory" the root has half of that memory'
         )
-    if image.root_disk is None or node.root == "memory":
+    if holds is None or node.root == "memory":
         for key, asked in (("root", node.root == "disk"), ("root_size", node.root_size)):
             if asked:
                 raise ManifestError(
                     f"nodes.{name}.{key}: the image {image.name} has its root in memory only"
                 )
-        return 0
+        return None
     size = node.root_size or _ROOT_SIZE
-    if size < (least := _least_root(image)):
+    # Of changes: what the image's file system has already.
+    changed = image.root if holds == "changes" else None
+    if changed is not None and size < (least := -(-changed.stat().st_size >> 20)):
         raise ManifestError(
             f"nodes.{name}.root_size: the image {image.name} needs {least} MiB, found {size}"
         )
-    return size
-
-
-def _least_root(image: Image) -> int:
-    """MiB that a root has at least: those that its file system has in the image."""
-    if image.root is None or image.root_disk != "changes":
-        return 0
-    return -(-image.root.stat().st_size >> 20)
+    return RootDisk(holds, size, image.root_label)
 
 
 def attachments_of(node: Node, number: int) -> list[Attachment]:

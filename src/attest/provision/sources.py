@@ -9,13 +9,13 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
-from attest.disk import qemu_img as disk
 from attest.errors import HostError, reason_of
 from attest.events import EventLog, Kind
 from attest.machine.contracts import InstanceContext
 from attest.node.launcher import Launcher
 from attest.snapshot.prebuilt import PrebuiltSnapshots, UnfitError
 from attest.snapshot.shape import Shape
+from attest.support.sparse_copy import copy_sparse
 from attest.support.text import local_time
 from attest.vmm.base import Saved
 
@@ -199,7 +199,7 @@ class PrebuiltSources:
         ):
             return saved
         memory = launcher.new_directory("memory") / "memory"
-        disk.copy(memory, saved.memory)
+        copy_sparse(memory, saved.memory)
         return replace(saved, memory=memory)
 
     def _warn(self, launcher: Launcher, text: str) -> None:

@@ -19,7 +19,7 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -287,15 +287,10 @@ def _boot_and_save(
     into: Path,
     base: Entry | None,
 ) -> None:
-    def start(_: bool, saved: Saved | None, *told: Any) -> Vmm:
-        if saved is None:
-            return launcher.boot_template(into, nics, *told)
-        return launcher.continue_template(saved, into, nics, *told)
-
     template = replace(
         context,
         events=_progress(context.events, launcher.name),
-        start_vmm=start,
+        start_vmm=lambda _, saved, *told: launcher.start_template(saved, into, nics, *told),
         identity=_anybody if base else Identity,
         ready_unit=launcher.node.warm_until,
         on_fatal=lambda _: None,
@@ -312,7 +307,7 @@ def _boot_and_save(
             _save(instance.vmm, into)
     except MachineError as error:
         explained = instance.explain(error)  # waits for the end of a VMM that is about to end
-        if _is_full(into) or _ran_out_of_disk(instance):
+        if _ran_out_of_disk(instance, into):
             raise NotSavedError("the disk is full") from None
         raise explained from None
     finally:
@@ -328,7 +323,7 @@ def _await_return(instance: Instance, into: Path) -> None:
     try:
         instance.ready()
     except MachineError as error:
-        if _is_full(into) or _ran_out_of_disk(instance):
+        if _ran_out_of_disk(instance, into):
             raise NotSavedError("the disk is full") from None
         raise SpoiltError(reason_of(error)) from error
 
@@ -357,7 +352,7 @@ def _warm_up(
     if before is None or shape.warm_steps:  # else nothing was begun in it
         settle(channel)
     rehearse(channel, own_identity=launcher.node.declared.own_identity)
-    if launcher.node.root_size:
+    if launcher.node.root_disk:
         flush(channel)
 
 
@@ -372,8 +367,10 @@ def _is_full(directory: Path) -> bool:
     return shutil.disk_usage(directory).free < _ROOM
 
 
-def _ran_out_of_disk(instance: Instance) -> bool:
-    """A page of a shared memory file that finds no room on the disk is a SIGBUS."""
+def _ran_out_of_disk(instance: Instance, into: Path) -> bool:
+    """Whether the disk is full, or was: a page of a memory file that finds no room is a SIGBUS."""
+    if _is_full(into):
+        return True
     exit = instance.vmm.exit if instance.stage is not Stage.OFF else None
     return exit is not None and exit.status in (-signal.SIGBUS, 128 + signal.SIGBUS)
 

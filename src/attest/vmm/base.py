@@ -161,6 +161,15 @@ class MachineSpec(msgspec.Struct, frozen=True):
         names = [f"disk{index}" for index in range(len(self.disks))]
         return [*names[:-1], OVERLAY] if self.root_size else names
 
+    def image_parameters(self, root: str = "root", overlay: str = OVERLAY) -> list[str]:
+        """The kernel parameters that the image wants, and those that tell its initrd of the root.
+
+        Args:
+            root: The root's disk, by its serial number or the path of its device.
+            overlay: Likewise the disk for what is written to the root, where there is one.
+        """
+        return self.image.parameters(root, overlay if self.root_size else "", self.root_size)
+
 
 class ConsolePipes(msgspec.Struct, frozen=True):
     """The driver's ends of a console.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from attest.vmm.base import OVERLAY, MachineSpec
+from attest.vmm.base import MachineSpec
 from attest.vmm.cloud_hypervisor.landlock import landlock_version
 
 __all__ = ["VSOCK", "vm_config"]
@@ -102,8 +102,7 @@ def _disk(name: str, path: Path, *, readonly: bool = False) -> dict[str, Any]:
 
 
 def _kernel_arguments(spec: MachineSpec) -> str:
-    overlay = OVERLAY if spec.root_size else ""
-    return " ".join([_KERNEL, *spec.image.parameters("root", overlay, spec.root_size)])
+    return " ".join([_KERNEL, *spec.image_parameters()])
 
 
 def _absolute(path: Path) -> str:

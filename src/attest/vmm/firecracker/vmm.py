@@ -354,4 +354,4 @@ def _kernel_arguments(spec: MachineSpec) -> str:
     overlay = devices.pop() if spec.root_size else ""
     named = bool(devices) and not image.own_initrd  # by attest's initrd
     disks = [f"attest.disks={','.join(devices)}"] if named else []
-    return " ".join([_KERNEL, *disks, *image.parameters("/dev/vda", overlay, spec.root_size)])
+    return " ".join([_KERNEL, *disks, *spec.image_parameters("/dev/vda", overlay)])

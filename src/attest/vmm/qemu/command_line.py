@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from attest.vmm.base import OVERLAY, MachineSpec
+from attest.vmm.base import MachineSpec
 from attest.vmm.qemu import emulation
 from attest.vmm.qemu import nested as nested_machines
 from attest.vmm.qemu.binary import QemuBinary
@@ -177,9 +177,4 @@ def kernel_arguments(spec: MachineSpec) -> str:
         arguments.append(emulation.KERNEL_ARGUMENTS)
         if khz := tsc_khz():
             arguments.append(f"tsc=reliable tsc_early_khz={khz}")
-    return " ".join([*arguments, *_root(spec)])
-
-
-def _root(spec: MachineSpec) -> list[str]:
-    overlay = OVERLAY if spec.root_size else ""
-    return spec.image.parameters("root", overlay, spec.root_size)
+    return " ".join([*arguments, *spec.image_parameters()])
