@@ -109,7 +109,7 @@ def test_the_files_of_a_built_image_are_an_image(user: User, tmp_path: Path) -> 
     for options, boots in (["--cold"], 0), ([], 1), ([], 0):
         code, told = user.run(_TALK, node, *options)
         assert code == 0, told
-        assert told.count("boot small once, for a snapshot") == boots
+        assert told.count("save small for later starts") == boots
 
 
 @pytest.mark.timeout(600)
@@ -118,7 +118,7 @@ def test_a_guest_with_an_initrd_and_a_unit_of_its_own(user: User, tmp_path: Path
     for options, boots in (["--cold"], 0), ([], 1), ([], 0):
         code, told = user.run(_TALK + _CARDS, _nixos(path.name), *options)
         assert code == 0, told
-        assert told.count("boot elsewhere once, for a snapshot") == boots
+        assert told.count("save elsewhere for later starts") == boots
     shown = user.show(path)
     assert f"initrd      {tmp_path}/initrd" in shown
     assert f"root        {built('debian').root}" in shown

@@ -23,21 +23,23 @@ from attest.errors import AttestError
 from attest.events import Event, EventLog, Kind
 from attest.guest.agent.binary import agent_binary
 from attest.machine.instance_states import Limits
-from attest.provision import warm
-from attest.provision.warm import NotSavedError
+from attest.provision import making
+from attest.provision.preparation import NotSavedError
 from attest.snapshot.cache import Entry, SnapshotCache
 from attest.snapshot.shape import Shape
 from attest.support.paths import cache_dir
 from attest.vmm.base import SaveError, Vmm
+from tests.obtaining import obtain
 from tests.qemus import OTHERS
 
 NODE: dict[str, Any] = {"image": "tiny", "memory": 96}
 LARGER = {**NODE, "memory": 100}
 PAGE = 4096
 
-MADE = "boot tiny once, for a snapshot"
+MADE = "save tiny for later starts"
 REMOVED = "its snapshot does not restore and was removed, so it boots: "
 NOT_MADE = "no snapshot could be made, so it boots: "
+NOT_SAVED = "no snapshot could be made: "
 
 AT_A_MOMENT = """
 import os, signal, sys
@@ -90,6 +92,7 @@ class Home:
         *options: str,
         happens: str = "",
         inside: Sequence[str] = (),
+        script: str = "",
         **environment: str,
     ) -> subprocess.Popen[str]:
         """Start a test that needs an answer of each node.
@@ -99,10 +102,11 @@ class Home:
             options: For `attest run`.
             happens: What goes wrong, and when: ``kill MODULE FUNCTION`` or ``fill …``.
             inside: A command that runs another one.
+            script: What it does before.
             environment: More of it.
         """
         manifest = self.path / "test.json"
-        script = "print(wait_all(machines, lambda m: m.succeed('hostname').strip()))"
+        script += "\nprint(wait_all(machines, lambda m: m.succeed('hostname').strip()))"
         manifest.write_bytes(
             msgspec.json.encode({"name": "test", "script": script, "nodes": nodes})
         )
@@ -119,10 +123,12 @@ class Home:
 
     def run(
         self, nodes: Nodes, *options: str, happens: str = "", inside: Sequence[str] = (),
-        **environment: str,
+        script: str = "", **environment: str,
     ) -> str:  # fmt: skip
         """Run such a test, which has to pass, and return what was said."""
-        with self.start(nodes, *options, happens=happens, inside=inside, **environment) as process:
+        with self.start(
+            nodes, *options, happens=happens, inside=inside, script=script, **environment
+        ) as process:
             return passed(process, list(nodes))
 
     def entries(self) -> list[Entry]:
@@ -137,8 +143,8 @@ class Home:
             change(into)
 
         cache = SnapshotCache(self.snapshots)
-        path = cache.obtain(
-            shape, make, stop=threading.Event(), waiting=pytest.fail, broken=pytest.fail
+        path = obtain(
+            cache, shape, make, stop=threading.Event(), waiting=pytest.fail, broken=pytest.fail
         ).path
         cache.close()
         for thread in threading.enumerate():
@@ -353,11 +359,10 @@ def test_a_machine_whose_snapshot_did_not_restore_ends_as_any_other(
 
 
 DIES = (
-    "(read before < /proc/sys/kernel/hostname; now=$before;"
-    ' while [ "$now" = "$before" ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
+    '(while [ "$now" != one ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
     " sleep 2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
 )
-"""A warm step after which a clone dies, a moment after it was told its name and has said so."""
+"""A warm step after which a machine dies, a moment after it was told that it is `one`."""
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -382,6 +387,7 @@ def test_a_clone_that_dies_a_moment_after_its_first_answer(
     fatal: list[AttestError] = []
     failed = threading.Event()
     node = {**NODE, "warm_steps": [DIES]}
+    home.run({"maker": node})
     limits = Limits(probation=60)  # however busy the host
     with Cluster(
         {"nodes": {"one": node}}, accelerator="tcg", events=events, on_fatal=fail, limits=limits
@@ -425,18 +431,32 @@ def test_a_disk_that_is_too_small_is_told(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "size"),
+    "moment",
     [
-        ("attest.machine.instance Instance _console_line", "200m"),  # the guest boots
-        ("attest.provision.warm _warm_up", "200m"),  # it is saved next
-        # A step follows that needs more of the memory of what has booted and was saved.
-        ("attest.provision.warm _await_return", "400m"),
+        "attest.machine.instance Instance _console_line",  # the guest boots
+        "attest.provision.template bring_to",  # it is saved next
     ],
 )
-def test_a_disk_that_fills_up_is_told(home: Home, moment: str, size: str) -> None:
-    node = {**NODE, "memory": 128, "warm_steps": ["dd if=/dev/zero of=/large bs=1M count=30"]}
-    said = home.run({"one": node}, happens=f"fill {moment}", inside=disk(home, size))
-    assert f"one: warning: {NOT_MADE}the disk is full" in said, said
+def test_a_machine_that_boots_goes_on_where_the_disk_fills_up(home: Home, moment: str) -> None:
+    node = {**NODE, "memory": 128, "warm_steps": ["echo done > /step"]}
+    script = "assert one.succeed('cat /step') == 'done\\n'"
+    said = home.run(
+        {"one": node}, happens=f"fill {moment}", inside=disk(home, "200m"), script=script
+    )
+    assert f"one: warning: {NOT_SAVED}the disk is full" in said, said
+    assert said.count("warning") == 1
+    assert said.count("one: ready") == 1
+
+
+def test_a_disk_that_fills_up_while_another_is_made_from_a_snapshot_is_told(home: Home) -> None:
+    node = {**NODE, "memory": 128}
+    # A step that needs more of the memory of what has booted and was saved.
+    larger = {**node, "warm_steps": ["dd if=/dev/zero of=/large bs=1M count=30"]}
+    said = home.run(
+        {"one": node, "two": larger}, happens="fill attest.provision.making _await_return",
+        inside=disk(home, "500m"), script="one.succeed('true')",
+    )  # fmt: skip
+    assert f"two: warning: {NOT_MADE}the disk is full" in said, said
     assert said.count("warning") == 1
 
 
@@ -451,7 +471,7 @@ def test_a_disk_that_is_full_when_the_state_is_written_is_told(
     for free, words in ((4096, "the disk is full"), (1 << 30, "Input/output error")):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: usage._replace(free=free))
         with pytest.raises(NotSavedError, match=words):
-            warm._save(cast("Vmm", Qemu()), tmp_path)
+            making._save(cast("Vmm", Qemu()), tmp_path)
 
 
 # Killed, and at the same time
@@ -459,7 +479,7 @@ def test_a_disk_that_is_full_when_the_state_is_written_is_told(
 
 def test_a_driver_killed_while_it_makes_a_snapshot_leaves_nothing_to_the_next(home: Home) -> None:
     for moment in (
-        "attest.provision.warm _boot_and_save",
+        "attest.provision.template bring_to",
         "attest.machine.instance Instance _console_line",
         "attest.snapshot.cache _sync_behind",  # it is in place, and claimed still
     ):

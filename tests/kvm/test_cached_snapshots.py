@@ -17,6 +17,7 @@ from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.snapshot.cache import Entry, SnapshotCache
 from attest.support.paths import cache_dir
 from tests.kvm.conftest import Vmm
+from tests.obtaining import obtain
 
 REMOVED = "its snapshot does not restore and was removed, so it boots: "
 
@@ -86,7 +87,9 @@ def put_without_memory(snapshots: Path, entry: Entry) -> None:
         os.truncate(into / "memory", size)
 
     cache = SnapshotCache(snapshots)
-    cache.obtain(entry.shape, make, stop=threading.Event(), waiting=pytest.fail, broken=pytest.fail)
+    obtain(
+        cache, entry.shape, make, stop=threading.Event(), waiting=pytest.fail, broken=pytest.fail
+    )
     cache.close()
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from attest.cli.command import _attest
 from attest.snapshot.cache import Entry, SnapshotCache
 from attest.snapshot.shape import Shape
+from tests.obtaining import obtain
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def put(cache: SnapshotCache, image: str, *, days: float = 0) -> Entry:
         image=image, image_name=image, vmm="QEMU", accelerator="tcg", cpu="a processor",
         machine="microvm", memory=1, vcpus=2, nics=1,
     )  # fmt: skip
-    entry = cache.obtain(
-        shape, fill, stop=threading.Event(), waiting=pytest.fail, broken=pytest.fail
+    entry = obtain(
+        cache, shape, fill, stop=threading.Event(), waiting=pytest.fail, broken=pytest.fail
     )
     for thread in threading.enumerate():
         if thread.name == "sync a snapshot":  # which holds the entry meanwhile

@@ -57,8 +57,10 @@ GOOD = VmmExit(0, True, "")
 PENDING = State(attempt=1)
 STARTING = State(phase=Phase.STARTING, process=1, since=10)
 CLONE_STARTING = replace(STARTING, kind=StartKind.CLONE, may_boot=True)
+TEMPLATE_STARTING = replace(STARTING, kind=StartKind.TEMPLATE, may_boot=True)
 RETURN_STARTING = replace(STARTING, kind=StartKind.RETURN, may_boot=True)
 COMING_UP = replace(STARTING, phase=Phase.COMING_UP, stage=Stage.VMM)
+TEMPLATE = replace(COMING_UP, kind=StartKind.TEMPLATE)
 FAILED = replace(COMING_UP, phase=Phase.FAILED, outcome=Outcome(ERROR))
 ON_TRIAL = replace(CLONE_STARTING, phase=Phase.ON_TRIAL, stage=Stage.AGENT)
 RETURNING = replace(RETURN_STARTING, phase=Phase.ON_TRIAL, stage=Stage.AGENT)
@@ -84,9 +86,13 @@ COMES_UP_AGAIN = (Interrupt("the machine reboots", 2), ComeUp(2))
 TABLE: list[tuple[State, Event, Phase, tuple[Effect, ...]]] = [
     (PENDING, SourceFound(1, 5, None, True), Phase.STARTING, (StartVmm(1, None),)),
     (PENDING, SourceFound(1, 5, SAVED, True), Phase.STARTING, (StartVmm(1, SAVED),)),
+    (PENDING, SourceFound(1, 5, None, True, True), Phase.STARTING, (StartVmm(1, None),)),
     (PENDING, StartFailed(1, 5, ERROR), Phase.OFF, (Discard(), TellFatal(ERROR))),
     (PENDING, KillWanted("x"), Phase.OFF, ()),
     (STARTING, VmmStarted(1), Phase.COMING_UP, (TellStage(Stage.VMM), ComeUp(1))),
+    (TEMPLATE_STARTING, VmmStarted(1), Phase.COMING_UP, (TellStage(Stage.VMM), ComeUp(1))),
+    (TEMPLATE_STARTING, StartFailed(1, 11, ERROR), Phase.OFF, (Discard(), TellFatal(ERROR))),
+    (TEMPLATE, exited(BAD), Phase.OFF, (TellExit(BAD), TellFatal(DEATH))),
     (CLONE_STARTING, VmmStarted(1), Phase.ON_TRIAL, (TellStage(Stage.VMM), TryClone(1))),
     (RETURN_STARTING, VmmStarted(1), Phase.ON_TRIAL, (TellStage(Stage.VMM), TryClone(1))),
     (replace(STARTING, stage=Stage.INIT), VmmStarted(1), Phase.COMING_UP,
@@ -210,7 +216,8 @@ attempts = st.integers(0, 4)
 times = st.floats(0, 1000)
 exits = st.sampled_from([BAD, GOOD, VmmExit(-9, True, "")])
 events = st.one_of(
-    st.builds(SourceFound, attempts, times, st.sampled_from([None, SAVED]), st.booleans()),
+    st.builds(SourceFound, attempts, times, st.just(SAVED), st.booleans()),
+    st.builds(SourceFound, attempts, times, st.none(), st.booleans(), st.booleans()),
     st.builds(VmmStarted, attempts),
     st.builds(AgentAnswered, attempts),
     st.builds(Introduced, attempts, times),
@@ -308,12 +315,24 @@ class World:
                 self.end_all()
 
 
+def test_what_is_done_to_a_template_waits_until_it_was_saved() -> None:
+    assert TEMPLATE.apart
+    known, _ = advance(TEMPLATE, Introduced(1, 20), DEFAULT_LIMITS)
+    assert not known.apart
+    rebooted, _ = advance(TEMPLATE, GuestReset(1, 20), DEFAULT_LIMITS)
+    assert not rebooted.apart
+    assert rebooted.kind is StartKind.BOOT
+    failed, _ = advance(TEMPLATE, StartFailed(1, 20, ERROR), DEFAULT_LIMITS)
+    assert not failed.apart
+
+
 @given(kinds, st.booleans(), st.booleans(), st.data())
 def test_every_vmm_that_was_started_ends_and_every_waiter_is_released(
     kind: StartKind, clone: bool, may_boot: bool, data: st.DataObject
 ) -> None:
     world = World(kind)
-    world.post(SourceFound(1, 0, SAVED if clone else None, may_boot))
+    is_template = not clone and data.draw(st.booleans())
+    world.post(SourceFound(1, 0, SAVED if clone else None, may_boot, is_template))
     for _ in range(data.draw(st.integers(0, 20))):
         match data.draw(
             st.sampled_from(["work", "work", "reset", "exit", "use", "reboot", "want", "retract"])

@@ -162,5 +162,5 @@ def test_emulated_ones_have_room_for_translations(
         name="a", image=image("kvm_amd"), memory=64, vcpus=1, machine="q35",
         accelerator=accelerator, directory=tmp_path, nested=nested,
     )  # fmt: skip
-    line = command_line(find_qemu(), spec, Inherited(3, 4, 5, 6, 7))
+    line = command_line(find_qemu(), spec, Inherited(3, 4, 5, 6, None, 7))
     assert line[line.index("-accel") + 1] == expected

@@ -21,6 +21,7 @@ import pytest
 from attest.snapshot import record as record_module
 from attest.snapshot.cache import Entry, NoRoomError, SnapshotCache, Stopped, Why
 from attest.snapshot.shape import Shape
+from tests.obtaining import obtain
 
 MEMORY = 4 << 20
 """Bytes; a few of them are written."""
@@ -39,6 +40,7 @@ from pathlib import Path
 import msgspec
 from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.shape import Shape
+from tests.obtaining import obtain
 
 def say(word):
     print(word, flush=True)
@@ -51,8 +53,8 @@ def make(into):
 
 shape = msgspec.json.decode(sys.argv[2], type=Shape)
 cache = SnapshotCache(Path(sys.argv[1]))
-entry = cache.obtain(
-    shape, make, stop=threading.Event(), waiting=lambda: say("waiting"), broken=say
+entry = obtain(
+    cache, shape, make, stop=threading.Event(), waiting=lambda: say("waiting"), broken=say
 )
 say((entry.path / "state").read_text())
 sys.stdin.readline()
@@ -65,6 +67,7 @@ from pathlib import Path
 import msgspec
 from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.shape import Shape
+from tests.obtaining import obtain
 
 def make(into):
     for name in ("memory", "state"):
@@ -73,8 +76,8 @@ def make(into):
 shape = msgspec.json.decode(sys.argv[2], type=Shape)
 for _ in range(100):
     cache = SnapshotCache(Path(sys.argv[1]))
-    entry = cache.obtain(
-        shape, make, stop=threading.Event(), waiting=lambda: None, broken=sys.exit
+    entry = obtain(
+        cache, shape, make, stop=threading.Event(), waiting=lambda: None, broken=sys.exit
     )
     for name in ("state", "memory"):
         assert (entry.path / name).read_text() == name
@@ -88,11 +91,12 @@ from pathlib import Path
 import msgspec
 from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.shape import Shape
+from tests.obtaining import obtain
 
 shape = msgspec.json.decode(sys.argv[2], type=Shape)
 cache = SnapshotCache(Path(sys.argv[1]))
-entry = cache.obtain(
-    shape, sys.exit, stop=threading.Event(), waiting=lambda: None, broken=sys.exit
+entry = obtain(
+    cache, shape, sys.exit, stop=threading.Event(), waiting=lambda: None, broken=sys.exit
 )
 rename = os.rename
 
@@ -130,8 +134,8 @@ def ask(cache: SnapshotCache, memory: int = 4, fill: Callable[[Path], None] = fi
         made.append(into)
         fill(into)
 
-    entry = cache.obtain(
-        shape(memory), make, stop=threading.Event(), waiting=no_wait, broken=broken.append
+    entry = obtain(
+        cache, shape(memory), make, stop=threading.Event(), waiting=no_wait, broken=broken.append
     )
     await_disk()
     return Asked(entry, bool(made), broken)
@@ -304,8 +308,8 @@ def test_the_wait_for_another_maker_can_be_ended(cache: SnapshotCache) -> None:
     with user(cache) as maker:
         assert said(maker) == "making"
         with pytest.raises(Stopped):
-            cache.obtain(
-                SHAPE, fill, stop=stop, waiting=stop.set, broken=lambda _: None
+            obtain(
+                cache, SHAPE, fill, stop=stop, waiting=stop.set, broken=lambda _: None
             )  # fmt: skip
 
 
@@ -772,7 +776,7 @@ def test_what_is_on_its_way_to_the_disk_stays(
         go_on.wait()
 
     monkeypatch.setattr("os.fsync", fsync)
-    entry = cache.obtain(SHAPE, fill, stop=threading.Event(), waiting=no_wait, broken=pytest.fail)
+    entry = obtain(cache, SHAPE, fill, stop=threading.Event(), waiting=no_wait, broken=pytest.fail)
     cache.close()
     on_its_way.wait()
     try:

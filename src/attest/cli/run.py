@@ -24,6 +24,10 @@ from attest.manifest import Accelerator, VmmName, load_manifest
 )  # fmt: skip
 @click.option("--cold", is_flag=True, help="Boot each machine, instead of starting from snapshots.")
 @click.option(
+    "--no-save", is_flag=True,
+    help="Save no snapshots of machines that boot, as where the cache does not last.",
+)  # fmt: skip
+@click.option(
     "--snapshots", metavar="DIR",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Start from the snapshots that `attest cache make` has made in DIR, which is only read; "
@@ -53,6 +57,7 @@ def run(
     cloud_hypervisor: str | None,
     out: Path | None,
     cold: bool,
+    no_save: bool,
     snapshots: Path | None,
     hugepages: bool,
     keep: bool | None,
@@ -80,6 +85,7 @@ def run(
             vmm=vmm,
             programs=programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor),
             cold=cold,
+            save=not no_save,
             snapshots=snapshots,
             hugepages=hugepages,
         ),

@@ -42,6 +42,7 @@ from attest.node.launcher import Launcher
 from attest.node.live_snapshot import save_running
 from attest.node.resolved import ResolvedNode, attachments_of, resolve
 from attest.node.vmm_choice import find_vmm
+from attest.provision.making import make_snapshot
 from attest.provision.preparation import prepare_boot
 from attest.provision.sources import (
     ColdSources,
@@ -50,7 +51,7 @@ from attest.provision.sources import (
     SnapshotSources,
     Sources,
 )
-from attest.provision.warm import WarmSources, make_snapshot
+from attest.provision.warm import WarmSources
 from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.prebuilt import PrebuiltSnapshots
 from attest.support.concurrency import call_in_thread, wait_all
@@ -479,7 +480,7 @@ class Cluster:
             return PrebuiltSources(
                 PrebuiltSnapshots(self.options.snapshots.absolute()), self.events
             )
-        return WarmSources(SnapshotCache(), self.events)
+        return WarmSources(SnapshotCache(), self.events, save=self.options.save)
 
     def _launcher(self, name: str, number: int, image: Image) -> Launcher:
         resolved = resolve(

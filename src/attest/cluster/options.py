@@ -23,6 +23,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         accelerator: KVM, software emulation, or KVM where a guest has been seen running with it.
         cold: Boot each machine, instead of cloning it from a snapshot of a machine of its shape.
+        save: Save each kind of machine that boots, so that later ones start as its clones.
         snapshots: A directory that `Cluster.make_snapshots` has filled, which may be read-only.
             Machines that it has no snapshot for boot; the cache is not used.
         vmm: The VMM of the nodes that name none; ``"auto"`` for the first of Firecracker, Cloud
@@ -39,6 +40,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     accelerator: Accelerator = "auto"
     cold: bool = False
+    save: bool = True
     snapshots: Path | None = None
     vmm: VmmName = "qemu"
     programs: Mapping[str, str] = {}
@@ -63,6 +65,7 @@ class ClusterSettings(TypedDict, total=False):
 
     accelerator: Accelerator
     cold: bool
+    save: bool
     snapshots: Path | str | None
     vmm: VmmName
     programs: Mapping[str, str]

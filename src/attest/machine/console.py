@@ -51,13 +51,13 @@ class ConsoleAccess(Commands):
 
     def send_console(self, chars: str) -> None:
         """Type ``chars`` into the machine's serial console, as its keyboard."""
-        self._lifecycle.alive().console.send(chars)
+        self._lifecycle.alive().keyboard.send(chars)
 
     def console_interact(self) -> None:
         """Join the user's terminal to the machine's console, until Ctrl-D."""
         from attest.guest.terminal import interact_on_console
 
-        interact_on_console(self._lifecycle.alive().console)
+        interact_on_console(self._lifecycle.alive().keyboard)
 
     def shell_interact(self, address: str | None = None) -> None:
         """Open a shell on the user's terminal; it ends with Ctrl-D or ``exit``.

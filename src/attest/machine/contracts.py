@@ -17,7 +17,7 @@ from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.interface import Interface
 from attest.vmm.base import Saved, Vmm, VmmExit
 
-__all__ = ["InstanceContext", "MachineHost", "MakeChannel", "Source", "StartVmm"]
+__all__ = ["InstanceContext", "MachineHost", "MakeChannel", "Source", "StartVmm", "Template"]
 
 
 class StartVmm(Protocol):
@@ -53,6 +53,46 @@ class MakeChannel(Protocol):
         """
 
 
+class Template(Protocol):
+    """A machine boots, is saved on the way, and goes on as one of the clones of what was saved.
+
+    Its methods are called in the instance's worker.
+    """
+
+    @property
+    def ready_unit(self) -> str:
+        """The systemd unit that must be active before it is saved; empty: none."""
+
+    def start_vmm(
+        self,
+        allow_reboot: bool,
+        on_exit: Callable[[VmmExit], None],
+        on_event: Callable[[str, dict[str, Any]], None],
+    ) -> Vmm:
+        """Start its VMM, which boots, see `StartVmm`."""
+
+    def save(self, channel: Channel, vmm: Vmm, reach_again: Callable[[], None]) -> None:
+        """Do what is to be done in it once, and save it; it runs again then.
+
+        Args:
+            channel: The connection to its agent.
+            vmm: Its VMM.
+            reach_again: Called whenever it runs again: the connection may be lost then.
+
+        Raises:
+            AttestError: It cannot be used.
+            Exception: Its VMM does not let it run again.
+        """
+
+    def give_up(self, error: BaseException | None) -> None:
+        """Learn that it will not be saved, or not again.
+
+        Args:
+            error: What those meet who wait for its snapshot: why it did not come up, or `Cancelled`
+                as it was ended; None: it has rebooted and goes on, and they boot.
+        """
+
+
 class Source(Protocol):
     """What a machine starts from. Its methods are called in the instance's worker."""
 
@@ -60,8 +100,10 @@ class Source(Protocol):
     def may_boot(self) -> bool:
         """Whether the machine boots where its snapshot is of no use; otherwise that is an error."""
 
-    def find(self) -> Saved | None:
-        """The snapshot to start from, or None to boot; may take as long as a boot.
+    def find(self) -> Saved | Template | None:
+        """The snapshot to start from, how to boot so that there is one, or None to boot.
+
+        It may take as long as a boot.
 
         Raises:
             Cancelled: The machine is not wanted any more.

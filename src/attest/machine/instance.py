@@ -39,7 +39,7 @@ from attest.guest.channel import Channel, PowerAction, WaitFor, WaitKind
 from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
 from attest.machine import diagnosis
-from attest.machine.contracts import InstanceContext, Source
+from attest.machine.contracts import InstanceContext, Source, Template
 from attest.machine.instance_events import (
     AgentAnswered,
     BeginAnew,
@@ -53,6 +53,7 @@ from attest.machine.instance_events import (
     EndWanted,
     Event,
     FindSource,
+    GiveUpTemplate,
     GuestReset,
     Interrupt,
     Introduced,
@@ -78,7 +79,7 @@ from attest.machine.instance_events import (
 from attest.machine.instance_states import Phase, Stage, StartKind, State
 from attest.machine.instance_transitions import advance
 from attest.machine.meeting import Meeting, MeetingFailed
-from attest.support.cancellation import CancelScope
+from attest.support.cancellation import Cancelled, CancelScope
 from attest.vmm.base import DialError, Saved, Vmm, VmmExit
 
 __all__ = ["Instance", "Return"]
@@ -182,6 +183,8 @@ class Instance:
         self._early_exit: VmmExit | None = None
         self._has_turn = False
         self._prepared = False
+        self._template: Template | None = None
+        self._was_saved = False
         self._left = "the machine was ended"
 
     def begin(self) -> None:
@@ -217,12 +220,12 @@ class Instance:
 
     @property
     def vmm(self) -> Vmm:
-        """Its VMM, as soon as that has been started; waits for that.
+        """Its VMM, as soon as that has been started, and was saved if it is to be; waits for that.
 
         Raises:
             AttestError: It could not be started.
         """
-        return self._launched()[0]
+        return self._undisturbed()[0]
 
     @property
     def console(self) -> Console:
@@ -232,6 +235,15 @@ class Instance:
             AttestError: It could not be started.
         """
         return self._launched()[1]
+
+    @property
+    def keyboard(self) -> Console:
+        """The same as soon as one may type there; waits for that.
+
+        Raises:
+            AttestError: Its VMM could not be started.
+        """
+        return self._undisturbed()[1]
 
     def console_lines(self, count: int) -> list[str]:
         """The last lines of its console; none before its VMM runs. Waits for nothing."""
@@ -436,11 +448,11 @@ class Instance:
             with self._lock:
                 if self._state.phase not in (Phase.STARTING, Phase.ON_TRIAL):
                     self._give_turn()
-                if not self._queue:
+                if not self._queue and self._template is None:
                     self._worker = None
                     self._changed.notify_all()
                     return
-                effect = self._queue.popleft()
+                effect = self._queue.popleft() if self._queue else GiveUpTemplate()
             try:
                 self._carry_out(effect)
             except BaseException as error:  # others wait for what follows
@@ -470,6 +482,8 @@ class Instance:
                 self._end_vmm()
             case Discard():
                 self._discard()
+            case GiveUpTemplate():
+                self._give_up_template()
             case ReportSpoilt(error=error, seconds=seconds):
                 self._report_spoilt(error, seconds)
             case TellFatal(error=error):
@@ -499,26 +513,29 @@ class Instance:
         attempt = self._state.attempt
         try:
             with self._scope.entered():
-                saved = self._back.saved if self._back else self._source.find()
+                found = self._back.saved if self._back else self._source.find()
         except Exception as error:  # whatever it is, nobody may wait for this machine for ever
             self._post(StartFailed(attempt, time.monotonic(), self._not_started(error)))
         else:
-            found = SourceFound(attempt, time.monotonic(), saved, self._source.may_boot)
-            self._post(found)
+            saved = found if isinstance(found, Saved) else None
+            self._template = None if isinstance(found, Saved) else found
+            is_template = self._template is not None
+            may_boot = self._source.may_boot
+            self._post(SourceFound(attempt, time.monotonic(), saved, may_boot, is_template))
 
     def _start_vmm(self, attempt: int, saved: Saved | None) -> None:
         self._early_exit = None
+        self._give_up_template_after_reset()
         if saved is not None and self._back is None:  # those that come back need each other
             self._take_turn()
         try:
             if self._state.killed:
                 raise MachineError(self._name, self._left)
-            vmm = self._context.start_vmm(
-                self.allow_reboot,
-                saved,
-                partial(self._vmm_exited, attempt),
-                partial(self._vmm_told, attempt),
-            )
+            told = (partial(self._vmm_exited, attempt), partial(self._vmm_told, attempt))
+            if self._template is not None:
+                vmm = self._template.start_vmm(self.allow_reboot, *told)
+            else:
+                vmm = self._context.start_vmm(self.allow_reboot, saved, *told)
             self._join_console(attempt, vmm)
             if self._state.resets:
                 self._context.keep_links(vmm)
@@ -569,10 +586,13 @@ class Instance:
             error = self._error(f"did not come up in {limit:g} s, as it reboots again and again")
             self._post(StartFailed(attempt, time.monotonic(), error))
             return
+        self._give_up_template_after_reset()
         try:
             self._greet(attempt, self._time_left(), _STARTS)
+            if self._template is not None:
+                self._be_saved(attempt, self._template)
             self._introduce(attempt)
-            self._await_unit()
+            self._await_unit(self._context.ready_unit)
             self._prepare()
         except Superseded:
             return
@@ -621,12 +641,50 @@ class Instance:
             self._greeted_in = attempt
         channel.connect(limit)
 
+    def _be_saved(self, attempt: int, template: Template) -> None:
+        """Let what boots be saved, when it is ready and nobody yet."""
+        self._post(AgentAnswered(attempt))
+        self._await_unit(template.ready_unit)
+        channel, vmm = self._channel, self._vmm
+        assert channel is not None, "an agent has answered"
+        assert vmm is not None, "it was started"
+
+        def reach_again() -> None:
+            if vmm.channel == "vsock":
+                self._greet(attempt, self._limits.trial, "the machine was saved")
+
+        self._was_saved = True
+        try:
+            template.save(channel, vmm, reach_again)
+        except CommandFailed as error:
+            error.evidence |= self.console_evidence()
+            raise
+        self._template = None
+        self._prepared = True
+
+    def _give_up_template_after_reset(self) -> None:
+        if self._state.kind is not StartKind.TEMPLATE:
+            self._give_up_template()
+
+    def _give_up_template(self) -> None:
+        template, self._template = self._template, None
+        if template is not None:
+            template.give_up(self._why_not_saved())
+
+    def _why_not_saved(self) -> BaseException | None:
+        outcome = self._state.outcome
+        if outcome is not None and outcome.error is not None:
+            return outcome.error
+        goes_on = self._state.phase in (Phase.STARTING, Phase.COMING_UP)
+        return None if goes_on else Cancelled(self._left)
+
     def _introduce(self, attempt: int) -> None:
         """Tell the agent who it is."""
         self._post(AgentAnswered(attempt))
         if self._context.identity is not None:
             assert self._channel is not None, "an agent has answered"
             self._channel.identity(self._identity(self._context.identity()))
+        self._was_saved = False  # what boots again is no copy of anything
         self._post(Introduced(attempt, time.monotonic()))
 
     def _identity(self, identity: Identity) -> Identity:
@@ -636,10 +694,10 @@ class Instance:
                 return Identity(hosts=hosts, seed=seed, clock_ns=clock)
             case StartKind.CLONE:
                 return replace(identity, copy=True)
-        return identity
+        return replace(identity, copy=True) if self._was_saved else identity
 
-    def _await_unit(self) -> None:
-        unit, channel = self._context.ready_unit, self._channel
+    def _await_unit(self, unit: str) -> None:
+        channel = self._channel
         assert channel is not None, "an agent has answered"
         if unit and channel.welcome.init == "systemd":
             channel.start_wait(WaitFor(WaitKind.UNIT, unit, self._time_left())).result()
@@ -762,6 +820,12 @@ class Instance:
             if self._vmm is not None and self._console is not None:
                 return self._vmm, self._console
             raise self._why_not_there()
+
+    def _undisturbed(self) -> tuple[Vmm, Console]:
+        """The same when what is done with them is not saved, for clones of it to have."""
+        with self._lock:
+            self._changed.wait_for(lambda: self._state.launched and not self._state.apart)
+        return self._launched()
 
     def _why_not_there(self) -> AttestError:
         outcome = self._state.outcome

@@ -39,6 +39,7 @@ __all__ = [
     "Interrupt",
     "KillVmm",
     "Discard",
+    "GiveUpTemplate",
     "ReportSpoilt",
     "TellStage",
     "TellReset",
@@ -70,11 +71,13 @@ class SourceFound(WorkerEvent, frozen=True):
         at: When.
         saved: The snapshot; None to boot.
         may_boot: It may boot instead.
+        is_template: It is to be saved when it has booted.
     """
 
     at: float
     saved: Saved | None
     may_boot: bool
+    is_template: bool = False
 
 
 class VmmStarted(WorkerEvent, frozen=True):
@@ -296,6 +299,10 @@ class KillVmm(Effect, frozen=True):
 
 class Discard(Effect, frozen=True):
     """End its VMM and its channel, of which nobody has heard yet."""
+
+
+class GiveUpTemplate(Effect, frozen=True):
+    """Tell who wanted to save it that it will not be saved, or not again."""
 
 
 class ReportSpoilt(Effect, frozen=True):

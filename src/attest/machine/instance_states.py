@@ -56,6 +56,8 @@ class StartKind(StrEnum):
     """How an instance begins."""
 
     BOOT = "boot"
+    TEMPLATE = "template"
+    """It boots, is saved when it is ready, and then given an identity as its clones are."""
     CLONE = "clone"
     """From a snapshot of a machine of its shape, which is then given another identity."""
     RETURN = "return"
@@ -146,6 +148,12 @@ class State(Struct, frozen=True):
     def settled(self) -> bool:
         """Whether it is ready, or never will be: waiting for that is over."""
         return self.up or self.phase in (Phase.FAILED, Phase.OFF)
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is on its way to being saved, and what is done to it would be saved, too."""
+        is_template = self.kind is StartKind.TEMPLATE and self.phase is Phase.COMING_UP
+        return is_template and not self.introduced
 
     @property
     def launched(self) -> bool:

@@ -147,6 +147,8 @@ def _source_found(state: State, event: SourceFound) -> Next:
     if state.phase is not Phase.PENDING:
         return state, ()
     kind = StartKind.BOOT if event.saved is None else StartKind.CLONE
+    if event.is_template:
+        kind = StartKind.TEMPLATE
     if state.kind is StartKind.RETURN:
         kind = StartKind.RETURN
     state = replace(state, kind=kind, may_boot=event.may_boot)
@@ -165,7 +167,7 @@ def _vmm_started(state: State, event: VmmStarted) -> Next:
         return replace(state, phase=Phase.STOPPING), (KillVmm(),)
     stage = max(state.stage, Stage.VMM, key=STAGES.index)  # the console may have been faster
     told = [TellStage(each) for each in STAGES[1:] if stage.reached(each)]
-    boots = state.kind is StartKind.BOOT
+    boots = state.kind in (StartKind.BOOT, StartKind.TEMPLATE)
     phase = Phase.COMING_UP if boots else Phase.ON_TRIAL
     effect = ComeUp(state.attempt) if boots else TryClone(state.attempt)
     return replace(state, phase=phase, stage=stage), (*told, effect)

@@ -22,7 +22,7 @@ __all__ = [
     "join_switch",
     "make_bridges",
     "make_taps",
-    "set_cable",
+    "set_cables",
 ]
 
 # Learning is immediate: a machine's first packet must not wait for a forwarding delay.
@@ -113,10 +113,14 @@ def make_taps(cell: Cell, names: Iterable[str]) -> None:
     _batch(cell, lines)
 
 
-def set_cable(cell: Cell, attachment: Attachment, plugged: bool) -> None:
-    """Put a tap on its bridge, or on none: the machine sees no change of its link."""
-    bridge = f"master vlan{attachment.vlan}" if plugged else "nomaster"
-    _batch(cell, [f"link set {attachment.tap} {bridge}"])
+def set_cables(cell: Cell, attachments: Iterable[Attachment], plugged: bool) -> None:
+    """Put taps on their bridges, or on none: the machine sees no change of its link.
+
+    Raises:
+        HostError: Taps or bridges are gone.
+    """
+    bridges = {True: "master vlan{}", False: "nomaster"}[plugged]
+    _batch(cell, [f"link set {each.tap} {bridges.format(each.vlan)}" for each in attachments])
 
 
 @contextmanager

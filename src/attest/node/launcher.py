@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from attest.disk.machine_disks import Disks
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
-from attest.net.bridge import SPARE, make_taps, set_cable
+from attest.net.bridge import SPARE, make_taps, set_cables
 from attest.net.cell import Cell
 from attest.node.host_files import HostFiles
 from attest.node.resolved import ResolvedNode
@@ -87,6 +87,7 @@ class Launcher:
         self._spare_taps: list[str] = []
         self._vmm: Vmm | None = None
         self._unplugged: Vmm | None = None
+        self._is_apart = False
 
     def new_directory(self, purpose: str) -> Path:
         """A new directory in the machine's own."""
@@ -129,10 +130,41 @@ class Launcher:
             self.spec(), allow_reboot=allow_reboot, saved=saved, disks=disks,
             paused=saved is not None,
         )  # fmt: skip
+        return self._start_own(spec, on_exit, on_event)
+
+    def start_apart(self, allow_reboot: bool, on_exit: OnExit, on_event: OnEvent) -> Vmm:
+        """Start its VMM with disks as declared, on no network until `plug_in`.
+
+        What `attest.vmm.base.Vmm.save_running` saves of it is what clones map.
+        """
+        self.is_new = not self.disks.begun
+        self._is_apart = True
+        self._set_cables(False)
+        spec = replace(
+            self.spec(), allow_reboot=allow_reboot, disks=self.disks.begin(),
+            shared_memory=not self.node.declared.hugepages,
+        )  # fmt: skip
+        return self._start_own(spec, on_exit, on_event)
+
+    def plug_in(self) -> None:
+        """Put a machine on its networks that was started apart; nothing happens to others.
+
+        Raises:
+            HostError: The networks are gone.
+        """
+        if self._is_apart:
+            self._is_apart = False
+            self._set_cables(True)
+
+    def _start_own(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:
         before, self._vmm = self._vmm, self.start(spec, on_exit, on_event)
         if self._unplugged is not before:
             self._unplugged = None  # the start before was not the one that was unplugged
         return self._vmm
+
+    def _set_cables(self, plugged: bool) -> None:
+        attachments = [each for each in self.node.attachments if each.vlan != SPARE]
+        set_cables(self._cell, attachments, plugged)
 
     def start_template(
         self,
@@ -189,12 +221,11 @@ class Launcher:
     def set_links(self, vmm: Vmm, up: bool) -> None:
         """Plug or unplug its cards on networks, or where the VMM cannot, the other ends' cables."""
         self._unplugged = None if up else vmm
+        if self.node.backend.capabilities.set_link:
+            self._set_cables(up)
+            return
         for index, each in enumerate(self.node.attachments):
-            if each.vlan == SPARE:
-                continue
-            if self.node.backend.capabilities.set_link:
-                set_cable(self._cell, each, up)
-            else:
+            if each.vlan != SPARE:
                 vmm.set_link(index, up)
 
     def start(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:

@@ -14,11 +14,16 @@ from attest.guest.channel import Channel, Command
 from attest.guest.identity import Identity
 from attest.machine.completed import command_failed
 from attest.node.launcher import Launcher
+from attest.snapshot.shape import Shape
 
-__all__ = ["flush", "prepare", "prepare_boot", "rehearse", "settle"]
+__all__ = ["NotSavedError", "bring_to", "prepare", "prepare_boot"]
 
 _SETTLE: Final = 30.0
 """Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
+
+
+class NotSavedError(Exception):
+    """The machine was ready, and could not be saved; the text says why."""
 
 
 def prepare_boot(launcher: Launcher, channel: Channel, events: EventLog) -> None:
@@ -78,7 +83,37 @@ def prepare(
             raise command_failed(launcher.name, step, done, "to succeed, as a warm step", {})
 
 
-def rehearse(channel: Channel, *, own_identity: bool) -> None:
+def bring_to(
+    shape: Shape, before: Shape | None, launcher: Launcher, channel: Channel, events: EventLog
+) -> None:
+    """Do in a machine what it lacks of a shape, so that it can be saved.
+
+    Args:
+        shape: What it is to be.
+        before: What it was when it was saved before; None: it has booted.
+        launcher: Of a node that is so, or will be.
+        channel: The connection to its agent.
+        events: Where it is reported.
+
+    Raises:
+        NotSavedError: Its files were changed while they were copied: it has them, and is no
+            machine of that shape.
+        CommandFailed: A step failed.
+        MachineError: A file could not be written in the machine.
+        ManifestError: A file is not there on this host, or cannot be read.
+    """
+    copies = bool(shape.files) and not (before and before.files)
+    prepare(launcher, channel, events, files=copies, steps=bool(shape.warm_steps))
+    if copies and launcher.files.contents() != shape.files:
+        raise NotSavedError("its files were changed while they were copied")
+    if before is None or shape.warm_steps:  # else nothing was begun in it
+        _settle(channel)
+    _rehearse(channel, own_identity=launcher.node.declared.own_identity)
+    if launcher.node.root_disk:
+        _flush(channel)
+
+
+def _rehearse(channel: Channel, *, own_identity: bool) -> None:
     """Let a guest become somebody once before it is saved, as each of its clones will.
 
     What the kernel reads of its disk for that, it then has in its memory: under emulation each read
@@ -92,12 +127,12 @@ def rehearse(channel: Channel, *, own_identity: bool) -> None:
     channel.identity(Identity(machine_id=uuid.uuid4().hex, hosts=hosts))
 
 
-def flush(channel: Channel) -> None:
+def _flush(channel: Channel) -> None:
     """Let the system write out what it has not: each clone would do that, while it is new."""
     channel.run(Command("sync", timeout=_SETTLE))
 
 
-def settle(channel: Channel) -> None:
+def _settle(channel: Channel) -> None:
     """Wait until the system has done what it has begun: every clone would do that again."""
     if channel.welcome.init == "systemd":
         channel.run(Command(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE))

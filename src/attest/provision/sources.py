@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from attest.errors import HostError, reason_of
 from attest.events import EventLog, Kind
-from attest.machine.contracts import InstanceContext
+from attest.machine.contracts import InstanceContext, Template
 from attest.node.launcher import Launcher
 from attest.snapshot.prebuilt import PrebuiltSnapshots, UnfitError
 from attest.snapshot.shape import Shape
@@ -36,8 +36,10 @@ class Sources(Protocol):
     def may_boot(self) -> bool:
         """Whether a machine boots where its snapshot is of no use; otherwise that is an error."""
 
-    def find(self, launcher: Launcher, context: InstanceContext) -> Saved | None:
-        """The snapshot that a machine starts from, or None when it must boot.
+    def find(self, launcher: Launcher, context: InstanceContext) -> Saved | Template | None:
+        """The snapshot that a machine starts from, or how it boots so that there is one.
+
+        None when it boots, and there will be none.
 
         Raises:
             Cancelled: The machine is not wanted any more.
@@ -70,8 +72,8 @@ class NodeSource(msgspec.Struct, frozen=True):
         """Whether the machine boots where its snapshot is of no use."""
         return self.sources.may_boot
 
-    def find(self) -> Saved | None:
-        """The snapshot to start from, or None to boot."""
+    def find(self) -> Saved | Template | None:
+        """The snapshot to start from, how to boot so that there is one, or None to boot."""
         if self.launcher.disks.written:
             text = "it boots, as it has written to its disks, of which no snapshot knows"
             self.context.events.emit(Kind.LOG, text, machine=self.launcher.name)

@@ -19,8 +19,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,16 @@ from attest.support.claims import claimed_at_once, lock, locked, release, remove
 from attest.support.paths import cache_dir
 from attest.vmm.base import Saved, saved_in
 
-__all__ = ["Entry", "NoRoomError", "Removed", "SnapshotCache", "Stopped", "Why", "read_entry"]
+__all__ = [
+    "Entry",
+    "Making",
+    "NoRoomError",
+    "Removed",
+    "SnapshotCache",
+    "Stopped",
+    "Why",
+    "read_entry",
+]
 
 _SHARE: Final = 0.2
 """The part of the disk's free space to which the cache may grow."""
@@ -74,6 +84,38 @@ class Entry(msgspec.Struct, frozen=True):
         """The files from which clones start."""
         disks = tuple(self.path / f"disk{index}" for index in range(len(self.shape.disks)))
         return saved_in(self.path, disks)
+
+
+class Making:
+    """The right to make an entry, which no other process has meanwhile.
+
+    Args:
+        directory: See there.
+        publish: Makes an entry of what is in it.
+        claim: Ends the right.
+
+    Attributes:
+        directory: An empty directory, to be filled with ``state``, ``memory`` where that can be
+            mapped, and each ``disk0``, ….
+    """
+
+    def __init__(self, directory: Path, publish: Callable[[Path], Entry], claim: ExitStack) -> None:
+        self.directory = directory
+        self._publish = publish
+        self._claim = claim
+
+    def publish(self) -> Entry:
+        """Let it be an entry, which stays until it is discarded or the cache is closed.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        with self._claim:
+            return self._publish(self.directory)
+
+    def give_up(self) -> None:
+        """Remove what was made of it; nothing happens where it was published."""
+        self._claim.close()
 
 
 class Why(StrEnum):
@@ -118,26 +160,27 @@ class SnapshotCache:
     def obtain(
         self,
         shape: Shape,
-        make: Callable[[Path], None],
         *,
         stop: threading.Event,
         waiting: Callable[[], None],
         broken: Callable[[str], None],
-    ) -> Entry:
-        """The snapshot of a shape, made when there is none; it stays until `discard` or `close`.
+    ) -> Entry | Making:
+        """The snapshot of a shape, or the right to make it when there is none.
 
         Args:
             shape: What is wanted.
-            make: Fills an empty directory with ``memory``, ``state`` and each ``disk0``, ….
             stop: Ends the wait for another process that makes the same.
             waiting: Called before such a wait.
             broken: Called with what is wrong with an entry that is thrown away.
+
+        Returns:
+            The entry, which stays until `discard` or `close`; or what is to be made, which the
+            caller publishes or gives up.
 
         Raises:
             Stopped: ``stop`` was set.
             NoRoomError: The disk has too little room for it.
             OSError: The cache cannot be written or read.
-            Exception: Whatever ``make`` raises.
         """
         path = self.directory / shape.key()
         with suppress(OSError):  # a cache that this user may only read
@@ -146,10 +189,16 @@ class SnapshotCache:
         while not stop.is_set():
             if entry := self._use(path):
                 return entry
-            with self._claim(path.name) as work:
+            with ExitStack() as claim:
+                work = claim.enter_context(self._claim(path.name))
                 if work is not None:
                     # Another process may have made it just before.
-                    return self._use(path) or self._make(shape, path, work, make, broken)
+                    if entry := self._use(path):
+                        return entry
+                    self._make_room(shape, path, work, broken)
+                    return Making(
+                        work / "out", partial(self._publish, shape, path), claim.pop_all()
+                    )
             if turn == 1:  # at first, it may have been swept at that moment
                 waiting()
             stop.wait(min(0.01 * turn, _LONGEST_PAUSE))
@@ -260,14 +309,9 @@ class SnapshotCache:
             self._held[path] = descriptor
         return entry
 
-    def _make(
-        self,
-        shape: Shape,
-        path: Path,
-        work: Path,
-        make: Callable[[Path], None],
-        broken: Callable[[str], None],
-    ) -> Entry:
+    def _make_room(
+        self, shape: Shape, path: Path, work: Path, broken: Callable[[str], None]
+    ) -> None:
         if path.exists():
             if not record.is_withdrawn(path):  # else that was told, and others use it still
                 broken(record.damage(path))
@@ -280,9 +324,9 @@ class SnapshotCache:
             raise NoRoomError(
                 f"{self.directory} has {free >> 20} MiB free, the snapshot may need {need >> 20}"
             )
-        out = work / "out"
-        out.mkdir()
-        make(out)
+        (work / "out").mkdir()
+
+    def _publish(self, shape: Shape, path: Path, out: Path) -> Entry:
         record.write_record(out, shape)
         out.rename(path)
         entry = self._use(path)

@@ -99,6 +99,8 @@ class MachineSpec(msgspec.Struct, frozen=True):
         directory: A scratch directory of its own.
         allow_reboot: The guest may reboot; otherwise a reboot ends the VMM.
         memory_file: A new file that is to be its memory, for a machine that `Vmm.save` will save.
+        shared_memory: Its memory is where the driver can copy it from, so that `Vmm.save_running`
+            saves what clones map.
         saved: What it continues; without, it boots. With both, the file begins with the memory that
             was saved, and what was saved stays as it is.
         disks: The files that it writes, in order, of the VMM's own format; they exist. The guest
@@ -131,6 +133,7 @@ class MachineSpec(msgspec.Struct, frozen=True):
     nics: tuple[Nic, ...] = ()
     allow_reboot: bool = False
     memory_file: Path | None = None
+    shared_memory: bool = False
     saved: Saved | None = None
     disks: tuple[Path, ...] = ()
     root_size: int = 0
@@ -148,8 +151,10 @@ class MachineSpec(msgspec.Struct, frozen=True):
         check_choice(self.accelerator, ("kvm", "tcg"), f"{self.name}: accelerator")
         if self.channel is not None:
             check_choice(self.channel, ("serial", "vsock"), f"{self.name}: channel")
-        if self.hugepages and self.memory_file:
+        if self.hugepages and (self.memory_file or self.shared_memory):
             raise ValueError(f"{self.name}: memory of huge pages is in no file of its own")
+        if self.shared_memory and (self.memory_file or self.saved):
+            raise ValueError(f"{self.name}: memory that is shared begins empty, and has no path")
         if self.hugepages and self.memory % 2:
             raise ValueError(f"{self.name}: {self.memory} MiB are no whole number of 2 MiB pages")
         if self.paused and not self.saved:
@@ -278,7 +283,8 @@ class Vmm(Protocol):
 
         Returns:
             What was saved, without the disks. Where its ``memory`` is None though it could be
-            mapped, loading it into a machine with a memory file and saving that makes it so.
+            mapped, loading it into a machine with a memory file and saving that makes it so; of a
+            machine with shared memory it is not None.
 
         Raises:
             SaveError: It could not be saved.

@@ -21,6 +21,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from attest.errors import reason_of
 from attest.support.listeners import tell
 from attest.support.sparse_copy import copy_sparse
@@ -82,9 +84,14 @@ class CloudHypervisor(ApiVmm):
         on_exit: Callable[[VmmExit], None],
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> None:
+        workdir = OpenWorkdir(spec.directory, "cloud-hypervisor-")
+        self._memory: Path | None = None
+        if spec.shared_memory:
+            # A file, and not a memfd: Landlock, under which it runs, knows no such files.
+            self._memory = workdir.path / "memory"
+            spec = replace(spec, shared_memory=False, memory_file=self._memory)
         if spec.memory_file is not None:
             _make_memory(spec.memory_file, spec)
-        workdir = OpenWorkdir(spec.directory, "cloud-hypervisor-")
         super().__init__(spec, workdir, on_exit, base="/api/v1")
         self._binary = binary
         self._enter = enter
@@ -245,13 +252,20 @@ class CloudHypervisor(ApiVmm):
     def save_running(self, directory: Path) -> Saved:
         """Pause it and write its memory and its devices' state into one file; it can be resumed.
 
+        Memory that is shared goes into a file of its own.
+
         Args:
             directory: Where its files go.
 
         Raises:
+            HostError: Its memory could not be copied.
             SaveError: It could not be saved.
             ValueError: Its memory is a file, which will change when it goes on.
         """
+        if self._memory is not None:
+            saved = self._save(directory, directory / "memory")
+            copy_sparse(directory / "memory", self._memory)
+            return saved
         if self._spec.memory_file is not None:
             raise ValueError(f"{self.name} has a memory file, so `save` is the way to save it")
         return self._save(directory, None)

@@ -29,6 +29,7 @@ class Inherited(NamedTuple):
         output: The descriptor to which the console goes.
         keyboard: The descriptor from which it reads what is typed.
         agent: The descriptor of the agent's socket, where that is on a serial port.
+        memory: The descriptor of memory that is shared with the driver.
         cid: The guest's number on the host's vsock, where the agent is there.
     """
 
@@ -36,13 +37,14 @@ class Inherited(NamedTuple):
     output: int
     keyboard: int
     agent: int | None
+    memory: int | None
     cid: int
 
     @property
     def descriptors(self) -> list[int]:
         """All of the descriptors."""
-        agent = [] if self.agent is None else [self.agent]
-        return [self.qmp, self.output, self.keyboard, *agent]
+        optional = [each for each in (self.agent, self.memory) if each is not None]
+        return [self.qmp, self.output, self.keyboard, *optional]
 
 
 def command_line(binary: QemuBinary, spec: MachineSpec, ends: Inherited) -> list[str]:
@@ -54,7 +56,8 @@ def command_line(binary: QemuBinary, spec: MachineSpec, ends: Inherited) -> list
         str(binary.path), "-name", f"{spec.name},debug-threads=on",
         "-no-user-config", "-nodefaults", "-display", "none",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        *_machine(binary, spec), *_memory(binary, spec), "-smp", str(spec.vcpus), *_boot(spec),
+        *_machine(binary, spec), *_memory(binary, spec, ends),
+        "-smp", str(spec.vcpus), *_boot(spec),
         "-chardev", f"socket,id=qmp,fd={ends.qmp}", "-mon", "chardev=qmp,mode=control",
         *_console(binary, ends),
         *_agent(ends, bus),
@@ -120,20 +123,22 @@ def _machine(binary: QemuBinary, spec: MachineSpec) -> list[str]:
     return ["-machine", machine, "-accel", accelerator, "-cpu", cpu]
 
 
-def _memory(binary: QemuBinary, spec: MachineSpec) -> list[str]:
+def _memory(binary: QemuBinary, spec: MachineSpec, ends: Inherited) -> list[str]:
     """Its memory, under one name whatever it is: a saved machine is loaded into it by that name."""
-    backend = f"{_memory_backend(binary, spec)},id=mem,size={spec.memory}M"
+    backend = f"{_memory_backend(binary, spec, ends)},id=mem,size={spec.memory}M"
     # A huge page that is missing at the start is an error, and later the end of QEMU.
     if spec.prefault or spec.hugepages:
         backend += ",prealloc=on"
     return ["-m", str(spec.memory), "-object", backend, "-machine", "memory-backend=mem"]
 
 
-def _memory_backend(binary: QemuBinary, spec: MachineSpec) -> str:
+def _memory_backend(binary: QemuBinary, spec: MachineSpec, ends: Inherited) -> str:
     if spec.hugepages:
         if spec.saved and spec.saved.memory:
             raise ValueError(f"{spec.name}: huge pages cannot map the file {spec.saved.memory}")
         return "memory-backend-memfd,hugetlb=on,hugetlbsize=2M"
+    if ends.memory is not None:
+        return f"memory-backend-file,mem-path=/proc/self/fd/{ends.memory},share=on"
     if spec.memory_file:
         return f"memory-backend-file,mem-path={_quoted(spec.memory_file)},share=on"
     if spec.saved and spec.saved.memory:

@@ -29,6 +29,7 @@ from attest.vmm.process import WatchedProcess
 from attest.vmm.qemu.binary import QemuBinary
 from attest.vmm.qemu.command_line import Inherited, command_line
 from attest.vmm.qemu.monitored import REPLY_LIMIT, Monitored
+from attest.vmm.shared_memory import SharedMemory
 from attest.vmm.vsock import HostVsock, check_vhost_vsock
 
 __all__ = ["Qemu"]
@@ -80,6 +81,7 @@ class Qemu(Monitored):
             check_vhost_vsock()
         if spec.memory_file and spec.saved and spec.saved.memory:
             copy_sparse(spec.memory_file, spec.saved.memory)
+        self._memory = SharedMemory(spec.memory) if spec.shared_memory else None
         with Ends() as ends:
             ours, qmp = ends.socket()
             super().__init__(
@@ -90,7 +92,8 @@ class Qemu(Monitored):
             if self.channel == "serial":
                 self._agent, agent = ends.socket()
             self.console, output, keyboard = _console_ends(ends, binary)
-            inherited = Inherited(qmp, output, keyboard, agent, self._cid)
+            memory = self._memory.descriptor if self._memory else None
+            inherited = Inherited(qmp, output, keyboard, agent, memory, self._cid)
             self._process = WatchedProcess(
                 enter(command_line(binary, spec, inherited)),
                 pass_fds=inherited.descriptors,
@@ -144,10 +147,17 @@ class Qemu(Monitored):
     def save_running(self, directory: Path) -> Saved:
         """Pause it and write its memory and its devices' state into one file.
 
+        Memory that is shared goes into a file of its own.
+
         Raises:
+            HostError: Its memory could not be copied.
             SaveError: It could not be saved.
         """
-        return self._save(directory, None)
+        if self._memory is None:
+            return self._save(directory, None)
+        saved = self._save(directory, directory / "memory")
+        self._memory.copy(directory / "memory")
+        return saved
 
     def _save(self, directory: Path, memory: Path | None) -> Saved:
         from attest.vmm.qemu import migration
@@ -181,16 +191,18 @@ class Qemu(Monitored):
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
         super().kill()
-        self._close_agent()
+        self._close()
 
     def abandon(self) -> None:
         """End it where its start has failed, see `VmmProcess.abandon`."""
         super().abandon()
-        self._close_agent()
+        self._close()
 
-    def _close_agent(self) -> None:
+    def _close(self) -> None:
         if self._agent is not None:
             self._agent.close()
+        if self._memory is not None:
+            self._memory.close()
 
 
 def _console_ends(ends: Ends, binary: QemuBinary) -> tuple[ConsolePipes, int, int]:
