@@ -353,6 +353,30 @@ def test_a_machine_with_a_memory_file_is_saved_for_good(start: Starter, place: P
         run.vmm.save_running(place)
 
 
+def test_a_machine_with_shared_memory_is_saved_with_a_copy_of_it_and_goes_on(
+    start: Starter, bench: Bench, place: Path
+) -> None:
+    run = start(shared_memory=True)
+    (zone,) = created(bench)["memory"]["zones"]
+    memory = Path(zone["file"])
+    assert zone["shared"]
+    with memory.open("r+b") as file:
+        file.write(b"as it was")
+    saved = run.vmm.save_running(place)
+    run.vmm.resume()
+    with memory.open("r+b") as file:
+        file.write(b"since then")
+    assert saved == Saved(place / "memory", place / "state")
+    assert saved.memory is not None
+    with saved.memory.open("rb") as file:
+        assert file.read(9) == b"as it was"
+    assert saved.memory.stat().st_size == 64 * MIB
+    assert saved.memory.stat().st_blocks * 512 < MIB
+    assert answers(run)
+    run.vmm.kill()
+    assert not memory.exists()
+
+
 def test_a_clone(start: Starter, bench: Bench, saved: Saved, image: Image) -> None:
     before = len(bench.requests)
     nics = (Nic("tap1s", NICS[0].mac), Nic("tap2s", NICS[1].mac))

@@ -24,7 +24,7 @@ packages = ["openssh-server"]
 _KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 _WHO = (
     f"hostname; cat /etc/machine-id; cat {_KEY};"
-    " ip -br address show eth0; head -c 16 /dev/urandom | xxd -p"
+    " ip -br address show eth0; cat /proc/sys/kernel/random/uuid"
 )
 
 
@@ -88,6 +88,13 @@ def test_who_goes_on_is_a_clone_like_any_other(home: Path, tmp_path: Path) -> No
             clone.succeed("test ! -e /root/later && test ! -e /dev/shm/later")
         assert told.stages.count(("one", "kernel")) == 1
         assert ("two", "kernel") not in told.stages
+
+        snapshot = one.snapshot("later")
+        one.succeed("rm /root/later /dev/shm/later")
+        one.restore(snapshot)
+        one.succeed("test -e /root/later && test -e /dev/shm/later")
+        (twin,) = snapshot.clone(1)
+        assert twin.succeed("hostname; cat /root/later") == "one-1\nlater\n"
 
         one.shutdown()
         one.start()
@@ -167,7 +174,7 @@ def test_nothing_is_saved_where_the_user_says_so(home: Path) -> None:
     assert (told.saved, told.warnings) == ([], [])
     assert SnapshotCache().entries() == []
 
-    with Cluster(manifest, accelerator="tcg", events=told.events):
+    with Cluster(manifest, accelerator="tcg", events=told.events) as cluster:
         cluster["one"].succeed("true")
     before = [entry.path for entry in SnapshotCache().entries()]
     with Cluster(manifest, accelerator="tcg", save=False, events=told.events) as cluster:

@@ -359,7 +359,7 @@ def test_a_machine_whose_snapshot_did_not_restore_ends_as_any_other(
 
 
 DIES = (
-    '(while [ "$now" != one ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
+    '(now=; while [ "$now" != one ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
     " sleep 2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
 )
 """A warm step after which a machine dies, a moment after it was told that it is `one`."""

@@ -22,11 +22,10 @@ from tests.obtaining import obtain
 REMOVED = "its snapshot does not restore and was removed, so it boots: "
 
 DIES = (
-    "(read before < /proc/sys/kernel/hostname; now=$before;"
-    ' while [ "$now" = "$before" ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
+    '(now=; while [ "$now" != one ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
     " sleep 2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
 )
-"""A warm step after which a clone dies, a moment after it was told its name and has said so."""
+"""A warm step after which a machine dies, a moment after it was told that it is `one`."""
 
 
 @pytest.fixture
@@ -57,9 +56,9 @@ class Told:
             self.warnings.append(event.text)
             self.warned.set()
 
-    def cluster(self, vmm: Vmm, **node: object) -> Cluster:
+    def cluster(self, vmm: Vmm, name: str = "one", **node: object) -> Cluster:
         return Cluster(
-            {"nodes": vmm.nodes("one", **node)}, accelerator="kvm", events=self.events,
+            {"nodes": vmm.nodes(name, **node)}, accelerator="kvm", events=self.events,
             on_fatal=self.fatal.append, limits=self.limits,
         )  # fmt: skip
 
@@ -113,6 +112,8 @@ def test_a_clone_that_faults_as_soon_as_it_runs(vmm: Vmm, sound: Entry, snapshot
 
 def test_a_clone_that_dies_a_moment_after_its_first_answer(vmm: Vmm, snapshots: Path) -> None:
     told = Told(Limits(probation=60))  # however busy the host
+    with told.cluster(vmm, "maker", warm_steps=[DIES]) as cluster:
+        cluster["maker"].connect()
     with told.cluster(vmm, warm_steps=[DIES]) as cluster:
         one = cluster["one"]
         one.start()
@@ -141,3 +142,26 @@ def test_a_file_of_the_host_that_has_changed_costs_no_boot(
         assert told.warnings == []
     entries = SnapshotCache(snapshots).entries()
     assert sorted(len(entry.shape.files) for entry in entries) == [0, 1, 1]
+
+
+def test_the_machine_that_is_saved_goes_on_as_a_clone(vmm: Vmm, snapshots: Path) -> None:
+    """Its disk, its network and its connections, beside a clone of what was saved."""
+    told = Told()
+    node = vmm.nodes("one", disks=[{"size": 8}])["one"]
+    with Cluster(
+        {"nodes": {"one": node, "two": node}}, accelerator="kvm", events=told.events
+    ) as cluster:
+        one, two = cluster["one"], cluster["two"]
+        one.succeed("echo later > /later")
+        two.succeed("test ! -e /later")
+        who = [machine.succeed("hostname; cat /etc/machine-id").split() for machine in (one, two)]
+        assert [name for name, _ in who] == ["one", "two"]
+        assert who[0][1] != who[1][1]
+        one.succeed("ping -c 1 -W 20 two")
+        two.succeed("ping -c 1 -W 20 one")
+        snapshot = one.snapshot("later")
+        one.succeed("rm /later; true")
+        one.restore(snapshot)
+        assert one.succeed("cat /later") == "later\n"
+    assert told.warnings == []
+    assert len(SnapshotCache(snapshots).entries()) == 1

@@ -30,6 +30,7 @@ def spec(**what: Any) -> MachineSpec:
         {"saved": MAPPED, "hugepages": True},
         {"memory_file": FILE, "prefault": True},
         {"hugepages": True, "prefault": True},
+        {"shared_memory": True, "prefault": True},
     ],
 )
 def test_what_goes_together(what: dict[str, Any]) -> None:
@@ -40,6 +41,8 @@ def test_what_goes_together(what: dict[str, Any]) -> None:
     ("what", "why"),
     [
         ({"memory_file": FILE, "hugepages": True}, "in no file of its own"),
+        ({"shared_memory": True, "hugepages": True}, "in no file of its own"),
+        ({"shared_memory": True, "saved": MAPPED}, "begins empty"),
         ({"hugepages": True, "memory": 97}, "2 MiB pages"),
         ({"paused": True}, "only what is loaded"),
     ],
