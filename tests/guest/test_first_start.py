@@ -74,6 +74,8 @@ def test_who_goes_on_is_a_clone_like_any_other(home: Path, tmp_path: Path) -> No
         said = {name: cluster[name].succeed(_WHO).splitlines() for name in cluster}
         names, ids, keys, cards, random = zip(*said.values(), strict=True)
         assert names == ("one", "two", "three")
+        # Also who goes on has other keys than those that are in the snapshot.
+        assert [key.split()[2] for key in keys] == ["root@one", "root@two", "root@three"]
         assert len(set(ids)) == len(set(keys)) == len(set(random)) == 3
         assert [card.split()[2].partition("/")[0] for card in cards] == [
             machine.ip() for machine in (one, two, three)
@@ -105,7 +107,10 @@ def test_who_goes_on_is_a_clone_like_any_other(home: Path, tmp_path: Path) -> No
 
 
 def test_it_meets_nobody_until_it_was_saved(home: Path) -> None:
-    step = "ping -c 1 -W 1 192.168.1.2 && exit 1; true"
+    step = (
+        "ip link set eth0 up; ip address add 192.168.1.9/24 dev eth0;"
+        " if ping -c 3 -W 5 192.168.1.2; then exit 1; fi"
+    )
     node = {"image": "tiny", "memory": 96, "warm_steps": [step]}
     told = Told()
     manifest: dict[str, Any] = {"nodes": {"one": node, "two": {"image": "tiny", "memory": 100}}}
