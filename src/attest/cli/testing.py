@@ -95,16 +95,18 @@ def run_test(test: Manifest, options: Options) -> int:
             try:
                 run.go(shown)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
-                failure = error
-                span.data["error"] = str(error) or type(error).__name__
+                if not _is_success(error):
+                    failure = error
+                    span.data["error"] = str(error) or type(error).__name__
         seconds = time.monotonic() - begun
         for alarm in alarms:
             _say(f"{alarm.machine}: its kernel reported: {alarm.text}")
         if failure is None:
             _say(f"{test.name}: {'ended' if options.interactive else 'passed'} in {seconds:.1f} s")
             return 0
-        run.explain(failure)
-        _say(f"{test.name}: FAILED in {seconds:.1f} s; logs: {directory}")
+        if not isinstance(failure, KeyboardInterrupt):
+            run.explain(failure)
+        _say(f"{test.name}: {_verdict(failure, run.began)} {seconds:.1f} s; logs: {directory}")
         run.keeping.settle(_say)
         return _exit_code(failure)
 
@@ -162,6 +164,7 @@ class _Run:
         events: EventLog,
         directory: Path,
     ) -> None:
+        self.began = False
         self.keeping = Keeping(options.keep, directory, asks=not options.attended)
         self._test = test
         self._options = options
@@ -191,6 +194,7 @@ class _Run:
                 self._run_script(cluster, names)
 
     def _run_script(self, cluster: Cluster, names: dict[str, Any]) -> None:
+        self.began = True
         try:
             with self.keeping.of(cluster):
                 self._script.run(names)
@@ -216,13 +220,11 @@ class _Run:
         if self._explained:
             return
         self._explained = True
-        from attest.report.traceback import script_lines
+        from attest.report.traceback import failure_lines
 
-        lines = ["", *script_lines(failure, self._script.filename)]
-        lines += [str(failure) if isinstance(failure, AttestError) else repr(failure)]
+        lines = ["", *failure_lines(failure, self._script.filename)]
         if isinstance(failure, TimeLimit):
             lines += self._consoles()
-        lines += getattr(failure, "__notes__", [])
         for line in lines:
             _say(plain_text(line))
 
@@ -234,6 +236,17 @@ class _Run:
                 lines += [f"  last console lines of {machine.name}:"]
                 lines += [f"  | {line}" for line in last]
         return lines
+
+
+def _is_success(error: BaseException) -> bool:
+    """Whether a script has ended itself, as with ``sys.exit(0)``; as NixOS's driver takes it."""
+    return isinstance(error, SystemExit) and error.code in (None, 0)
+
+
+def _verdict(failure: BaseException, began: bool) -> str:
+    if isinstance(failure, KeyboardInterrupt | Terminated):
+        return "interrupted after"
+    return "FAILED in" if began else "could not run; ended after"
 
 
 def _exit_code(failure: BaseException) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from attest.errors import AttestError, TestFailure
+from attest.script.assertions import EXPLAIN, explain, with_values
 
 __all__ = ["ScriptRun", "TimeLimit"]
 
@@ -71,7 +72,7 @@ class ScriptRun:
         *,
         again: float = 5.0,
     ) -> None:
-        self._code = compile(text, filename, "exec", dont_inherit=True)
+        self._code = compile(with_values(text, filename), filename, "exec", dont_inherit=True)
         # Tracebacks show the lines of a script that is in no file, too.
         linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
         self.filename = filename
@@ -106,6 +107,7 @@ class ScriptRun:
         timer.start()
         where = None
         try:
+            names[EXPLAIN] = explain
             exec(self._code, names)
         except _Ended as ended:
             where = ended.__traceback__
