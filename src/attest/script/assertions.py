@@ -74,7 +74,8 @@ def explain(message: object, test: str, *values: Any) -> str:
 
 
 def _difference(left: str, right: str) -> list[str]:
-    found = list(difflib.ndiff(left.splitlines(), right.splitlines()))
+    compared = difflib.ndiff(left.splitlines(), right.splitlines())
+    found = [line for line in compared if not line.startswith("?")]  # which only point
     more = [f"  … {len(found) - _LINES} more lines"] if len(found) > _LINES else []
     return ["  - left, + right:", *(f"  {line.rstrip()}" for line in found[:_LINES]), *more]
 
