@@ -17,6 +17,7 @@ static const uint32_t edges = EPOLLIN | EPOLLOUT | EPOLLET;
 struct connection {
     struct stream *stream;
     struct watch watch;
+    struct addresses addresses; /* those that are still to be tried, until it is connected */
     struct buffer unsent; /* from the host, not taken by the peer yet */
     bool connected;
     bool peer_ended;    /* the peer sends no more */
@@ -107,6 +108,8 @@ static void connection_pump(struct connection *connection)
         end_if_over(connection);
 }
 
+static void connection_begin(struct connection *connection, int error);
+
 static void connection_ready(struct watch *watch, uint32_t events)
 {
     struct connection *connection = container_of(watch, struct connection, watch);
@@ -116,7 +119,8 @@ static void connection_ready(struct watch *watch, uint32_t events)
     if (!connection->connected) {
         getsockopt(watch->fd, SOL_SOCKET, SO_ERROR, &error, &size);
         if (error) {
-            connection_fail(connection, error);
+            watch_close(&connection->watch);
+            connection_begin(connection, error);
             return;
         }
         connection->connected = true;
@@ -125,34 +129,39 @@ static void connection_ready(struct watch *watch, uint32_t events)
     connection_pump(connection);
 }
 
-static bool find_address(const struct request *request, struct address *address)
+/* Try the next address; the last one failed with `error`. */
+static void connection_begin(struct connection *connection, int error)
+{
+    int fd = connect_next(&connection->addresses, &error);
+    if (fd >= 0)
+        watch_start(&connection->watch, fd, edges, connection_ready);
+    else
+        connection_fail(connection, error);
+}
+
+static bool find_addresses(const struct request *request, struct addresses *addresses)
 {
     char *host = request_text(request, ADDRESS);
-    bool found = host && (*host == '/' ? unix_address(host, address)
-                                       : resolve_address(host, (uint16_t)request_u32(request, PORT, 0), address));
+    bool is_path = host && *host == '/';
+    bool found = is_path ? unix_address(host, &addresses->each[0])
+                         : host && resolve_addresses(host, (uint16_t)request_u32(request, PORT, 0), addresses);
+    if (is_path)
+        addresses->count = found;
     free(host);
     return found;
 }
 
 static void connect_open(struct stream *stream, const struct request *request)
 {
-    struct address address;
-    if (!find_address(request, &address)) {
-        stream_fail(stream, EADDRNOTAVAIL, "the address is neither a number nor in /etc/hosts");
-        return;
-    }
-    int fd = socket(address.socket.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || (connect(fd, (struct sockaddr *)&address.socket, address.size) < 0 && errno != EINPROGRESS)) {
-        int error = errno;
-        if (fd >= 0)
-            close(fd);
-        stream_fail(stream, error, "%s", strerror(error));
-        return;
-    }
     struct connection *connection = allocate_zeroed(sizeof *connection);
     connection->stream = stream;
     stream->state = connection;
-    watch_start(&connection->watch, fd, edges, connection_ready);
+    if (find_addresses(request, &connection->addresses)) {
+        connection_begin(connection, 0);
+        return;
+    }
+    connection_free(connection);
+    stream_fail(stream, EADDRNOTAVAIL, "the address is neither a number nor in /etc/hosts");
 }
 
 static void connect_data(struct stream *stream, const uint8_t *bytes, size_t size)

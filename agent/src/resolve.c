@@ -1,11 +1,13 @@
 #include "resolve.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 static bool numeric_ipv4(const char *host, uint16_t port, struct address *address)
 {
@@ -49,24 +51,62 @@ static bool line_names(char *line, const char *host)
     return false;
 }
 
-static bool named_address(const char *host, uint16_t port, struct address *address)
+static void add_numeric(const char *host, uint16_t port, struct addresses *addresses)
+{
+    struct address *address = &addresses->each[addresses->count];
+    if (addresses->count == ADDRESSES_MAX || !numeric_address(host, port, address))
+        return;
+    for (unsigned i = 0; i < addresses->count; i++)
+        if (memcmp(&addresses->each[i].socket, &address->socket, sizeof address->socket) == 0)
+            return;
+    addresses->count++;
+}
+
+static void add_named(const char *host, uint16_t port, struct addresses *addresses)
 {
     FILE *hosts = fopen("/etc/hosts", "re");
     char *line = NULL;
     size_t size = 0;
-    bool found = false;
-    while (hosts && !found && getline(&line, &size, hosts) > 0)
-        found = line_names(line, host) && numeric_address(line + strspn(line, " \t"), port, address);
+    while (hosts && getline(&line, &size, hosts) > 0)
+        if (line_names(line, host))
+            add_numeric(line + strspn(line, " \t"), port, addresses);
     free(line);
     if (hosts)
         fclose(hosts);
-    return found;
 }
 
-bool resolve_address(const char *host, uint16_t port, struct address *address)
+bool resolve_addresses(const char *host, uint16_t port, struct addresses *addresses)
 {
-    return numeric_address(host, port, address) || named_address(host, port, address) ||
-           (strcasecmp(host, "localhost") == 0 && numeric_address("127.0.0.1", port, address));
+    char bare[INET6_ADDRSTRLEN + IF_NAMESIZE + 1];
+    size_t length = strlen(host);
+    addresses->count = addresses->next = 0;
+    if (*host == '[' && host[length - 1] == ']' && length - 2 < sizeof bare) {
+        memcpy(bare, host + 1, length - 2);
+        bare[length - 2] = 0;
+        host = bare;
+    }
+    add_numeric(host, port, addresses);
+    if (addresses->count == 0)
+        add_named(host, port, addresses);
+    if (strcasecmp(host, "localhost") == 0) { /* RFC 6761, 6.3, whatever the file has */
+        add_numeric("127.0.0.1", port, addresses);
+        add_numeric("::1", port, addresses);
+    }
+    return addresses->count > 0;
+}
+
+int connect_next(struct addresses *addresses, int *error)
+{
+    while (addresses->next < addresses->count) {
+        const struct address *address = &addresses->each[addresses->next++];
+        int fd = socket(address->socket.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        *error = fd < 0 || connect(fd, (const struct sockaddr *)&address->socket, address->size) < 0 ? errno : 0;
+        if (fd >= 0 && (*error == 0 || *error == EINPROGRESS))
+            return fd;
+        if (fd >= 0)
+            close(fd);
+    }
+    return -1;
 }
 
 bool unix_address(const char *path, struct address *address)

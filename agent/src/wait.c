@@ -36,6 +36,7 @@ struct wait {
     struct timer limit, retry;
     uint64_t delay;
     struct watch attempt; /* a connect() under way */
+    struct addresses addresses;
     struct path_watch path;
     struct unit unit;
     char seen[256]; /* what was last the case */
@@ -100,11 +101,17 @@ static bool met_itself(int fd)
            memcmp(&own, &peer, own_size) == 0;
 }
 
+static void try_next_address(struct wait *wait, int error);
+
 static void port_answered(struct wait *wait, int error)
 {
     if (!error && met_itself(wait->attempt.fd))
         error = ECONNREFUSED;
     watch_close(&wait->attempt);
+    if (error && wait->addresses.next < wait->addresses.count) {
+        try_next_address(wait, error);
+        return;
+    }
     note_seen(wait, "%s port %u: %s", wait->subject, wait->port, error ? strerror(error) : "open");
     if ((error == 0) == (wait->kind == PORT_OPEN))
         wait_finish(wait);
@@ -128,14 +135,17 @@ static void attempt_ready(struct watch *watch, uint32_t events)
 
 static void try_port(struct wait *wait)
 {
-    struct address address;
-    if (!resolve_address(wait->subject, wait->port, &address)) {
-        note_seen(wait, "%s is neither an address nor in /etc/hosts", wait->subject);
-        retry_later(wait);
+    if (!resolve_addresses(wait->subject, wait->port, &wait->addresses)) {
+        note_seen(wait, "%s is neither an address nor in /etc/hosts, and no name server is asked", wait->subject);
+        wait_end(wait, (struct outcome){.status = FAILED, .error = EADDRNOTAVAIL});
         return;
     }
-    int fd = socket(address.socket.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int error = fd < 0 || connect(fd, (struct sockaddr *)&address.socket, address.size) < 0 ? errno : 0;
+    try_next_address(wait, 0);
+}
+
+static void try_next_address(struct wait *wait, int error)
+{
+    int fd = connect_next(&wait->addresses, &error);
     if (fd >= 0)
         watch_start(&wait->attempt, fd, EPOLLOUT, attempt_ready);
     if (fd >= 0 && error == EINPROGRESS)

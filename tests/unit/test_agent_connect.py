@@ -39,6 +39,18 @@ def open_to(client: AgentClient, address: str, port: int = 0) -> Stream:
     return stream
 
 
+@pytest.mark.parametrize("address", ["::1", "[::1]", "localhost"])
+def test_the_address_is_used_that_accepts(client: AgentClient, address: str) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        listener.settimeout(30)
+        stream = open_to(client, address, listener.getsockname()[1])
+        peer, _ = listener.accept()
+        with peer:
+            client.data(stream, b"question\n")
+            peer.settimeout(30)
+            assert peer.recv(100) == b"question\n"
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost"])
 def test_both_directions(client: AgentClient, listener: socket.socket, address: str) -> None:
     stream = open_to(client, address, listener.getsockname()[1])

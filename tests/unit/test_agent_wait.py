@@ -71,10 +71,28 @@ def test_port(client: AgentClient, port: int) -> None:
     assert client.finish(closing).status == DONE
 
 
-def test_port_of_a_name_that_is_not_known(client: AgentClient, port: int) -> None:
-    result, _ = client.run(WAIT, fields(PORT_OPEN, "nobody.invalid", port, (4, u64(50))))
-    assert result.status == TIMED_OUT
-    assert "/etc/hosts" in result.message
+@pytest.mark.parametrize("host", ["localhost", "::1", "[::1]", "LOCALHOST"])
+def test_a_port_is_open_where_any_address_of_its_name_accepts(
+    client: AgentClient, port: int, host: str
+) -> None:
+    assert is_so(client, PORT_CLOSED, host, port)
+    with socket.create_server(("::1", port), family=socket.AF_INET6):
+        assert is_so(client, PORT_OPEN, host, port)
+        assert is_so(client, PORT_CLOSED, "127.0.0.1", port)
+        closing = waits(client, PORT_CLOSED, host, port)
+    assert client.finish(closing).status == DONE
+
+
+@pytest.mark.parametrize("kind", [PORT_OPEN, PORT_CLOSED])
+@pytest.mark.parametrize("host", ["nobody.invalid", "[nobody]", "[", "]", "[]", "::1]"])
+def test_port_of_a_name_that_is_not_known(
+    client: AgentClient, port: int, host: str, kind: int
+) -> None:
+    result, _ = client.run(WAIT, fields(kind, host, port))
+    assert result.status == FAILED
+    assert result.message == (
+        f"{host} is neither an address nor in /etc/hosts, and no name server is asked"
+    )
 
 
 def test_a_wait_that_is_over_says_what_it_saw(client: AgentClient, port: int) -> None:
