@@ -50,14 +50,14 @@ def _timed(owner: Any, function: str, name: str) -> None:
 def _watch() -> None:
     """Wrap the functions that make up a start; what is indented is part of what is not."""
     from attest.cluster import cluster
+    from attest.cluster.ground import Ground
     from attest.guest.agent.channel import AgentChannel
     from attest.script.run import ScriptRun
     from attest.snapshot.cache import SnapshotCache
     from attest.vmm.qemu import vmm as qemu
 
     _timed(cluster.Cluster, "__init__", "cluster")
-    _timed(cluster, "Cell", "  cell")
-    _timed(cluster, "make_bridges", "  bridges and taps")
+    _timed(Ground, "ready", "  cell, bridges, taps: waited for")
     _timed(ScriptRun, "run", "script")
     _timed(SnapshotCache, "obtain", "  snapshot looked up")
     _timed(qemu, "WatchedProcess", "  VMM forked")

@@ -439,7 +439,8 @@ class Cluster:
         call_in_thread(tsc_khz, "measure the clock")  # 2 ms, and each machine's start needs it
         reserve_descriptors(len(manifest.nodes))
         check_hugepages(sum(node.memory for node in nodes.values() if node.hugepages))
-        self._scratch, self._cell = self._ground.made()
+        self._ground.ready()
+        self._scratch, self._cell = self._ground.scratch, self._ground.cell
         if qemu:
             qemu.result()
         expected = "tcg" if options.accelerator == "tcg" else "kvm"

@@ -6,32 +6,15 @@ meanwhile what the machines need.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import wait
+from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
-from typing import NamedTuple
 
 from attest.manifest import Manifest
-from attest.net.bridge import Attachment, make_bridges
-from attest.net.cell import Cell
+from attest.net.bridge import cell_with_bridges
 from attest.node.attachments import attachments_of
-from attest.support.concurrency import call_in_thread
 from attest.support.scratch import Scratch
 
-__all__ = ["Ground", "Made"]
-
-
-class Made(NamedTuple):
-    """What was made.
-
-    Attributes:
-        scratch: The directory of the cluster's temporary files, which is there.
-        cell: The cell, with bridges and taps for all nodes that boot an image.
-    """
-
-    scratch: Scratch
-    cell: Cell
+__all__ = ["Ground"]
 
 
 class Ground:
@@ -40,37 +23,32 @@ class Ground:
     Args:
         manifest: What the cluster is made of.
         numbers: The numbers of its nodes, by their names.
+
+    Attributes:
+        scratch: The directory of the cluster's temporary files, which is there once it is `ready`.
+        cell: The cell, with bridges and taps for all nodes that boot an image.
+
+    Raises:
+        HostError: The place for the directory is somebody else's, or a program is missing.
     """
 
     def __init__(self, manifest: Manifest, numbers: Mapping[str, int]) -> None:
         nodes = manifest.image_nodes().items()
         places = [each for name, node in nodes for each in attachments_of(node, numbers[name])]
-        self._made = call_in_thread(partial(_make, places), "make the cell")
+        self.scratch = Scratch()
+        self.cell = cell_with_bridges(self.scratch.path, places)
 
-    def made(self) -> Made:
+    def ready(self) -> None:
         """Wait until all is there.
 
         Raises:
-            HostError: This host does not let the user make it.
+            HostError: This host does not let the user make the namespaces or the networks.
         """
-        return self._made.result()
+        self.cell.ready()
+        self.scratch.create()
 
     def close(self) -> None:
         """End every process in the cell and remove all; nothing happens when that is done."""
-        wait([self._made])
-        if self._made.exception() is None:
-            scratch, cell = self._made.result()
-            cell.close()
-            scratch.close()
-
-
-def _make(places: Sequence[Attachment]) -> Made:
-    with ExitStack() as undo:
-        scratch = Scratch()
-        undo.callback(scratch.close)
-        cell = Cell(scratch.path)
-        undo.callback(cell.close)
-        scratch.create()
-        make_bridges(cell, places)
-        undo.pop_all()
-    return Made(scratch, cell)
+        with ExitStack() as ends:
+            ends.callback(self.scratch.close)
+            ends.callback(self.cell.close)

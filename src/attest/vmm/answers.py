@@ -73,10 +73,10 @@ def recall(program: Program, option: str) -> str | None:
 
 
 def remember(program: Program, option: str, text: str) -> None:
-    """Keep what it said, where the cache can be written; what nobody has asked for long goes."""
+    """Keep what it said, where there is a cache that can be written; what is old there goes."""
     record = _record(program, option)
     with suppress(OSError):
-        record.parent.mkdir(parents=True, exist_ok=True)
+        record.parent.mkdir(exist_ok=True)  # `attest doctor` begins no cache
         beside = record.with_name(f"{record.name}.{os.getpid()}")
         beside.write_bytes(msgspec.json.encode(_Answer(program, text)))
         beside.rename(record)
