@@ -29,7 +29,7 @@ def look(event, arguments):
     if event == "import" and arguments[0] == "attest.cluster.cluster":
         collects["while importing"] = gc.isenabled()
         order.append("imports")
-    if event == "subprocess.Popen" and "unshare" in " ".join(arguments[1]):
+    if event == "subprocess.Popen" and "unshare" in " ".join(map(str, arguments[1])):
         order.append("cell")
     if event == "subprocess.Popen" and "-name" in arguments[1]:
         collects["then"] = gc.isenabled()

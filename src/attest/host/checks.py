@@ -262,9 +262,11 @@ def check_networks() -> Finding:
 
 
 def _make_cell(attachments: Sequence[Attachment]) -> None:
-    with tempfile.TemporaryDirectory(prefix="attest-doctor-") as scratch:
-        with closing(cell_with_bridges(Path(scratch), attachments)) as cell:
-            cell.ready()
+    with (
+        tempfile.TemporaryDirectory(prefix="attest-doctor-") as scratch,
+        closing(cell_with_bridges(Path(scratch), attachments)) as cell,
+    ):
+        cell.ready()
 
 
 def check_image_building() -> Finding:
