@@ -99,7 +99,24 @@ def test_a_script_is_asked_each_time(tmp_path: Path, cache: Path) -> None:
     for name in ("first", "second"):
         other.write_text(f"{name} (GNU coreutils)\n")
         assert name_of(program) == name
-    assert Program.at(program) is None
+
+
+def test_a_script_that_nobody_has_changed_for_long_is_asked_each_time() -> None:
+    programs = (path for path in Path("/usr/bin").iterdir() if path.is_file())
+    script = next(path for path in programs if path.read_bytes()[:2] == b"#!")
+    assert Program.at(script) is None
+
+
+def test_a_program_is_known_by_all_that_a_change_of_its_file_changes(program: Path) -> None:
+    known, libraries = Program.at(program), Path("/etc/ld.so.cache")
+    assert known
+    for facts, file in ((known.program, program), (known.libraries, libraries)):
+        if file.exists():
+            status = file.stat()
+            assert {
+                status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns,
+                status.st_ctime_ns,
+            } == set(facts)  # fmt: skip
 
 
 def fill(record: Path) -> None:
