@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import click
 
+from attest.cli import importing
 from attest.cli.options import accel_option, programs, vmm_options
-from attest.cli.testing import Options, run_test
-from attest.cluster.options import ClusterOptions
+from attest.cluster.ground import Ground
 from attest.errors import UsageError
 from attest.manifest import Accelerator, VmmName, load_manifest
 
@@ -79,26 +80,31 @@ def run(
         )
     if cold and snapshots:
         raise UsageError("--cold and --snapshots: one of them")
-    options = Options(
-        cluster=ClusterOptions(
-            accelerator=accel,
-            vmm=vmm,
-            programs=programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor),
-            cold=cold,
-            save=not no_save,
-            snapshots=snapshots,
-            hugepages=hugepages,
-        ),
-        out=out,
-        keep=keep,
-        verbose=verbose,
-        interactive=interactive,
-        pause_on_failure=pause_on_failure,
-    )
     test = load_manifest(manifest)
     if check:
         from attest.cli.check import of_manifest, report
 
         if report(of_manifest(test)):
             sys.exit(1)
-    sys.exit(run_test(test, options))
+    with closing(Ground(test, test.numbers())) as ground:
+        with importing():  # while the ground is made
+            from attest.cli.testing import Options, run_test
+            from attest.cluster.options import ClusterOptions
+        options = Options(
+            cluster=ClusterOptions(
+                accelerator=accel,
+                vmm=vmm,
+                programs=programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor),
+                cold=cold,
+                save=not no_save,
+                snapshots=snapshots,
+                hugepages=hugepages,
+            ),
+            out=out,
+            keep=keep,
+            verbose=verbose,
+            interactive=interactive,
+            pause_on_failure=pause_on_failure,
+        )
+        code = run_test(test, options, ground)
+    sys.exit(code)

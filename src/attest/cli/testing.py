@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from attest.cli.keep_on_failure import Keeping
 from attest.cluster.cluster import Cluster
+from attest.cluster.ground import Ground
 from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions
 from attest.errors import AttestError, Terminated, UsageError
 from attest.events import Event, EventLog, Kind
@@ -62,8 +63,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return self.interactive or self.pause_on_failure
 
 
-def run_test(test: Manifest, options: Options) -> int:
+def run_test(test: Manifest, options: Options, ground: Ground | None = None) -> int:
     """Run a test and tell the user what came of it.
+
+    Args:
+        test: The test.
+        options: How it is to be run.
+        ground: What its cluster is to stand on, where that has been begun.
 
     Returns:
         The exit code of the command.
@@ -80,7 +86,7 @@ def run_test(test: Manifest, options: Options) -> int:
     doing = Activities(events, test.nodes)
     script = _script(test, options, doing)
     with _directory(test, options) as directory:
-        run = _Run(test, options, script, events, directory)
+        run = _Run(test, options, script, events, directory, ground)
         begun = time.monotonic()
         failure: BaseException | None = None
         alarms: list[Event] = []
@@ -161,6 +167,7 @@ class _Run:
         script: ScriptRun,
         events: EventLog,
         directory: Path,
+        ground: Ground | None,
     ) -> None:
         self.keeping = Keeping(options.keep, directory, asks=not options.attended)
         self._test = test
@@ -168,6 +175,7 @@ class _Run:
         self._script = script
         self._events = events
         self._directory = directory
+        self._ground = ground
         self._machines: dict[str, Machine] = {}
         self._explained = False
 
@@ -176,6 +184,7 @@ class _Run:
         with Cluster(
             self._test,
             replace(self._options.cluster, out_dir=self._directory),
+            ground=self._ground,
             events=self._events,
             on_fatal=self._script.abort,
         ) as cluster:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from attest.cluster.addressing import free_names, hosts_file, next_number
 from attest.cluster.archive import Archive, stand_still, write_archive
 from attest.cluster.checkpoint import Checkpoint
+from attest.cluster.ground import Ground
 from attest.cluster.images import images_of
 from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions, ClusterSettings
 from attest.cluster.start_scripts import Report, StartScripts, machine_name
@@ -35,12 +36,11 @@ from attest.machine.lifecycle import Lifecycle
 from attest.machine.machine import Machine, Snapshot
 from attest.machine.meeting import Meeting
 from attest.manifest import Manifest, check_names, load_manifest, on_hugepages, parse_manifest
-from attest.net.bridge import Attachment, hold_bridges, join_bridges, make_bridges
-from attest.net.cell import Cell
+from attest.net.bridge import hold_bridges, join_bridges
 from attest.net.vlan import VLan
 from attest.node.launcher import Launcher
 from attest.node.live_snapshot import save_running
-from attest.node.resolved import ResolvedNode, attachments_of, resolve
+from attest.node.resolved import ResolvedNode, resolve
 from attest.node.vmm_choice import find_vmm
 from attest.provision.making import make_snapshot
 from attest.provision.preparation import prepare_boot
@@ -55,10 +55,10 @@ from attest.provision.warm import WarmSources
 from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.prebuilt import PrebuiltSnapshots
 from attest.support.concurrency import call_in_thread, wait_all
-from attest.support.scratch import Scratch
 from attest.support.validation import did_you_mean
 from attest.vmm.base import Saved
 from attest.vmm.qemu.binary import find_qemu
+from attest.vmm.qemu.tsc import tsc_khz
 
 __all__ = ["Cluster"]
 
@@ -81,6 +81,7 @@ class Cluster:
         manifest: A `Manifest`, a path of one, or its content as a dictionary.
         options: How it is to run.
         archive: What was kept of an earlier cluster with this manifest; see `go_back`.
+        ground: What it is to stand on when it is first open; default: it makes its own.
         events: Where everything that happens is reported.
         on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died), in a thread
             of the machine's, which must not wait for it. Default: the error is raised by the next
@@ -109,6 +110,7 @@ class Cluster:
         options: ClusterOptions = DEFAULT_OPTIONS,
         *,
         archive: Archive | None = None,
+        ground: Ground | None = None,
         events: EventLog | None = None,
         on_fatal: Callable[[AttestError], None] | None = None,
         **settings: Unpack[ClusterSettings],
@@ -124,6 +126,7 @@ class Cluster:
         self.events = events or EventLog()
         self.machines: dict[str, Machine] = {}
         self._archive = archive
+        self._given_ground = ground
         self._on_fatal = on_fatal or (lambda _: None)
         self._programs = {**manifest.programs(), **self.options.programs}
         # Of what follows; it is never held while a machine is waited for.
@@ -221,7 +224,7 @@ class Cluster:
             with self.events.span(Kind.ACTION, "end the machines"), ExitStack() as ends:
                 # Last first, and each whatever becomes of the others. So the cell goes before the
                 # machines: the kernel ends all VMMs in one go, and their machines only notice.
-                ends.callback(self._scratch.close)
+                ends.callback(self._ground.close)
                 ends.callback(self._sources.close)
                 ends.callback(self._scripted.close)
                 ends.callback(lambda: wait(self._baking))  # they have failed, or are complete
@@ -427,25 +430,24 @@ class Cluster:
         self.machines = {}
         self._launchers, self._contexts, self._lifecycles = {}, {}, {}
         self._baking = []
-        self._scratch = Scratch()
-        undo.callback(self._scratch.close)
+        numbers = self._archive.numbers() if self._archive else manifest.numbers()
+        self._ground, self._given_ground = self._given_ground or Ground(manifest, numbers), None
+        undo.callback(self._ground.close)
         # Before the images: a host that cannot run the test is to say so in the first second.
         nodes = manifest.image_nodes()
         program = self._programs.get("qemu", "")
         qemu = call_in_thread(partial(find_qemu, program), "find QEMU") if nodes else None
+        call_in_thread(tsc_khz, "measure the clock")  # 2 ms, and each machine's start needs it
         reserve_descriptors(len(manifest.nodes))
         check_hugepages(sum(node.memory for node in nodes.values() if node.hugepages))
-        self._cell = Cell(self._scratch.path)
-        undo.callback(self._cell.close)
-        self._scratch.create()
+        self._ground.ready()
+        self._scratch, self._cell = self._ground.scratch, self._ground.cell
         if qemu:
             qemu.result()
         expected = "tcg" if options.accelerator == "tcg" else "kvm"
         for name, node in nodes.items():
             find_vmm(name, node, options.vmm, self._programs, expected)
         self._prepare_out_dir()
-        numbers = self._archive.numbers() if self._archive else manifest.numbers()
-        make_bridges(self._cell, _places(manifest, numbers))
         self._report = Report(self.events, self.out_dir, self._on_fatal, self._require_open)
         self._scripted = StartScripts(
             self._cell, self._scratch.path, manifest, options.state_dir, self._report
@@ -620,9 +622,3 @@ _open_clusters: Final[weakref.WeakSet[Cluster]] = weakref.WeakSet()
 def _warn_of_open_clusters() -> None:
     for cluster in list(_open_clusters):
         cluster._warn_not_closed()
-
-
-def _places(manifest: Manifest, numbers: Mapping[str, int]) -> list[Attachment]:
-    """All places on networks of the nodes that boot an image."""
-    nodes = manifest.image_nodes().items()
-    return [each for name, node in nodes for each in attachments_of(node, numbers[name])]

@@ -17,10 +17,10 @@ from attest.support.nix_sandbox import remedy
 __all__ = [
     "SPARE",
     "Attachment",
+    "cell_with_bridges",
     "hold_bridges",
     "join_bridges",
     "join_switch",
-    "make_bridges",
     "make_taps",
     "set_cables",
 ]
@@ -65,17 +65,21 @@ class Attachment(msgspec.Struct, frozen=True):
         return (ipv4, f"2001:db8:{self.vlan}::{self.node}/64") if self.ipv6 else (ipv4,)
 
 
-def make_bridges(cell: Cell, attachments: Iterable[Attachment]) -> None:
-    """Make all bridges and taps in one go; the taps of spare cards are on no bridge.
+def cell_with_bridges(scratch: Path, attachments: Iterable[Attachment]) -> Cell:
+    """A cell that is made with all bridges and taps; the taps of spare cards are on no bridge.
 
-    Raises:
-        HostError: Taps or bridges cannot be made here.
+    Using it first raises a `HostError` where taps or bridges cannot be made here.
+
+    Args:
+        scratch: A directory that goes with the cell.
+        attachments: What is on its networks.
     """
     attachments = list(attachments)
     lines = []
     for vlan in sorted({attachment.vlan for attachment in attachments} - {SPARE}):
         lines += [f"link add vlan{vlan} {_BRIDGE}", f"link set vlan{vlan} up"]
-    _batch(cell, lines + _joined(attachments))
+    lines += _joined(attachments)
+    return Cell(scratch, lines, lambda stderr: _refusal(lines, stderr))
 
 
 def join_bridges(cell: Cell, attachments: Iterable[Attachment]) -> None:
