@@ -283,7 +283,7 @@ def _unpack(
     for each in index.files:
         if not _extract(zstd.stdout, each, work / each.sha256):
             raise _unusable(file, zstd, "is damaged")
-    if zstd.stdout.read(1) or _end(zstd):
+    if zstd.stdout.read(1) or zstd.wait():
         raise _unusable(file, zstd, "is damaged")
     for digest in new:
         (work / digest).mkdir()
@@ -311,7 +311,9 @@ def _extract(stream: IO[bytes], expected: _File, target: Path) -> bool:
 
 
 def _unusable(file: Path, zstd: subprocess.Popen[bytes], what: str) -> UsageError:
-    zstd.kill()
+    assert zstd.stdout is not None
+    if zstd.stdout.read(1):  # it has not ended, so it has nothing to complain of
+        zstd.kill()
     complaint = _end(zstd)
     return UsageError(f"{file} {what}{f': {complaint}' if complaint else ''}", hint=_EXPORT_ANEW)
 
