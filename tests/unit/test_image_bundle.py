@@ -319,7 +319,7 @@ def test_a_bundle_that_cannot_be_written_leaves_the_one_before(
     (programs / "zstd").write_text("#!/bin/sh\nhead -c 9 >&2; echo No space left >&2; exit 70\n")
     (programs / "zstd").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    with pytest.raises(HostError, match="cannot be written: .*No space left"):
+    with pytest.raises(HostError, match=r"cannot be written: .*No space left"):
         write_bundle(bundle, recipes, full)
     assert bundle.read_bytes() == before
     assert set(tmp_path.iterdir()) == there
