@@ -1,15 +1,21 @@
-"""Images that another host has built: exported, imported into an empty cache, and booted."""
+"""Images that another host has built, as docs/ci.md has a CI carry them: imported, and booted."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import yaml
+
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
+from attest.support.paths import cache_dir
 
+PAGE = Path(__file__).parents[2] / "docs/ci.md"
 MANIFEST = """
 script = "assert machine.succeed('echo $((6 * 7))') == '42\\\\n'"
 [nodes.machine]
@@ -18,25 +24,44 @@ memory = 96
 """
 
 
-def attest(*arguments: str | Path, cache: Path | None = None) -> str:
-    environment = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
+def gitlab_script() -> str:
+    """What the page has GitLab's runner do."""
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (job,) = (job for block in blocks if (job := yaml.safe_load(block).get("vm-tests")))
+    return "set -e\n" + "\n".join(job["script"])
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A directory with a test, and `attest` among its programs."""
+    for name in ("tests", "bin"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tests/test.toml").write_text(MANIFEST)
+    program = tmp_path / "bin/attest"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m attest "$@"\n')
+    program.chmod(0o755)
+    return tmp_path
+
+
+def job(checkout: Path, cache: Path) -> str:
+    """What the commands of a job say, on a host with such a cache."""
+    path = f"{checkout / 'bin'}:{os.environ['PATH']}"
     result = subprocess.run(
-        [sys.executable, "-m", "attest", *arguments],
-        env=environment, capture_output=True, text=True, check=False,
+        ["sh", "-c", gitlab_script()], cwd=checkout, capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": path, "XDG_CACHE_HOME": str(cache)},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return result.stdout + result.stderr
 
 
-def test_an_imported_image_boots_and_nothing_is_built(tmp_path: Path) -> None:
-    manifest, bundle, cache = (tmp_path / name for name in ("test.toml", "images.zst", "cache"))
-    manifest.write_text(MANIFEST)
-    attest("cache", "export", bundle, manifest)
-    assert "imported tiny" in attest("cache", "import", bundle, cache=cache)
+def test_the_next_job_boots_what_the_first_has_built(checkout: Path) -> None:
     there = ImageStore().build(load_recipe("tiny"))
-    (image,) = ImageStore(cache / "attest/images").images()
-    assert image.digest == there.digest
+    first = job(checkout, cache_dir().parent)
+    assert f"exported tiny {there.digest[:12]}" in first
+    assert "passed" in first
+    second = job(checkout, checkout / "empty")
+    assert f"imported tiny {there.digest[:12]}" in second
+    assert "passed" in second
+    assert "built" not in second
+    (image,) = ImageStore(checkout / "empty/attest/images").images()
     assert image.vmlinux.read_bytes() == there.vmlinux.read_bytes()
-    said = attest("run", "--cold", "--accel", "tcg", manifest, cache=cache)
-    assert "passed" in said
-    assert "built" not in said
