@@ -36,6 +36,7 @@ class Kind(StrEnum):
     ACTION = "action"  # span: anything else done to a machine or a network
     SUBTEST = "subtest"  # span: a subtest of the script
     GROUP = "group"  # span: what the script groups under a message
+    HOST = "host"  # what is found out about this host
     IMAGE = "image"  # progress of an image build
     LOG = "log"  # a message of the script
     DEBUG = "debug"  # a message of the script for those who look closely

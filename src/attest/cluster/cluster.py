@@ -457,7 +457,10 @@ class Cluster:
         images = self._archive.images() if self._archive else images_of(manifest, self.events)
         if images:
             image = next(iter(images.values()))
-            self._accelerator = kvm_probe.choose(options.accelerator, image, find_qemu(program))
+            self._accelerator = kvm_probe.choose(
+                options.accelerator, image, find_qemu(program),
+                tell=lambda line: self.events.emit(Kind.HOST, line),
+            )  # fmt: skip
         self._sources = self._make_sources()
         undo.callback(self._sources.close)
         for name, node in manifest.nodes.items():
