@@ -325,6 +325,17 @@ def test_a_bundle_that_cannot_be_written_leaves_the_one_before(
     assert set(tmp_path.iterdir()) == there
 
 
+def test_another_file_is_not_replaced(
+    full: ImageStore, recipes: list[Recipe], tmp_path: Path
+) -> None:
+    manifest = tmp_path / "test.toml"
+    manifest.write_text("[nodes.a]\n")
+    with pytest.raises(UsageError, match=r"test.toml: is there, and is none of") as caught:
+        write_bundle(manifest, recipes, full)
+    assert "attest cache export images.zst test.toml" in caught.value.hint
+    assert manifest.read_text() == "[nodes.a]\n"
+
+
 def test_a_bundle_in_the_place_of_a_directory(
     full: ImageStore, recipes: list[Recipe], tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ _FORMAT: Final = 1
 """Raise it when bundles are written in another way: others are refused."""
 
 _COMPRESS: Final = ("-3", "-T0")
+_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _CHUNK: Final = 1 << 20
 _LONGEST_INDEX: Final = 1 << 22
 _CONTENT: Final = "content.json"
@@ -120,9 +121,15 @@ def write_bundle(file: Path, recipes: Iterable[Recipe], store: ImageStore) -> li
         The images.
 
     Raises:
+        UsageError: What is there is another kind of file, which is left alone.
         HostError: There is no zstd, or the file cannot be written.
         RecipeError, ImageBuildError: As with `ImageStore.build`.
     """
+    if file.is_file() and not _is_zstd(file):
+        raise UsageError(
+            f"{file}: is there, and is none of `attest cache export`: it is not replaced",
+            hint="the file comes first: attest cache export images.zst test.toml",
+        )
     with ExitStack() as held:
         images: dict[str, Image] = {}
         entries = []
@@ -181,6 +188,11 @@ def read_bundle(file: Path, store: ImageStore) -> list[Imported]:
 
 
 # Writing
+
+
+def _is_zstd(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(_MAGIC)) == _MAGIC
 
 
 def _build_held(recipe: Recipe, store: ImageStore, held: ExitStack) -> Image:
