@@ -344,6 +344,11 @@ def test_a_bundle_in_the_place_of_a_directory(
         write_bundle(tmp_path / "there", recipes, full)
 
 
+def test_a_bundle_where_nobody_may_write(full: ImageStore, recipes: list[Recipe]) -> None:
+    with pytest.raises(HostError, match=r"/proc/images.zst: cannot be written: "):
+        write_bundle(Path("/proc/images.zst"), recipes, full)
+
+
 def test_without_zstd_it_is_told_how_to_get_it(
     full: ImageStore, bundle: Path, recipes: list[Recipe], monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

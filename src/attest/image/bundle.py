@@ -125,7 +125,7 @@ def write_bundle(file: Path, recipes: Iterable[Recipe], store: ImageStore) -> li
         HostError: There is no zstd, or the file cannot be written.
         RecipeError, ImageBuildError: As with `ImageStore.build`.
     """
-    if file.is_file() and not _is_zstd(file):
+    if _is_another_kind(file):
         raise UsageError(
             f"{file}: is there, and is none of `attest cache export`: it is not replaced",
             hint="the file comes first: attest cache export images.zst test.toml",
@@ -190,9 +190,10 @@ def read_bundle(file: Path, store: ImageStore) -> list[Imported]:
 # Writing
 
 
-def _is_zstd(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(len(_MAGIC)) == _MAGIC
+def _is_another_kind(file: Path) -> bool:
+    with suppress(OSError), file.open("rb") as opened:  # what is wrong is told by who writes it
+        return opened.read(len(_MAGIC)) != _MAGIC
+    return False
 
 
 def _build_held(recipe: Recipe, store: ImageStore, held: ExitStack) -> Image:
