@@ -286,6 +286,11 @@ def test_a_bundle_that_finds_no_room_is_not_begun(empty: ImageStore, bundle: Pat
     assert kept(empty) == set()
 
 
+def test_a_store_that_cannot_be_written(bundle: Path) -> None:
+    with pytest.raises(HostError, match=r"^/proc/images: cannot be written: "):
+        read_bundle(bundle, ImageStore(Path("/proc/images")))
+
+
 def test_an_import_that_is_killed_leaves_nothing(
     empty: ImageStore, bundle: Path, tmp_path: Path
 ) -> None:
