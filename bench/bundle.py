@@ -2,7 +2,8 @@
 
 Usage: ``python -m bench.bundle [--rounds N] [--image NAME]``, by default 3 rounds of `debian`.
 Each has two new caches. Into one the image is imported that this user's cache has; in the other it
-is built, of packages that are fetched. Seconds are those of whole processes, and medians.
+is built, of packages that are fetched. Seconds are those of whole processes, by the clock and of
+the processor, and medians.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from attest.support.claims import remove
 from attest.support.paths import cache_dir
 from bench import record
+from bench.runs import Run, timed
 
 _MANIFEST = """\
 script = "machine.succeed('true')"
@@ -28,32 +28,23 @@ image = "{image}"
 """
 
 
-def _attest(*arguments: str | Path, cache: Path | None = None) -> float:
-    """Seconds that a command takes."""
-    env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
-    begun = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-m", "attest", *arguments],
-        check=True, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    return time.monotonic() - begun
-
-
-def _round(directory: Path, image: str) -> dict[str, float]:
+def _round(directory: Path, image: str) -> dict[str, Run]:
     manifest, bundle = directory / "test.toml", directory / "images.zst"
     manifest.write_text(_MANIFEST.format(image=image))
-    _attest("image", "build", image)
-    exported = _attest("cache", "export", bundle, manifest)
+
+    def attest(*arguments: str | Path, cache: str = "") -> Run:
+        env = {**os.environ, **({"XDG_CACHE_HOME": str(directory / cache)} if cache else {})}
+        return timed([sys.executable, "-m", "attest", *map(str, arguments)], env)
+
+    attest("image", "build", image)
+    exported = attest("cache", "export", bundle, manifest)
     print(f"{bundle.stat().st_size / 2**20:.1f} MiB", file=sys.stderr)
-    imported = _attest("cache", "import", bundle, cache=directory / "a")
-    first = _attest("run", manifest, cache=directory / "a")
-    built = _attest("image", "build", image, cache=directory / "b")
     return {
         "exported": exported,
-        "imported": imported,
-        "built": built,
-        "the first run": first,
-        "a later run": _attest("run", manifest, cache=directory / "a"),
+        "imported": attest("cache", "import", bundle, cache="a"),
+        "built": attest("image", "build", image, cache="b"),
+        "the first run": attest("run", manifest, cache="a"),
+        "a later run": attest("run", manifest, cache="a"),
     }
 
 
@@ -71,13 +62,15 @@ def main() -> None:
             rounds.append(_round(place, options.image))
         finally:
             remove(place)  # layers have files of other ids
-        print(f"round {number + 1}: {rounds[-1]}", file=sys.stderr)
-    figures = {name: [each[name] for each in rounds] for name in rounds[0]}
+        seconds = {name: (run.wall, run.cpu) for name, run in rounds[-1].items()}
+        print(f"round {number + 1}: {seconds}", file=sys.stderr)
+    figures = {name: [each[name].wall for each in rounds] for name in rounds[0]}
     medians = {name: statistics.median(seconds) for name, seconds in figures.items()}
+    processor = {name: statistics.median(each[name].cpu for each in rounds) for name in figures}
     print(*(f"{name}: {value}" for name, value in record.host().items()), sep="\n")
-    print(f"\n{f'seconds, medians of {options.rounds}':30}  {'takes':>7}")
+    print(f"\n{f'seconds, medians of {options.rounds}':30}  {'takes':>7}  {'of the processor':>16}")
     for name, median in medians.items():
-        print(f"{name:30}  {median:7.2f}")
+        print(f"{name:30}  {median:7.2f}  {processor[name]:16.2f}")
     ratios = {"imported/built": medians["imported"] / medians["built"]}
     record.write(options.out, figures, ratios)
     print(f"\nwritten: {options.out}")

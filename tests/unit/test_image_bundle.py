@@ -286,6 +286,11 @@ def test_a_bundle_that_finds_no_room_is_not_begun(empty: ImageStore, bundle: Pat
     assert kept(empty) == set()
 
 
+def test_a_store_that_cannot_be_written(bundle: Path) -> None:
+    with pytest.raises(HostError, match=r"^/proc/images: cannot be written: "):
+        read_bundle(bundle, ImageStore(Path("/proc/images")))
+
+
 def test_an_import_that_is_killed_leaves_nothing(
     empty: ImageStore, bundle: Path, tmp_path: Path
 ) -> None:
@@ -325,12 +330,28 @@ def test_a_bundle_that_cannot_be_written_leaves_the_one_before(
     assert set(tmp_path.iterdir()) == there
 
 
+def test_another_file_is_not_replaced(
+    full: ImageStore, recipes: list[Recipe], tmp_path: Path
+) -> None:
+    manifest = tmp_path / "test.toml"
+    manifest.write_text("[nodes.a]\n")
+    with pytest.raises(UsageError, match=r"test.toml: is there, and is none of") as caught:
+        write_bundle(manifest, recipes, full)
+    assert "attest cache export images.zst test.toml" in caught.value.hint
+    assert manifest.read_text() == "[nodes.a]\n"
+
+
 def test_a_bundle_in_the_place_of_a_directory(
     full: ImageStore, recipes: list[Recipe], tmp_path: Path
 ) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(HostError, match="there: cannot be written: Is a directory"):
         write_bundle(tmp_path / "there", recipes, full)
+
+
+def test_a_bundle_where_nobody_may_write(full: ImageStore, recipes: list[Recipe]) -> None:
+    with pytest.raises(HostError, match=r"/proc/images.zst: cannot be written: "):
+        write_bundle(Path("/proc/images.zst"), recipes, full)
 
 
 def test_without_zstd_it_is_told_how_to_get_it(

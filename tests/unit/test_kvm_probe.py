@@ -16,8 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from attest.errors import HostError, UsageError
-from attest.host.kvm_pace import measured_pace
-from attest.host.kvm_probe import Patience, choose, probe_kvm
+from attest.host.kvm_probe import Patience, choose, measured_pace, probe_kvm
 from attest.image.model import Image
 from attest.vmm.qemu.binary import find_qemu
 

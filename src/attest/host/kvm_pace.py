@@ -1,8 +1,8 @@
 """Whether KVM runs guests' instructions, or emulates them one by one.
 
 Some hypervisors offer `/dev/kvm` in their guests without the processor's help: a kernel that does
-not know of it is emulated there, at a thousandth of the speed, and never comes up. A guest of seven
-instructions shows that at once. It is run as a program of its own, which can be killed:
+not know of it is emulated there, at a thousandth of the speed, and never comes up. A guest of five
+instructions shows that at once. It is a program of its own, as a guest that hangs has to be killed:
 
     python -I kvm_pace.py DEVICE        # prints nanoseconds for each round of a loop
 """
@@ -13,21 +13,14 @@ import ctypes
 import fcntl
 import mmap
 import os
-import platform
 import struct
-import subprocess
 import sys
 import time
 from typing import Final
 
-__all__ = ["measured_pace"]
-
 _ROUNDS: Final = 10_000
 _TRIES: Final = 3
 """How often it is measured: who else is on the host only makes it slower."""
-
-_LIMIT: Final = 10.0
-"""Seconds after which nothing was found out."""
 
 _QUICK: Final = 20.0
 """Nanoseconds below which there is no need to try again."""
@@ -56,27 +49,8 @@ _EXIT_IO: Final = 2
 _EXIT_REASON: Final = 8
 
 
-def measured_pace(device: os.PathLike[str]) -> float | None:
-    """How long KVM takes for a round of two instructions: one, or hundreds if it emulates them.
-
-    Args:
-        device: KVM's.
-
-    Returns:
-        Nanoseconds of processor time; None where that was not found out.
-    """
-    if platform.machine() != "x86_64":
-        return None
-    command = [sys.executable, "-I", __file__, os.fspath(device)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_LIMIT, check=False)
-        return float(done.stdout)
-    except (subprocess.TimeoutExpired, ValueError):
-        return None
-
-
 def _pace(device: str) -> float:
-    """What `measured_pace` returns; may take for ever.
+    """Nanoseconds of processor time for a round of two instructions; may take for ever.
 
     Raises:
         OSError: It is no KVM, or cannot do it.

@@ -13,8 +13,10 @@ something and fails then is no proof: another is tried.
 from __future__ import annotations
 
 import os
+import platform
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -28,7 +30,6 @@ from msgspec.structs import replace
 
 from attest.errors import HostError
 from attest.guest.agent.binary import agent_binary
-from attest.host.kvm_pace import measured_pace
 from attest.image.model import Image
 from attest.manifest import Accelerator
 from attest.net.cell import Cell
@@ -41,7 +42,7 @@ from attest.vmm.base import MachineSpec
 from attest.vmm.qemu.binary import QemuBinary, find_qemu
 from attest.vmm.qemu.vmm import Qemu
 
-__all__ = ["KvmProbe", "Patience", "choose", "probe_kvm"]
+__all__ = ["KvmProbe", "Patience", "choose", "measured_pace", "probe_kvm"]
 
 _DEVICE: Final = Path("/dev/kvm")
 _PROOF: Final = b"attest-stage: init"
@@ -50,6 +51,10 @@ _SLOW: Final = 300.0
 
 _REAPED: Final = 0.2
 """Seconds: the console of a QEMU that ends closes a moment before its process is gone."""
+
+_PACE: Final = Path(__file__).with_name("kvm_pace.py")
+_PACE_LIMIT: Final = 5.0
+"""Seconds after which it was not found out."""
 
 _GUESTS: Final = 2
 """How many guests may fail on their way: KVM that is itself emulated loses one now and then."""
@@ -126,6 +131,25 @@ def choose(
     return "tcg"
 
 
+def measured_pace(device: Path) -> float | None:
+    """How long KVM takes for two instructions: one nanosecond, or 1,000 where it emulates them.
+
+    Args:
+        device: KVM's.
+
+    Returns:
+        Nanoseconds of processor time; None where that was not found out.
+    """
+    if platform.machine() != "x86_64":
+        return None
+    command = [sys.executable, "-I", str(_PACE), str(device)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_PACE_LIMIT, check=False)
+        return float(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        return None
+
+
 def probe_kvm(
     *,
     image: Image | None = None,
@@ -142,7 +166,7 @@ def probe_kvm(
         qemu: What to boot it with; default: the host's QEMU.
         device: KVM's, which QEMU opens by itself.
         patience: How long the guest may take.
-        pace: Measures how fast KVM is, see `attest.host.kvm_pace.measured_pace`.
+        pace: Measures how fast KVM is, see `measured_pace`.
         tell: As with `choose`.
     """
     if refusal := _refusal(device):

@@ -37,6 +37,7 @@ _FORMAT: Final = 1
 """Raise it when bundles are written in another way: others are refused."""
 
 _COMPRESS: Final = ("-3", "-T0")
+_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _CHUNK: Final = 1 << 20
 _LONGEST_INDEX: Final = 1 << 22
 _CONTENT: Final = "content.json"
@@ -120,9 +121,15 @@ def write_bundle(file: Path, recipes: Iterable[Recipe], store: ImageStore) -> li
         The images.
 
     Raises:
+        UsageError: What is there is another kind of file, which is left alone.
         HostError: There is no zstd, or the file cannot be written.
         RecipeError, ImageBuildError: As with `ImageStore.build`.
     """
+    if _is_another_kind(file):
+        raise UsageError(
+            f"{file}: is there, and is none of `attest cache export`: it is not replaced",
+            hint="the file comes first: attest cache export images.zst test.toml",
+        )
     with ExitStack() as held:
         images: dict[str, Image] = {}
         entries = []
@@ -155,7 +162,7 @@ def read_bundle(file: Path, store: ImageStore) -> list[Imported]:
 
     Raises:
         UsageError: It is no bundle, is damaged, or is of no use to this host and attest.
-        HostError: There is no zstd, or no room for the images.
+        HostError: There is no zstd, or no room for the images; or the store cannot be written.
     """
     with ExitStack() as held, _zstd("-d", "-c", "--", str(file), stdout=subprocess.PIPE) as zstd:
         assert zstd.stdout is not None
@@ -163,17 +170,12 @@ def read_bundle(file: Path, store: ImageStore) -> list[Imported]:
         if not line.endswith(b"\n"):
             raise _unusable(file, zstd, "is none of `attest cache export`, or damaged")
         index = _parse(file, line)
-        name = f"import-{hashlib.sha256(line).hexdigest()[:32]}"
-        with claimed(store.directory / "building" / name) as work:
-            places = {digest: store.directory / "contents" / digest for digest in index.contents}
-            new = {digest for digest, place in places.items() if not hold(place, held)}
-            if new:
-                _unpack(file, index, new, zstd, work)
-            for digest in new:
-                publish_held(work / digest, places[digest], held)
-            for entry in index.images:
-                place = places[entry.image.content]
-                link(store.directory / "inputs" / entry.key, place, work)
+        try:
+            new = _take_in(
+                file, index, store, f"import-{hashlib.sha256(line).hexdigest()[:32]}", zstd, held
+            )
+        except OSError as error:
+            raise HostError(f"{store.directory}: cannot be written: {error.strerror}") from None
         return [
             Imported(store.assemble(entry.image), entry.image.content in new)
             for entry in index.images
@@ -181,6 +183,12 @@ def read_bundle(file: Path, store: ImageStore) -> list[Imported]:
 
 
 # Writing
+
+
+def _is_another_kind(file: Path) -> bool:
+    with suppress(OSError), file.open("rb") as opened:  # what is wrong is told by who writes it
+        return opened.read(len(_MAGIC)) != _MAGIC
+    return False
 
 
 def _build_held(recipe: Recipe, store: ImageStore, held: ExitStack) -> Image:
@@ -232,6 +240,30 @@ def _pack(target: Path, index: _Index, files: Iterable[Path]) -> None:
 
 
 # Reading
+
+
+def _take_in(
+    file: Path,
+    index: _Index,
+    store: ImageStore,
+    claim: str,
+    zstd: subprocess.Popen[bytes],
+    held: ExitStack,
+) -> set[str]:
+    """Put contents and recipes' keys into the store, and hold them; which contents were not there.
+
+    Nobody else with the same claim is at it meanwhile.
+    """
+    places = {digest: store.directory / "contents" / digest for digest in index.contents}
+    with claimed(store.directory / "building" / claim) as work:
+        new = {digest for digest, place in places.items() if not hold(place, held)}
+        if new:
+            _unpack(file, index, new, zstd, work)
+        for digest in new:
+            publish_held(work / digest, places[digest], held)
+        for entry in index.images:
+            link(store.directory / "inputs" / entry.key, places[entry.image.content], work)
+    return new
 
 
 def _parse(file: Path, line: bytes) -> _Index:
