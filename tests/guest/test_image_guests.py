@@ -11,6 +11,7 @@ from attest.cluster.cluster import Cluster
 from attest.cluster.images import images_of
 from attest.errors import ImageBuildError
 from attest.events import EventLog
+from attest.image.model import Image
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.machine.machine import Machine
@@ -131,7 +132,10 @@ def test_images_of_one_manifest_are_built_at_once(tmp_path: Path) -> None:
     events = EventLog()
     events.subscribe(lambda event: said.append(event.text))
     try:
-        images = images_of(parse_manifest({"nodes": nodes}), events)
+        first: list[Image] = []
+        images = images_of(parse_manifest({"nodes": nodes}), events, first.append)
+        assert len(first) == 1
+        assert first[0] in images.values()
     finally:
         for name in names:
             Path("/dev/shm", name).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, Literal, Self, Unpack
 
 from msgspec.structs import replace
 
@@ -454,13 +454,7 @@ class Cluster:
         )
         undo.callback(self._scripted.close)
         self.vlans = self._scripted.vlans
-        images = self._archive.images() if self._archive else images_of(manifest, self.events)
-        if images:
-            image = next(iter(images.values()))
-            self._accelerator = kvm_probe.choose(
-                options.accelerator, image, find_qemu(program),
-                tell=lambda line: self.events.emit(Kind.HOST, line),
-            )  # fmt: skip
+        images = self._find_images(program)
         self._sources = self._make_sources()
         undo.callback(self._sources.close)
         for name, node in manifest.nodes.items():
@@ -468,6 +462,29 @@ class Cluster:
                 self.machines[name] = self._scripted.add(name, numbers[name], node)
             else:
                 self._add(self._launcher(name, numbers[name], images[name]), self._sources)
+
+    def _find_images(self, qemu: str) -> dict[str, Image]:
+        """The nodes' images; whether KVM works is tried with the first, while others are built."""
+        tried: list[Future[Literal["kvm", "tcg"]]] = []
+
+        def try_kvm(image: Image) -> None:
+            choose = partial(
+                kvm_probe.choose, self.options.accelerator, image, find_qemu(qemu),
+                tell=lambda line: self.events.emit(Kind.HOST, line),
+            )  # fmt: skip
+            tried.append(call_in_thread(choose, "try KVM"))
+
+        with ExitStack() as trial:
+            trial.callback(lambda: wait(tried))
+            if self._archive:
+                images = self._archive.images()
+                for image in list(images.values())[:1]:
+                    try_kvm(image)
+            else:
+                images = images_of(self.manifest, self.events, try_kvm)
+        if tried:
+            self._accelerator = tried[0].result()
+        return images
 
     def _prepare_out_dir(self) -> None:
         self.out_dir = self.options.out_dir or self._scratch.path / "out"

@@ -18,12 +18,15 @@ from attest.manifest import Manifest
 __all__ = ["build_all", "images_of", "recipes_of"]
 
 
-def images_of(manifest: Manifest, events: EventLog) -> dict[str, Image]:
+def images_of(
+    manifest: Manifest, events: EventLog, first: Callable[[Image], None]
+) -> dict[str, Image]:
     """Each node's image by the node's name, built where it is missing.
 
     Args:
         manifest: Whose nodes they are.
         events: Where the builds are reported.
+        first: Called with the first image that is there, while others may still be built.
 
     Raises:
         ManifestError: A node's image is none, or its recipe or description cannot be used.
@@ -39,8 +42,13 @@ def images_of(manifest: Manifest, events: EventLog) -> dict[str, Image]:
             images[reference] = built
         else:
             missing[reference] = source
+    tell_first = _Once(first)
+    if images:
+        tell_first(next(iter(images.values())))
     if missing:
-        made = build_all(store, list(missing.values()), lambda text: events.emit(Kind.IMAGE, text))
+        made = build_all(
+            store, list(missing.values()), lambda text: events.emit(Kind.IMAGE, text), tell_first
+        )
         images |= zip(missing, made, strict=True)
     return {name: images[node.image] for name, node in manifest.image_nodes().items()}
 
@@ -55,7 +63,10 @@ def recipes_of(manifest: Manifest) -> list[Recipe]:
 
 
 def build_all(
-    store: ImageStore, recipes: Sequence[Recipe], progress: Callable[[str], None]
+    store: ImageStore,
+    recipes: Sequence[Recipe],
+    progress: Callable[[str], None],
+    built: Callable[[Image], None] = lambda _: None,
 ) -> list[Image]:
     """Build images, as many at once as there are processors; the first failure ends all.
 
@@ -63,6 +74,7 @@ def build_all(
         store: Where they go; those that are there are not built.
         recipes: Of which images.
         progress: Called with a line for each stage of a build, from several threads.
+        built: Called with each image when it is there, likewise.
 
     Raises:
         RecipeError, HostError, ImageBuildError: As with `ImageStore.build`.
@@ -73,9 +85,23 @@ def build_all(
 
     def build(recipe: Recipe) -> Image:
         with processors:
-            return store.build(recipe, progress=lambda text: progress(f"{recipe.name}: {text}"))
+            image = store.build(recipe, progress=lambda text: progress(f"{recipe.name}: {text}"))
+        built(image)
+        return image
 
     return wait_all(recipes, build)
+
+
+class _Once:
+    """Hands on the first image of several, which may come from several threads."""
+
+    def __init__(self, take: Callable[[Image], None]) -> None:
+        self._take = take
+        self._lock = threading.Lock()
+
+    def __call__(self, image: Image) -> None:
+        if self._lock.acquire(blocking=False):  # and is held from then on
+            self._take(image)
 
 
 def _sources(manifest: Manifest) -> dict[str, Recipe | Image]:
