@@ -351,7 +351,7 @@ def _warm_up(
         raise NotSavedError("its files were changed while they were copied")
     if before is None or shape.warm_steps:  # else nothing was begun in it
         settle(channel)
-    rehearse(channel, own_identity=launcher.node.declared.own_identity)
+    rehearse(channel, launcher.identity())
     if launcher.node.root_disk:
         flush(channel)
 
