@@ -228,7 +228,7 @@ def test_with_one_processor_a_small_file_is_written_over(guest: Guest) -> None:
         assert guest.become((HOSTS, lines)).status == DONE
         text = hosts.read_text()
         assert text == f"127.0.0.1 localhost\n# attest: begin\n{lines}# attest: end\n"
-    assert hosts.stat().st_ino == before
+        assert hosts.stat().st_ino == before
     assert guest.become((HOSTS, "10.0.0.1 a\n" * 400)).status == DONE
     assert hosts.stat().st_ino != before, "it has more than one page"
 
