@@ -1,9 +1,9 @@
 """What a clone takes until its first answer, by parts: time, and blocks that QEMU translates.
 
 An emulated clone's time goes into guest code that runs for the first time in its QEMU, which
-translates it. So the count of translated blocks says what a part costs, also where others use the
-machine; the milliseconds are those of other runs, as to ask QEMU takes time, too. What the clone is
-told of who it is, is told in parts, which takes a little longer than at once.
+translates it. So the count of translated blocks says what a part costs, and QEMU's processor time,
+also where others use the machine; times are those of other runs, as to ask QEMU takes time, too.
+What the clone is told of who it is, is told in parts, which takes a little longer than at once.
 
 Usage: ``python -m bench.budget [--image IMAGE] [--runs N]``, by default of debian and 5 runs each.
 """
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -24,6 +25,7 @@ from attest.cluster.cluster import Cluster
 from attest.events import EventLog
 from attest.guest.agent.channel import AgentChannel
 from attest.guest.identity import Identity
+from attest.support.procfs import descendants
 from attest.vmm.qemu.vmm import Qemu
 
 _MEMORY = 512
@@ -38,11 +40,13 @@ class _Mark(NamedTuple):
     Attributes:
         part: Its name.
         seconds: When it ended, by the host's monotonic clock.
+        processor: Seconds of the processor that QEMU had taken by then.
         blocks: How many blocks QEMU had translated by then; 0 where it was not asked.
     """
 
     part: str
     seconds: float
+    processor: float
     blocks: int
 
 
@@ -60,9 +64,10 @@ class _Budget:
 
     def mark(self, part: str) -> None:
         """A part has ended."""
-        seconds = time.perf_counter()
-        asked = self._counts and self._qemu is not None
-        self.marks.append(_Mark(part, seconds, _translated(self._qemu) if asked else 0))
+        seconds, qemu = time.perf_counter(), self._qemu
+        processor = _processor(qemu) if qemu else 0.0
+        blocks = _translated(qemu) if qemu and self._counts else 0
+        self.marks.append(_Mark(part, seconds, processor, blocks))
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -95,8 +100,16 @@ class _Budget:
             yield
 
 
-def _translated(qemu: Qemu | None) -> int:
-    assert qemu is not None
+def _processor(qemu: Qemu) -> float:
+    tasks = (
+        task
+        for pid in (qemu.pid, *descendants(qemu.pid))
+        for task in Path(f"/proc/{pid}/task").glob("[0-9]*")
+    )
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def _translated(qemu: Qemu) -> int:
     text = qemu.execute("x-query-jit")["human-readable-text"]
     (line,) = (each for each in text.splitlines() if each.startswith("TB count"))
     return int(line.split()[2])
@@ -135,13 +148,17 @@ def _medians(runs: list[list[_Mark]], field: str) -> dict[str, float]:
     return {part: statistics.median(each) for part, each in spent.items()}
 
 
-def _table(seconds: dict[str, float], blocks: dict[str, float]) -> Iterator[str]:
-    yield f"{'medians':38}  {'ms':>7}  {'blocks':>7}"
-    for part, each in seconds.items():
-        yield f"{part:38}  {each * 1000:7.1f}  {blocks[part]:7.0f}"
-    first = [part for part in seconds if part != _SECOND]
-    total, count = sum(seconds[part] for part in first), sum(blocks[part] for part in first)
-    yield f"{'until the first answer':38}  {total * 1000:7.1f}  {count:7.0f}"
+def _table(timed: list[list[_Mark]], counted: list[list[_Mark]]) -> Iterator[str]:
+    columns = [
+        {part: each * 1000 for part, each in _medians(timed, "seconds").items()},
+        {part: each * 1000 for part, each in _medians(timed, "processor").items()},
+        _medians(counted, "blocks"),
+    ]
+    yield f"{'medians':36}  {'ms':>9}  {'processor':>9}  {'blocks':>9}"
+    for part in columns[0]:
+        yield f"{part:36}  " + "  ".join(f"{column[part]:9.0f}" for column in columns)
+    totals = (sum(column.values()) - column[_SECOND] for column in columns)
+    yield f"{'until the first answer':36}  " + "  ".join(f"{total:9.0f}" for total in totals)
 
 
 def main() -> None:
@@ -154,9 +171,8 @@ def main() -> None:
     for names in (("machine",), ("machine", "other")):
         start = functools.partial(_start, arguments.image, names)
         runs = [(start(counts=False), start(counts=True)) for _ in range(arguments.runs)]
-        seconds = _medians([timed for timed, _ in runs], "seconds")
-        blocks = _medians([counted for _, counted in runs], "blocks")
-        print(names[-1], *_table(seconds, blocks), "", sep="\n")
+        table = _table([timed for timed, _ in runs], [counted for _, counted in runs])
+        print(names[-1], *table, "", sep="\n")
 
 
 if __name__ == "__main__":

@@ -353,11 +353,11 @@ def test_a_machine_whose_snapshot_did_not_restore_ends_as_any_other(
 
 
 DIES = (
-    "(read before < /proc/sys/kernel/hostname; now=$before;"
-    ' while [ "$now" = "$before" ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
+    "(read before < /sys/class/net/eth0/flags; now=$before;"
+    ' while [ "$now" = "$before" ]; do sleep 0.01; read now < /sys/class/net/eth0/flags; done;'
     " sleep 2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
 )
-"""A warm step after which a clone dies, a moment after it was told its name and has said so."""
+"""A warm step after which a clone dies, a moment after its card came up and it has said so."""
 
 
 @pytest.mark.parametrize("used", [False, True])
