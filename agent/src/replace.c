@@ -24,9 +24,9 @@ static int write_all(int fd, const char *text)
 }
 
 /* --- over what is there ---
- * A new file is made, changes its name and makes another one go, which is a tenth of a second of a clone's first steps under
- * emulation, as QEMU translates all of it for the first time. Where no other processor can read meanwhile, what one system call
- * writes into one page is there at once, too. */
+ * A new file is made, changes its name and makes another one go: under emulation that takes a clone 25 ms, as QEMU translates
+ * all of it for the first time. Where no other processor can read meanwhile, what one system call writes into one page is there
+ * at once, too. */
 
 static bool one_processor(void)
 {
