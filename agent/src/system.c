@@ -58,11 +58,19 @@ char *kernel_parameter(const char *name)
     return NULL;
 }
 
+const char *boot_id(void)
+{
+    static char id[64];
+    return *id ? id : read_line("/proc/sys/kernel/random/boot_id", id, sizeof id);
+}
+
 const char *init_name(void)
 {
+    static bool systemd; /* once it runs, it stays */
     if (getpid() == 1)
         return "agent";
-    return access("/run/systemd/system", F_OK) == 0 ? "systemd" : "other";
+    systemd = systemd || access("/run/systemd/system", F_OK) == 0;
+    return systemd ? "systemd" : "other";
 }
 
 const char *shell_path(void)
