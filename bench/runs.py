@@ -39,12 +39,14 @@ class Run:
     Attributes:
         wall: From the start of the process to its end.
         cpu: The processor's time.
+        begun: When, in seconds of the epoch.
         events: What attest's journal has; times count from the start of the process.
         steps: The steps of attest's start, likewise.
     """
 
     wall: float
     cpu: float
+    begun: float = 0.0
     events: list[dict[str, Any]] = field(default_factory=list)
     steps: list[steps.Step] = field(default_factory=list)
 
@@ -100,18 +102,18 @@ class Home:
         """Let the next run be the first."""
         shutil.rmtree(self.path / "attest" / "snapshots", ignore_errors=True)
 
-    def attest(self, manifest: Path, *options: str) -> Run:
+    def attest(self, manifest: Path, *options: str, accelerator: str = "tcg") -> Run:
         """``attest run``."""
         with tempfile.TemporaryDirectory() as out:
             written = Path(out, "steps")
             begun, clock = time.time(), time.monotonic()
             run = timed(
-                [sys.executable, "-m", "bench.steps", str(written), "run", "--accel", "tcg",
+                [sys.executable, "-m", "bench.steps", str(written), "run", "--accel", accelerator,
                  "-o", out, *options, str(manifest)],
                 self.environment,
             )  # fmt: skip
             return Run(
-                run.wall, run.cpu, _events(Path(out, "events.jsonl"), begun),
+                run.wall, run.cpu, begun, _events(Path(out, "events.jsonl"), begun),
                 [each._replace(begin=each.begin - clock, end=each.end - clock)
                  for each in steps.read(written)],
             )  # fmt: skip
