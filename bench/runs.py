@@ -39,16 +39,16 @@ class Run:
     Attributes:
         wall: From the start of the process to its end.
         cpu: The processor's time.
-        begun: When, in seconds of the epoch.
         events: What attest's journal has; times count from the start of the process.
         steps: The steps of attest's start, likewise.
+        begun: When it was started, in seconds of the epoch.
     """
 
     wall: float
     cpu: float
-    begun: float = 0.0
     events: list[dict[str, Any]] = field(default_factory=list)
     steps: list[steps.Step] = field(default_factory=list)
+    begun: float = 0.0
 
     @property
     def ready(self) -> float:
@@ -113,9 +113,10 @@ class Home:
                 self.environment,
             )  # fmt: skip
             return Run(
-                run.wall, run.cpu, begun, _events(Path(out, "events.jsonl"), begun),
+                run.wall, run.cpu, _events(Path(out, "events.jsonl"), begun),
                 [each._replace(begin=each.begin - clock, end=each.end - clock)
                  for each in steps.read(written)],
+                begun,
             )  # fmt: skip
 
 
