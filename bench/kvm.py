@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from attest.errors import HostError
+from attest.events import Kind
 from attest.host.kvm_probe import probe_kvm
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
@@ -131,14 +132,25 @@ class Setting:
         """
         manifest = self.manifest(fleet)
         run = self.home.attest(manifest, *options, accelerator=self.accelerator)
+        _require_clones(run.events)
         taken = json.loads(self._answered.read_text())
         return run, taken | {"answered": taken["answered"] - run.begun}
 
     def traced(self, fleet: Fleet) -> calls.Calls:
         """The system calls of a test whose machines are clones."""
         command = [sys.executable, "-m", "attest", "run", "--accel", self.accelerator,
-                   str(self.manifest(fleet))]  # fmt: skip
-        return calls.count(command, self.home.environment, self.program)
+                   "-o", str(self.place), str(self.manifest(fleet))]  # fmt: skip
+        counted = calls.count(command, self.home.environment, self.program)
+        journal = (self.place / "events.jsonl").read_text()
+        _require_clones([json.loads(line) for line in journal.splitlines()])
+        return counted
+
+
+def _require_clones(events: Sequence[Mapping[str, Any]]) -> None:
+    """Exit if a snapshot did not restore, so that its machine has booted."""
+    for event in events:
+        if event["kind"] == Kind.WARNING:
+            sys.exit(f"{event['machine']}: {event['text']}")
 
 
 def measure_times(setting: Setting) -> Figures:
@@ -179,10 +191,11 @@ def measure_counts(setting: Setting, fleet: Fleet) -> Figures:
 
 def measure(setting: Setting, larger: Mapping[str, Fleet]) -> dict[str, Figures]:
     """All of a VMM: of one small machine, and of what is larger."""
-    figures = {"one": measure_times(setting) | measure_counts(setting, _BASE)}
-    for name, fleet in larger.items():
-        figures[name] = measure_counts(setting, fleet)
-        print(f"{setting.vmm}, {name}: done", file=sys.stderr)
+    figures = {"one": measure_times(setting)}
+    for name, fleet in {"one": _BASE, **larger}.items():
+        figures[name] = figures.get(name, {}) | measure_counts(setting, fleet)
+        said = "; ".join(f"{row}: {value:,.2f}" for row, value in figures[name].items())
+        print(f"{setting.vmm}, {name}: {said}", file=sys.stderr)
     return figures
 
 
