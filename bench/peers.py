@@ -12,8 +12,9 @@ With one machine:
 
 With four machines: attest, and NixOS's driver.
 
-Usage: ``python -m bench.peers [--runs N] [--nixos-driver DIR] [--vmtest PROGRAM]``, by default 3 of
-each in turn, after a first one. A peer that cannot run here is left out, with the reason.
+Usage: ``python -m bench.peers [--runs N] [--vmtest PROGRAM]``, by default 3 of each, after a
+first one; ``PYTHONPATH=tools python -m bench.peers --nixos-driver DIR`` with NixOS's driver. A peer
+that cannot run here is left out, with the reason.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ from attest.image.store import ImageStore
 from attest.support.paths import cache_dir
 from attest.vmm.qemu.binary import find_qemu
 from bench import record, vmtest
-from bench.nixos import Nixos
 from bench.runs import Home, build_images, home, timed
 
 _VIRTME = "virtme-ng==1.42"
@@ -107,6 +107,8 @@ def _attest(own: Home, manifest: Path, *options: str) -> Peer:
 def _nixos(checkout: Path | None, manifest: Path) -> Peer:
     if checkout is None:
         raise Absent("--nixos-driver names nixos/lib/test-driver of a nixpkgs")
+    from bench.nixos import Nixos  # which needs `tools` on PYTHONPATH
+
     driver = Nixos(checkout)
     version = checkout.resolve().parents[2] / "lib" / ".version"
     return Peer(
