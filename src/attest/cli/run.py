@@ -43,6 +43,11 @@ from attest.manifest import Accelerator, VmmName, load_manifest
     "--pause-on-failure", is_flag=True,
     help="Open that console when the script has failed, with the machines as they are.",
 )  # fmt: skip
+@click.option(
+    "--watch", is_flag=True,
+    help="Run the test again whenever a file is saved that it is made of, on machines that stand "
+    "ready, until Ctrl-C.",
+)  # fmt: skip
 @click.option("--check", is_flag=True, help="Check the script first; see `attest check`.")
 @click.option("-v", "--verbose", is_flag=True, help="Show consoles and the output of commands.")
 def run(
@@ -58,6 +63,7 @@ def run(
     keep: bool | None,
     interactive: bool,
     pause_on_failure: bool,
+    watch: bool,
     check: bool,
     verbose: bool,
 ) -> None:
@@ -74,6 +80,12 @@ def run(
         )
     if cold and snapshots:
         raise UsageError("--cold and --snapshots: one of them")
+    if watch and (interactive or pause_on_failure):
+        other = "--interactive" if interactive else "--pause-on-failure"
+        raise UsageError(
+            f"--watch and {other}: one of them; --watch has its machines ended after each run",
+            hint="again() in the console of --interactive runs the script anew",
+        )
     options = Options(
         cluster=ClusterOptions(
             accelerator=accel,
@@ -88,11 +100,12 @@ def run(
         verbose=verbose,
         interactive=interactive,
         pause_on_failure=pause_on_failure,
+        check=check,
     )
-    test = load_manifest(manifest)
-    if check:
-        from attest.cli.check import of_manifest, report
+    if watch:
+        from attest.cli.watch import watch as watch_test
 
-        if report(of_manifest(test)):
-            sys.exit(1)
-    sys.exit(run_test(test, options))
+        sys.exit(
+            watch_test(manifest, lambda orders: run_test(load_manifest(manifest), options, orders))
+        )
+    sys.exit(run_test(load_manifest(manifest), options))

@@ -17,7 +17,7 @@ from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.interface import Interface
 from attest.vmm.base import Saved, Vmm, VmmExit
 
-__all__ = ["InstanceContext", "MachineHost", "MakeChannel", "Source", "StartVmm"]
+__all__ = ["Ahead", "InstanceContext", "MachineHost", "MakeChannel", "Source", "StartVmm"]
 
 
 class StartVmm(Protocol):
@@ -72,6 +72,20 @@ class Source(Protocol):
         """Learn why the snapshot that was found is of no use."""
 
 
+class Ahead(msgspec.Struct, frozen=True):
+    """What an instance needs to come up ahead of its machine's start.
+
+    Attributes:
+        console_log: The file to which its console is written until then.
+        set_cables: Plugs or unplugs its network cables; the guest sees no change of its links.
+        forget: Makes the machine one again that was never started.
+    """
+
+    console_log: Path
+    set_cables: Callable[[bool], None]
+    forget: Callable[[], None]
+
+
 class InstanceContext(msgspec.Struct, frozen=True):
     """What an instance needs of its cluster.
 
@@ -93,6 +107,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
             reset: what was unplugged stays so.
         prepare: Called in the instance's worker with the connection to a guest that has booted from
             the start, before that counts as ready: what a snapshot would have had is done here.
+        ahead: What one needs that comes up ahead of its machine's start; None where none can.
     """
 
     events: EventLog
@@ -109,6 +124,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
     limits: Limits = DEFAULT_LIMITS
     keep_links: Callable[[Vmm], None] = lambda _: None
     prepare: Callable[[Channel], None] | None = None
+    ahead: Ahead | None = None
 
 
 class MachineHost(msgspec.Struct, frozen=True):

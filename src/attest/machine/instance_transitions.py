@@ -12,6 +12,9 @@ The way of an instance::
                                                                      └─────▶ READY      a return
     any of these ─ it is ended ─▶ STOPPING ─▶ OFF
 
+One that comes up ahead of its machine's start goes from ON_TRIAL or COMING_UP to STANDBY, and back
+there when the machine is started.
+
 A clone counts only when it has answered: some snapshots load without a word and never do (see
 `attest.snapshot.shape`). Where one does not, the machine boots. Some clones answer and die a moment
 later, their kernel being unfit for it: so each is on probation for a while, and where nobody has
@@ -28,7 +31,9 @@ from attest.errors import AttestError, reason_of
 from attest.machine.instance_events import (
     AgentAnswered,
     BeginAnew,
+    Called,
     CameUp,
+    CameUpAhead,
     ComeUp,
     ConsoleSpoke,
     Discard,
@@ -40,6 +45,7 @@ from attest.machine.instance_events import (
     GuestReset,
     Interrupt,
     Introduced,
+    Join,
     KillVmm,
     KillWanted,
     Panicked,
@@ -100,10 +106,14 @@ def advance(state: State, event: Event, limits: Limits) -> Next:
             return _introduced(state, event)
         case CameUp():
             return _ready(state, event.at) if state.phase is Phase.COMING_UP else (state, ())
+        case CameUpAhead():
+            return _came_up_ahead(state)
         case StartFailed():
             return _start_failed(state, event)
         case VmmExited():
             return _vmm_exited(state, event, limits)
+        case GuestReset() if state.phase is Phase.STANDBY:  # in the moment before it was paused
+            return replace(state, phase=Phase.STOPPING), (KillVmm(),)
         case GuestReset(at=at):
             return _begin_anew(replace(state, rebooting=False), at, _REBOOTS, TellReset())
         case BeginAnew(at=at, reason=reason):
@@ -128,6 +138,8 @@ def _is_stale(state: State, event: Event) -> bool:
 
 def _user_said(state: State, event: Event) -> Next:
     match event:
+        case Called(at=at):
+            return _called(state, at)
         case Used() if state.up:
             return replace(state, used=True, phase=Phase.READY), ()
         case RebootWanted(wanted=wanted):
@@ -195,6 +207,22 @@ def _ready(state: State, at: float) -> Next:
     return replace(state, phase=Phase.READY, stage=Stage.READY), (TellStage(Stage.READY, seconds),)
 
 
+def _came_up_ahead(state: State) -> Next:
+    if state.phase not in (Phase.ON_TRIAL, Phase.COMING_UP):
+        return state, ()
+    if state.ahead:
+        return replace(state, phase=Phase.STANDBY), ()
+    return state, (Join(state.attempt),)
+
+
+def _called(state: State, at: float) -> Next:
+    state = replace(state, ahead=False)
+    if state.phase is not Phase.STANDBY:
+        return state, ()
+    phase = Phase.COMING_UP if state.kind is StartKind.BOOT else Phase.ON_TRIAL
+    return replace(state, phase=phase, since=at), (Join(state.attempt),)
+
+
 def _start_failed(state: State, event: StartFailed) -> Next:
     match state.phase:
         case Phase.COMING_UP:
@@ -235,7 +263,7 @@ def _vmm_exited(state: State, event: VmmExited, limits: Limits) -> Next:
             return _off(state, replace(state.outcome, died=failed), told)
         case Phase.COMING_UP if not state.ending:
             outcome = Outcome(event.error, died=failed)
-            return _off(state, outcome, told, TellFatal(event.error))
+            return _off(state, outcome, told, *_fatal(state, event.error))
         case Phase.PROBATION | Phase.READY if failed and not state.ending:
             return _died(state, event, limits)
         case Phase.PENDING | Phase.OFF:
@@ -305,4 +333,4 @@ def _off(state: State, outcome: Outcome, *effects: Effect) -> Next:
 
 
 def _fatal(state: State, error: AttestError) -> tuple[Effect, ...]:
-    return () if state.ending else (TellFatal(error),)
+    return () if state.ending or state.ahead else (TellFatal(error),)

@@ -22,7 +22,8 @@ __all__ = [
     "join_switch",
     "make_bridges",
     "make_taps",
-    "set_cable",
+    "remove_taps",
+    "set_cables",
 ]
 
 # Learning is immediate: a machine's first packet must not wait for a forwarding delay.
@@ -113,10 +114,24 @@ def make_taps(cell: Cell, names: Iterable[str]) -> None:
     _batch(cell, lines)
 
 
-def set_cable(cell: Cell, attachment: Attachment, plugged: bool) -> None:
-    """Put a tap on its bridge, or on none: the machine sees no change of its link."""
-    bridge = f"master vlan{attachment.vlan}" if plugged else "nomaster"
-    _batch(cell, [f"link set {attachment.tap} {bridge}"])
+def remove_taps(cell: Cell, names: Iterable[str]) -> None:
+    """Remove taps that no machine uses any more."""
+    _batch(cell, [f"link del {name}" for name in names])
+
+
+def set_cables(cell: Cell, attachments: Iterable[Attachment], plugged: bool) -> None:
+    """Put taps on their bridges, or on none: the machine sees no change of its links.
+
+    Those of spare cards are on none in any case.
+    """
+    _batch(
+        cell,
+        [
+            f"link set {each.tap} " + (f"master vlan{each.vlan}" if plugged else "nomaster")
+            for each in attachments
+            if each.vlan != SPARE
+        ],
+    )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from attest.disk.machine_disks import Disks
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
-from attest.net.bridge import SPARE, make_taps, set_cable
+from attest.net.bridge import SPARE, make_taps, set_cables
 from attest.net.cell import Cell
 from attest.node.host_files import HostFiles
 from attest.node.resolved import ResolvedNode
@@ -181,6 +181,11 @@ class Launcher:
                 for tap, each in zip(self._spare_taps, self.node.attachments, strict=True)
             )
 
+    @property
+    def taps(self) -> list[str]:
+        """The names of all taps that it has in the cell."""
+        return [*(each.tap for each in self.node.attachments), *self._spare_taps]
+
     def keep_links(self, vmm: Vmm) -> None:
         """Unplug the cards of a VMM that goes on for one whose cards were: the guest was reset."""
         if self._unplugged is not None and not self.node.backend.capabilities.set_link:
@@ -189,13 +194,16 @@ class Launcher:
     def set_links(self, vmm: Vmm, up: bool) -> None:
         """Plug or unplug its cards on networks, or where the VMM cannot, the other ends' cables."""
         self._unplugged = None if up else vmm
+        if self.node.backend.capabilities.set_link:
+            self.set_cables(up)
+            return
         for index, each in enumerate(self.node.attachments):
-            if each.vlan == SPARE:
-                continue
-            if self.node.backend.capabilities.set_link:
-                set_cable(self._cell, each, up)
-            else:
+            if each.vlan != SPARE:
                 vmm.set_link(index, up)
+
+    def set_cables(self, plugged: bool) -> None:
+        """Plug or unplug the other ends' cables: the machine sees no change of its links."""
+        set_cables(self._cell, self.node.attachments, plugged)
 
     def start(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:
         """Start a VMM in the cell."""
