@@ -73,10 +73,12 @@ class Told(msgspec.Struct, frozen=True):
     """What a run tells.
 
     Attributes:
-        report: It is over; None: it waits for a `Go` again, as its script cannot be run.
+        report: It is over, and this was learnt; None: it is not.
+        again: It waits for a `Go` again, as its script could not be run.
     """
 
     report: Report | None = None
+    again: bool = False
 
 
 class Orders:
@@ -105,9 +107,13 @@ class Orders:
         """Wait until the script is to run."""
         self.saved = self._go.get().saved
 
-    def wait_again(self) -> None:
-        """Say that the script cannot be run, and that the machines still stand by."""
-        self._tell(Told())
+    def stand_by(self, *, again: bool = False) -> None:
+        """Say that the machines stand by.
+
+        Args:
+            again: The script could not be run, and the next `Go` is waited for.
+        """
+        self._tell(Told(again=again))
 
     def report(self, *, passed: bool, started: dict[str, bool], modules: Iterable[Path]) -> None:
         """Say that the run is over; nobody ends it any more."""

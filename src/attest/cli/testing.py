@@ -20,16 +20,17 @@ from attest.errors import AttestError, Terminated, UsageError
 from attest.events import Event, EventLog, Kind
 from attest.manifest import Manifest
 from attest.report.activity import Activities
-from attest.report.first_answer import FirstAnswer, first_answer
 from attest.report.journal import journal
 from attest.report.live import View, view
 from attest.script.driver import Driver, namespace
 from attest.script.run import ScriptRun, TimeLimit
+from attest.support.concurrency import call_in_thread
 from attest.support.run_dirs import held, new_run_directory
 from attest.support.text import plain_text
 
 if TYPE_CHECKING:
     from attest.cli.orders import Orders
+    from attest.report.first_answer import FirstAnswer
 
 __all__ = ["Options", "run_test"]
 
@@ -111,7 +112,7 @@ def run_test(test: Manifest, options: Options, orders: Orders | None = None) -> 
             journal(events, directory / "events.jsonl"),
             _junit(events, options.junit),
             events.span(Kind.RUN, test.name, started=events.started) as span,
-            first_answer(events) if orders else nullcontext() as answer,
+            _first_answer(events, orders) as answer,
         ):
             try:
                 run.go(shown, keeping)
@@ -143,6 +144,17 @@ def _report(orders: Orders, answer: FirstAnswer, run: _Run, failure: BaseExcepti
         _say(line)
     modules = imported_files(failure)
     orders.report(passed=failure is None, started=run.started(), modules=modules)
+
+
+def _first_answer(
+    events: EventLog, orders: Orders | None
+) -> AbstractContextManager[FirstAnswer | None]:
+    """The time of the first command's answer, where it is asked for."""
+    if orders is None:
+        return nullcontext()
+    from attest.report.first_answer import first_answer
+
+    return first_answer(events)
 
 
 def _junit(events: EventLog, path: Path | None) -> AbstractContextManager[None]:
@@ -218,6 +230,7 @@ class _Run:
         """Let machines come up ahead, until the script is to run, and can be."""
         self._cluster = self._new_cluster()
         self._cluster.stand_by(machines)
+        call_in_thread(lambda: self._tell_standby(orders), "await the machines")
         if sys.stderr.isatty():
             import rich.live  # noqa: F401  # takes longer than the first command
         while True:
@@ -230,7 +243,12 @@ class _Run:
                     raise
                 if isinstance(error, UsageError):
                     _say(f"attest: {error}")
-                orders.wait_again()
+                orders.stand_by(again=True)
+
+    def _tell_standby(self, orders: Orders) -> None:
+        assert self._cluster is not None, "it has been opened"
+        self._cluster.await_standby()
+        orders.stand_by()
 
     def close(self) -> None:
         """End the machines, where they have come up for nothing."""

@@ -28,6 +28,8 @@ from attest.support.file_changes import FileChanges
 
 __all__ = ["watch"]
 
+_WAITING: Final = "waiting for the next save; Ctrl-C ends"
+
 _LATE: Final = 2.0
 """Seconds after which a file's own time does not tell any more when it was saved: it may have been
 put in its place by a program that keeps times."""
@@ -88,10 +90,14 @@ class _Watcher:
         self._watch()
         self._run = _Run()
         while True:
-            if self._run is not None and self._heard(self._run.socket):
-                self._hear(self._run)
-            elif changed := self._changes.read():
-                self._changed(changed)
+            self._take_next()
+
+    def _take_next(self) -> None:
+        """Wait for what comes next, and do what follows."""
+        if self._run is not None and self._heard(self._run.socket):
+            self._hear(self._run)
+        elif changed := self._changes.read():
+            self._changed(changed)
 
     def _heard(self, told: socket.socket) -> bool:
         """Wait for what a run tells, or for changes; whether it was the run."""
@@ -101,6 +107,8 @@ class _Watcher:
     def _hear(self, run: _Run) -> None:
         told = run.hear()
         if told is not None and told.report is None:
+            if run.waits:
+                _say(_WAITING)
             return
         run.end()
         self._run = None
@@ -112,7 +120,8 @@ class _Watcher:
                 self._changed(missed)
                 return
             self._run = _Run(ahead=self._ahead, modules=self._modules)
-        _say("waiting for the next save; Ctrl-C ends")
+        else:
+            _say(_WAITING)
 
     def _learn(self, report: Report) -> None:
         """Learn what the next run needs; a test that failed may not have come to all of it."""
@@ -195,7 +204,7 @@ class _Run:
         except ConnectionResetError:  # it has ended, and has not read all
             return None
         told = msgspec.json.decode(data, type=Told) if data else None
-        self.waits = told is not None and told.report is None
+        self.waits = self.waits or (told is not None and told.again)
         return told
 
     def end(self) -> None:

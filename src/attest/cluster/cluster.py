@@ -233,6 +233,11 @@ class Cluster:
             if name in self._lifecycles:
                 self._lifecycles[name].stand_by(allow_reboot=allow_reboot)
 
+    def await_standby(self) -> None:
+        """Wait until those stand by that come up ahead, or cannot, or were started meanwhile."""
+        for lifecycle in self._all_lifecycles():
+            lifecycle.await_standby()
+
     def started(self) -> dict[str, bool]:
         """The nodes of the manifest whose machines were started, for `stand_by` of the next run."""
         return {
@@ -340,9 +345,11 @@ class Cluster:
         for machine in running:
             self._scripted.refuse_saving(machine)
             machine.connect()
-        with self.events.span(Kind.ACTION, f"checkpoint {name!r}"):
-            held = hold_bridges(self._cell, self._bridges())
-            snapshots = self._save(running, name, held) if running else {}
+        snapshots: dict[str, Snapshot] = {}
+        if running:
+            with self.events.span(Kind.ACTION, f"checkpoint {name!r}"):
+                held = hold_bridges(self._cell, self._bridges())
+                snapshots = self._save(running, name, held)
         never_started = {
             each.name for each in self._all_lifecycles()
             if each.instance is None and each.name in self._launchers

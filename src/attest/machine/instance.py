@@ -213,6 +213,17 @@ class Instance:
                     self._console_trouble(f"{self._console_log} is incomplete: {error.strerror}")
         self._post(Called(time.monotonic()))
 
+    def await_standby(self) -> None:
+        """Wait until it stands by, or cannot, or was called."""
+        with self._lock:
+            self._changed.wait_for(
+                lambda: (
+                    self._state.phase is Phase.STANDBY
+                    or not self._state.ahead
+                    or not self.may_be_called
+                )
+            )
+
     # What its machine asks of it
 
     @property

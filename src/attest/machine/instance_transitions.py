@@ -287,6 +287,8 @@ def _since(state: State, at: float) -> float:
 
 
 def _stood_still(state: State, error: AttestError) -> Next:
+    if state.phase is Phase.OFF:
+        return state, ()
     told = (*_fatal(state, error), Interrupt(reason_of(error), state.attempt + 1))
     if state.phase is Phase.COMING_UP:
         return replace(state, phase=Phase.FAILED, outcome=Outcome(error)), told

@@ -124,6 +124,11 @@ class Lifecycle:
             self._standby = instance, events
             instance.begin()
 
+    def await_standby(self) -> None:
+        """Wait until the instance for the next start stands by, where one comes up for it."""
+        if (standby := self._standby) is not None:
+            standby[0].await_standby()
+
     def _pass_on(self, event: Event) -> None:
         self._context.events.emit(event.kind, event.text, machine=event.machine, **event.data)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from attest.cluster.checkpoint import Checkpoint
 from attest.cluster.cluster import Cluster
+from attest.errors import MachineError
 from attest.report.first_answer import first_answer
 from attest.script.modules import forget_imported
 from attest.script.run import ScriptRun
@@ -38,6 +39,7 @@ class Repeatable:
         self._load = load
         self._names = names
         self._before: Checkpoint | None = None
+        self._refusal: MachineError | None = None
 
     def run(self, names: dict[str, Any]) -> None:
         """Run the script with these global names; the first time, keep how the machines are.
@@ -45,8 +47,11 @@ class Repeatable:
         Raises:
             Exception: What the script raises.
         """
-        if self._before is None:
-            self._before = self._cluster.checkpoint("before the script")
+        if self._before is None and self._refusal is None:
+            try:
+                self._before = self._cluster.checkpoint("before the script")
+            except MachineError as error:  # the script can run all the same
+                self._refusal = error
         self._script.run(names)
 
     def again(self) -> None:
@@ -56,10 +61,12 @@ class Repeatable:
 
         Raises:
             UsageError: The script cannot be read, or is no Python.
-            MachineError: A machine did not come back.
+            MachineError: A machine could not be saved before, or did not come back.
             Exception: What the script raises.
         """
         begun = time.time()
+        if self._refusal is not None:
+            raise self._refusal.fresh_copy()
         self._load()
         if self._before is not None:
             self._cluster.rewind(self._before)
