@@ -178,7 +178,9 @@ assert "ATTEST_WATCHED" not in os.environ
 assert not one.booted and not two.booted and one.stage == two.stage == "off"
 assert two.absence == "not started"
 assert not os.path.exists(out := f"{{one.out_dir}}/console-one.log"), out
-one.fail("ping -c 1 -W 1 two")
+one.fail("ping -c 1 -W 1 two || {{ sleep 3; false; }}")
+received = "cat /sys/class/net/eth0/statistics/rx_packets"
+assert int(two.succeed(received)) == 0, "what was sent to a machine before it was started"
 one.succeed("test $(ls /tmp | grep -c mark) = 0 && touch /tmp/mark")
 assert abs(int(one.succeed("date +%s")) - time.time()) < 2
 two.succeed("ping -c 1 one")
@@ -219,12 +221,13 @@ def test_errors_are_shown_and_the_next_save_is_awaited(manifest: Path) -> None:
         watch.expect(_WAITING)
         script.write_text("one.succeed(\n")
         watch.expect("test.py:1: '(' was never closed")
+        watch.expect(_WAITING)
         script.write_text("one.succeed('exit 3')\n")
         printed = watch.expect(_WAITING)
         assert "to succeed: exit code 3" in printed
         assert "FAILED" in printed
         script.unlink()
-        watch.expect("there is no file")
+        watch.expect("cannot read test.py: No such file or directory")
         manifest.write_text(_MANIFEST.replace("image", "imgae", 1))
         watch.expect("did you mean `image`?")
         manifest.write_text(_MANIFEST)

@@ -107,7 +107,8 @@ class _Watcher:
     def _hear(self, run: _Run) -> None:
         told = run.hear()
         if told is not None and told.report is None:
-            if run.waits:
+            if run.waits and not run.is_awaited:
+                run.is_awaited = True
                 _say(_WAITING)
             return
         run.end()
@@ -170,6 +171,7 @@ class _Run:
         modules: The modules that were watched then.
         socket: The end of its socket that is ours.
         waits: It waits for `go`.
+        is_awaited: The user has been told so.
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class _Run:
         self.begun = time.time()
         self.modules = set(modules)
         self.waits = ahead is not None
+        self.is_awaited = False
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             start = Start(theirs.fileno(), dict(ahead) if ahead is not None else None, saved)
@@ -194,7 +197,7 @@ class _Run:
 
     def go(self, saved: float) -> None:
         """Let the script run, for a file that was saved at that time."""
-        self.waits = False
+        self.waits = self.is_awaited = False
         self.socket.send(msgspec.json.encode(Go(saved)))
 
     def hear(self) -> Told | None:
