@@ -15,7 +15,9 @@ from attest.support.concurrency import wait_all
 
 
 def _run(text: str, *, timeout: float = 0.2, **names: Any) -> None:
-    ScriptRun(text, "<test>", timeout, again=0.1).run(names)
+    run = ScriptRun(timeout, again=0.1)
+    run.load(text, "<test>")
+    run.run(names)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,8 @@ def test_the_reason_shows_where_the_script_was() -> None:
 
 def test_a_script_that_ends_by_itself_is_not_ended() -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    run = ScriptRun("seen.append(1)", "<test>", 60)
+    run = ScriptRun(60)
+    run.load("seen.append(1)", "<test>")
     seen: list[int] = []
     run.run({"seen": seen})
     run.abort(MachineError("late", "too late"))

@@ -46,6 +46,9 @@ main()
 UNUSED = [
     # Of what runs no machine, or other machines.
     "attest.check",
+    "attest.cli.orders",
+    "attest.cli.watch",
+    "attest.cluster.inputs",
     "attest.display",
     "attest.guest.backdoor",
     "attest.guest.tar_stream",
@@ -55,9 +58,13 @@ UNUSED = [
     "attest.image.debian",
     "attest.image.initrd",
     "attest.image.steps",
+    "attest.report.first_answer",
     "attest.report.junit",
     "attest.report.traceback",
+    "attest.script.again",
     "attest.script.console",
+    "attest.script.modules",
+    "attest.support.file_changes",
     "attest.vmm.cloud_hypervisor",
     "attest.vmm.firecracker",
     "attest.vmm.qemu.start_script",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import shutil
 import threading
 import warnings
 import weakref
@@ -30,13 +31,13 @@ from attest.host import kvm_probe
 from attest.host.descriptors import reserve_descriptors
 from attest.host.hugepages import check_hugepages
 from attest.image.model import Image
-from attest.machine.contracts import InstanceContext, MachineHost
+from attest.machine.contracts import Ahead, InstanceContext, MachineHost
 from attest.machine.interface import interfaces_of
 from attest.machine.lifecycle import Lifecycle
 from attest.machine.machine import Machine, Snapshot
 from attest.machine.meeting import Meeting
 from attest.manifest import Manifest, check_names, load_manifest, on_hugepages, parse_manifest
-from attest.net.bridge import hold_bridges, join_bridges
+from attest.net.bridge import hold_bridges, join_bridges, remove_taps
 from attest.net.vlan import VLan
 from attest.node.launcher import Launcher
 from attest.node.live_snapshot import save_running
@@ -117,6 +118,7 @@ class Cluster:
     ) -> None:
         self._is_open = False  # first, as a cluster that was not made is collected, too
         self._is_closing = False
+        self._has_begun = False
         self.options = replace(options, **settings)
         if isinstance(manifest, dict):
             manifest = parse_manifest(manifest)
@@ -201,14 +203,57 @@ class Cluster:
             ImageBuildError: An image could not be built.
         """
         with self._lock:
-            if not self._is_open:
-                with ExitStack() as undo:
-                    self._open(undo)
-                    self._is_open = True
-                    self._is_closing = False
-                    undo.pop_all()
-                _open_clusters.add(self)
+            self._make_open()
+            if not self._has_begun:
+                self._remove_old_logs()
+                self._has_begun = True
         return self
+
+    def stand_by(self, machines: Mapping[str, bool]) -> None:
+        """Make what the machines need, and let some come up ahead of their start.
+
+        `open`, or entering the cluster, begins with it. Until then what an earlier cluster has left
+        in ``out_dir`` stays there. Those that come up ahead are off, for whoever asks and for each
+        other, until they are started, which then takes a few milliseconds.
+
+        Args:
+            machines: The names of those that come up, each with whether its guest may reboot by
+                itself. What has a start script, or is no node of the manifest, is left out.
+
+        Raises:
+            ManifestError: The manifest cannot be used.
+            HostError: This host cannot run it.
+            ImageBuildError: An image could not be built.
+        """
+        with self._lock:
+            self._make_open()
+        for name, allow_reboot in machines.items():
+            if name in self._lifecycles:
+                self._lifecycles[name].stand_by(allow_reboot=allow_reboot)
+
+    def await_standby(self) -> None:
+        """Wait until those stand by that come up ahead, or cannot, or were started meanwhile."""
+        for lifecycle in self._all_lifecycles():
+            lifecycle.await_standby()
+
+    def started(self) -> dict[str, bool]:
+        """The nodes of the manifest whose machines were started, for `stand_by` of the next run."""
+        return {
+            name: lifecycle.instance.allow_reboot
+            for name, lifecycle in self._lifecycles.items()
+            if name in self.manifest.nodes and lifecycle.instance is not None
+        }
+
+    def _make_open(self) -> None:
+        if self._is_open:
+            return
+        with ExitStack() as undo:
+            self._open(undo)
+            self._is_open = True
+            self._is_closing = False
+            self._has_begun = False
+            undo.pop_all()
+        _open_clusters.add(self)
 
     def close(self) -> None:
         """End every machine and remove everything that belongs to the cluster.
@@ -298,9 +343,16 @@ class Cluster:
         for machine in running:
             self._scripted.refuse_saving(machine)
             machine.connect()
-        with self.events.span(Kind.ACTION, f"checkpoint {name!r}"):
-            held = hold_bridges(self._cell, self._bridges())
-            return Checkpoint(name, self._save(running, name, held))
+        snapshots: dict[str, Snapshot] = {}
+        if running:
+            with self.events.span(Kind.ACTION, f"checkpoint {name!r}"):
+                held = hold_bridges(self._cell, self._bridges())
+                snapshots = self._save(running, name, held)
+        never_started = {
+            each.name for each in self._all_lifecycles()
+            if each.instance is None and each.name in self._launchers
+        }  # fmt: skip
+        return Checkpoint(name, snapshots, set(self.machines), never_started)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Bring all machines back to a checkpoint; those that were off then are off again.
@@ -313,6 +365,32 @@ class Cluster:
         with self.events.span(Kind.ACTION, f"restore {checkpoint.name!r}"):
             saved = {name: each.saved() for name, each in checkpoint.snapshots.items()}
             self.go_back(saved, checkpoint.name)
+
+    def rewind(self, checkpoint: Checkpoint) -> None:
+        """Bring the whole cluster back to a checkpoint.
+
+        Those that were off then are off as they were then: those that had not been started will
+        start as if they never had been. Clones that were made since are gone.
+
+        Raises:
+            MachineError: One did not come back.
+        """
+        self._require_open()
+        wait(self._baking)  # they use files of machines that go
+        for name in [name for name in self._launchers if name not in checkpoint.machines]:
+            self._remove(name)
+        for name in checkpoint.never_started:
+            self._lifecycles[name].forget()
+        self.restore(checkpoint)
+
+    def _remove(self, name: str) -> None:
+        """Remove a clone, as if it had never been made."""
+        self._lifecycles[name].close()
+        with self._lock:
+            launcher = self._launchers.pop(name)
+            del self._lifecycles[name], self._contexts[name], self.machines[name]
+        remove_taps(self._cell, launcher.taps)
+        shutil.rmtree(launcher.directory)
 
     def go_back(self, saved: Mapping[str, Saved], moment: str) -> None:
         """Bring machines back to what was saved of them; all others are off then.
@@ -492,6 +570,8 @@ class Cluster:
             self.out_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"out_dir: cannot make {self.out_dir}: {error.strerror}") from None
+
+    def _remove_old_logs(self) -> None:
         for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place
             log.unlink()
 
@@ -543,7 +623,11 @@ class Cluster:
             limits=self.options.limits,
             keep_links=launcher.keep_links,
             prepare=lambda channel: prepare_boot(launcher, channel, self.events),
-        )
+            ahead=Ahead(
+                launcher.directory / "console-ahead.log", launcher.set_cables,
+                launcher.disks.forget,
+            ),
+        )  # fmt: skip
         host = MachineHost(
             self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links,
             interfaces_of(node.attachments, own_identity=node.declared.own_identity),

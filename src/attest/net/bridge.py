@@ -22,6 +22,7 @@ __all__ = [
     "join_bridges",
     "join_switch",
     "make_taps",
+    "remove_taps",
     "set_cables",
 ]
 
@@ -117,14 +118,27 @@ def make_taps(cell: Cell, names: Iterable[str]) -> None:
     _batch(cell, lines)
 
 
+def remove_taps(cell: Cell, names: Iterable[str]) -> None:
+    """Remove taps that no machine uses any more."""
+    _batch(cell, [f"link del {name}" for name in names])
+
+
 def set_cables(cell: Cell, attachments: Iterable[Attachment], plugged: bool) -> None:
-    """Put taps on their bridges, or on none: the machine sees no change of its link.
+    """Put taps on their bridges, or on none: the machine sees no change of its links.
+
+    Those of spare cards are on none in any case.
 
     Raises:
         HostError: Taps or bridges are gone.
     """
-    bridges = {True: "master vlan{}", False: "nomaster"}[plugged]
-    _batch(cell, [f"link set {each.tap} {bridges.format(each.vlan)}" for each in attachments])
+    _batch(
+        cell,
+        [
+            f"link set {each.tap} " + (f"master vlan{each.vlan}" if plugged else "nomaster")
+            for each in attachments
+            if each.vlan != SPARE
+        ],
+    )
 
 
 @contextmanager
