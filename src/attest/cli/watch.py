@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
@@ -76,6 +76,7 @@ class _Watcher:
         self._changes = FileChanges()
         self._machines: set[Path] = set()
         self._modules: set[Path] = set()
+        self._watched: set[Path] = set()
         self._ahead: dict[str, bool] = {}
         self._run: _Run | None = None
 
@@ -88,7 +89,7 @@ class _Watcher:
     def go_on(self) -> NoReturn:
         """Run the test again and again."""
         self._watch()
-        self._run = _Run()
+        self._run = _Run(self._watched)
         while True:
             self._take_next()
 
@@ -115,18 +116,18 @@ class _Watcher:
         self._run = None
         if told is not None and told.report is not None:
             self._learn(told.report)
-            missed = {each for each in self._modules - run.modules if _changed_at(each) > run.begun}
+            missed = {each for each in self._modules - run.watched if _changed_at(each) > run.begun}
             self._watch()
             if missed:
                 self._changed(missed)
                 return
-            self._run = _Run(ahead=self._ahead, modules=self._modules)
+            self._run = _Run(self._watched, ahead=self._ahead)
         else:
             _say(_WAITING)
 
     def _learn(self, report: Report) -> None:
         """Learn what the next run needs; a test that failed may not have come to all of it."""
-        modules = set(map(Path, report.modules))
+        modules = {_absolute(Path(module)) for module in report.modules}
         self._ahead = report.started if report.passed else {**self._ahead, **report.started}
         self._modules = modules if report.passed else self._modules | modules
 
@@ -143,14 +144,14 @@ class _Watcher:
         _say(f"{_names(changed)} saved" + ("; the run ends, and begins again" if restarts else ""))
         if run is not None:
             run.end()
-        self._run = _Run(saved=saved, modules=self._modules)
+        self._run = _Run(self._watched, saved=saved)
 
     def _watch(self) -> None:
         script = script_file(self._manifest)
         self._machines = set(map(_absolute, machine_files(self._manifest)))
-        others = self._modules | ({_absolute(script)} if script else set())
+        self._watched = self._machines | self._modules | ({_absolute(script)} if script else set())
         try:
-            self._changes.watch(self._machines | others)
+            self._changes.watch(self._watched)
         except OSError as error:
             raise HostError(
                 f"cannot watch {error.filename}: {error.strerror}",
@@ -162,13 +163,13 @@ class _Run:
     """A run of the test in a process of its own, see `attest.cli.orders`.
 
     Args:
+        watched: The files that are watched.
         ahead: The machines that come up ahead; None: it begins at once.
         saved: When the file was saved for which it begins at once.
-        modules: The modules that are watched.
 
     Attributes:
-        begun: When it was started, in seconds since the epoch.
-        modules: The modules that were watched then.
+        begun: When its script began at the earliest, in seconds since the epoch.
+        watched: The files that were watched when it was started.
         socket: The end of its socket that is ours.
         waits: It waits for `go`.
         is_awaited: The user has been told so.
@@ -176,13 +177,13 @@ class _Run:
 
     def __init__(
         self,
+        watched: Set[Path],
         *,
         ahead: Mapping[str, bool] | None = None,
         saved: float | None = None,
-        modules: Iterable[Path] = (),
     ) -> None:
         self.begun = time.time()
-        self.modules = set(modules)
+        self.watched = watched
         self.waits = ahead is not None
         self.is_awaited = False
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -198,6 +199,7 @@ class _Run:
     def go(self, saved: float) -> None:
         """Let the script run, for a file that was saved at that time."""
         self.waits = self.is_awaited = False
+        self.begun = time.time()
         self.socket.send(msgspec.json.encode(Go(saved)))
 
     def hear(self) -> Told | None:

@@ -19,6 +19,8 @@ _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 def imported_files(failure: BaseException | None = None) -> set[Path]:
     """The files of the modules that were imported, but for Python's, attest's and installed ones.
 
+    Their paths are as Python has them, which may be relative.
+
     Args:
         failure: What the script has failed with: the files of an import that failed count, and
             those that a module which was not found could be in.
