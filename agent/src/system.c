@@ -1,6 +1,8 @@
 #include "system.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -56,6 +58,21 @@ char *kernel_parameter(const char *name)
         if (strncmp(word, name, length) == 0 && word[length] == '=')
             return copy_text(word + length + 1, strlen(word + length + 1));
     return NULL;
+}
+
+bool has_vsock(void)
+{
+    static const char number[] = "0x0013"; /* of socket devices, in the specification of virtio */
+    DIR *devices = opendir("/sys/bus/virtio/devices");
+    bool found = false;
+    for (struct dirent *entry; devices && !found && (entry = readdir(devices));) {
+        char path[300], line[16];
+        snprintf(path, sizeof path, "/sys/bus/virtio/devices/%s/device", entry->d_name);
+        found = strcmp(read_line(path, line, sizeof line), number) == 0;
+    }
+    if (devices)
+        closedir(devices);
+    return found;
 }
 
 const char *init_name(void)
