@@ -113,6 +113,12 @@ IPAddressDeny=
 DeviceAllow=
 """
 
+_LATE: Final = """\
+# Events wait until the daemon starts. Those that the boot waits for are then under way.
+[Unit]
+After=systemd-journald.service systemd-sysctl.service
+"""
+
 # Credentials are mounted for each of them by a process of its own, and there are none.
 _SYSCTL: Final = """\
 [Service]
@@ -138,7 +144,7 @@ CONFIGURATION: Final = {
     "/etc/systemd/system/systemd-sysctl.service.d/attest.conf": _SYSCTL,
     "/etc/systemd/system/systemd-tmpfiles-setup.service.d/attest.conf": _TMPFILES,
     "/etc/systemd/system/systemd-udev-trigger.service.d/attest.conf": _COLDPLUG,
-    "/etc/systemd/system/systemd-udevd.service.d/attest.conf": _UNCONFINED,
+    "/etc/systemd/system/systemd-udevd.service.d/attest.conf": _LATE + _UNCONFINED,
     "/etc/tmpfiles.d/systemd-nologin.conf": "",  # nobody logs in before the boot has ended
 }
 """Text files, by path."""
