@@ -67,7 +67,8 @@ def test_debian_without_a_vsock_device_has_no_modules_for_it(machine: Machine) -
 
 
 def test_generators_run_where_there_is_something_for_them(tmp_path: Path) -> None:
-    script = "#!/bin/sh\n### BEGIN INIT INFO\n# Provides: old\n# Default-Start: 2 3 4 5\n# Default-Stop:\n### END INIT INFO\n"
+    about = "# Provides: old\n# Default-Start: 2 3 4 5\n# Default-Stop:\n"
+    script = f"#!/bin/sh\n### BEGIN INIT INFO\n{about}### END INIT INFO\n"
     (tmp_path / "old.toml").write_text(
         'base = "debian"\nrun = ["update-rc.d old defaults", "mkdir /scratch"]\n[files]\n'
         '"/etc/fstab" = { text = "none /scratch tmpfs size=1M 0 0\\n" }\n'

@@ -78,7 +78,7 @@ _NO_RULES: Final = (
 """Rules of udev for devices that no machine has."""
 
 _COLDPLUG: Final = """\
-# A third of the events, and a shell that is there in a moment: without devices for which there are
+# Fewer events, and a shell that is there in a moment: without devices for which there are
 # no rules, and without the 64 virtual terminals, which nobody sees.
 [Service]
 ExecStart=
@@ -114,7 +114,7 @@ DeviceAllow=
 """
 
 _LATE: Final = """\
-# Events wait until the daemon starts. Those that the boot waits for are then under way.
+# Its events, which no service of the boot waits for, come after the journal.
 [Unit]
 After=systemd-journald.service systemd-sysctl.service
 """
