@@ -17,6 +17,8 @@ char *kernel_parameter(const char *name);
 
 /* What tells this boot from others; empty when it cannot be read. */
 const char *boot_id(void);
+/* Whether there is a virtio device by which the host is reached over vsock. */
+bool has_vsock(void);
 
 /* `systemd`, `agent` (this process is PID 1) or `other`. */
 const char *init_name(void);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -48,6 +49,38 @@ cmdline = ["attest.test=yes"]
 def test_debian_boots_without_a_failed_unit(machine: Machine) -> None:
     machine.wait_for_unit("multi-user.target")
     assert machine.succeed("systemctl --failed --no-legend --plain") == ""
+
+
+def test_debian_runs_and_has_its_devices(machine: Machine) -> None:
+    machine.succeed("udevadm settle && systemctl is-system-running --wait")
+    by_id = machine.succeed("readlink --canonicalize /dev/disk/by-id/virtio-root").strip()
+    serial = machine.succeed(f"cat /sys/block/{Path(by_id).name}/serial")
+    assert serial.strip() == "root"
+    assert (
+        machine.succeed("stat -c '%a %G' /dev/net/tun /dev/loop-control") == "666 root\n660 disk\n"
+    )
+    for unit in ("dev-vda.device", "dev-ttyS0.device", "sys-subsystem-net-devices-eth0.device"):
+        assert machine.succeed(f"systemctl is-active {unit}") == "active\n"
+
+
+def test_debian_without_a_vsock_device_has_no_modules_for_it(machine: Machine) -> None:
+    assert "vsock" not in machine.succeed("cut -d' ' -f1 /proc/modules").split()
+
+
+def test_generators_run_where_there_is_something_for_them(tmp_path: Path) -> None:
+    about = "# Provides: old\n# Default-Start: 2 3 4 5\n# Default-Stop:\n"
+    script = f"#!/bin/sh\n### BEGIN INIT INFO\n{about}### END INIT INFO\n"
+    (tmp_path / "old.toml").write_text(
+        'base = "debian"\nrun = ["update-rc.d old defaults", "mkdir /scratch"]\n[files]\n'
+        '"/etc/fstab" = { text = "none /scratch tmpfs size=1M 0 0\\n" }\n'
+        f'"/etc/init.d/old" = {{ text = {json.dumps(script)}, mode = "0755" }}\n'
+        '"/etc/tmpfiles.d/own.conf" = { text = "c /dev/own 0604 - - - 1:3\\n" }\n'
+    )
+    nodes = {"machine": {"image": str(tmp_path / "old.toml")}}
+    with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
+        machine = cluster["machine"]
+        machine.succeed("mountpoint /scratch && systemctl is-active old.service")
+        assert machine.succeed("stat -c %a /dev/own") == "604\n"
 
 
 @pytest.mark.parametrize(
