@@ -72,7 +72,7 @@ static bool has_scripts_without_units(const char *root)
     return found;
 }
 
-static void mask(const char *generator)
+static void mask_generator(const char *generator)
 {
     char path[128];
     snprintf(path, sizeof path, GENERATORS "/%s", generator);
@@ -85,13 +85,13 @@ void mask_idle_generators(const char *root)
     mkdir("/run/systemd", 0755);
     mkdir(GENERATORS, 0755);
     if (!has_scripts_without_units(root))
-        mask("systemd-sysv-generator");
+        mask_generator("systemd-sysv-generator");
     if (has_parameter("systemd.") || has_parameter("rd."))
         return;
-    mask("systemd-debug-generator");
-    mask("systemd-run-generator");
+    mask_generator("systemd-debug-generator");
+    mask_generator("systemd-run-generator");
     if (!has_mounts(root) && !has_parameter("root=") && !has_parameter("mount.") && !has_parameter("fstab="))
-        mask("systemd-fstab-generator");
+        mask_generator("systemd-fstab-generator");
 }
 
 /* --- device nodes --- */

@@ -53,7 +53,7 @@ static bool write_page(int fd, const char *text, size_t length, size_t before)
     return pwrite(fd, page, size, 0) == (ssize_t)size && (size == length || ftruncate(fd, (off_t)length) == 0);
 }
 
-static bool overwrite(const char *path, const char *text)
+static bool overwrite_file(const char *path, const char *text)
 {
     size_t length = strlen(text), before;
     int fd = one_processor() ? open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC) : -1;
@@ -121,7 +121,7 @@ static bool is_so_already(const char *path, const char *text)
 int replace_file(const char *path, const char *text, mode_t mode)
 {
     bool secret = !(mode & 0044); /* not for who has the old file open */
-    if (!secret && overwrite(path, text))
+    if (!secret && overwrite_file(path, text))
         return 0;
     char *beside = format_text("%s.attest", path);
     int error = write_beside(beside, path, text, mode);
