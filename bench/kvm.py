@@ -138,7 +138,7 @@ class Setting:
 
     def traced(self, fleet: Fleet) -> calls.Calls:
         """The system calls of a test whose machines are clones."""
-        command = [sys.executable, "-m", "attest", "run", "--accel", self.accelerator,
+        command = [sys.executable, "-m", "bench.patient", "run", "--accel", self.accelerator,
                    "-o", str(self.place), str(self.manifest(fleet))]  # fmt: skip
         counted = calls.count(command, self.home.environment, self.program)
         journal = (self.place / "events.jsonl").read_text()

@@ -18,8 +18,13 @@ __all__ = ["ScriptRun", "TimeLimit"]
 _SIGNAL: Final = signal.SIGUSR1
 """Ends a script from another thread: it interrupts whatever the script waits for."""
 
-_LOCKING: Final = (threading.Condition.__enter__.__code__, threading.Condition.__exit__.__code__)
-"""Where a script is not interrupted: its thread has a lock there that nobody would give back.
+_LOCKING: Final = (
+    threading.Condition.__enter__.__code__,
+    threading.Condition.__exit__.__code__,
+    threading.Condition._acquire_restore.__code__,  # type: ignore[attr-defined]
+)
+"""Where a script is not interrupted: its thread has a lock there that nobody would give back, or is
+about to have one that it then gives back.
 
 Not only attest has conditions: each `threading.Event` and each `Future` has one.
 """
