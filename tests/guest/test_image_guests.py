@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,29 @@ def test_debian_runs_and_has_its_devices(machine: Machine) -> None:
 
 def test_debian_without_a_vsock_device_has_no_modules_for_it(machine: Machine) -> None:
     assert "vsock" not in machine.succeed("cut -d' ' -f1 /proc/modules").split()
+
+
+def test_what_a_boot_leaves_out_comes_back(tmp_path: Path) -> None:
+    """By the lines that docs/images.md has for each."""
+    page = (Path(__file__).parents[2] / "docs/images.md").read_text()
+    table = page[page.index("What else a boot does") : page.index("The cloud kernel lacks")]
+    run = [line for each in re.findall(r"`run = (\[.*?\])`", table) for line in json.loads(each)]
+    (modules,) = re.findall(r"`modules = (\[.*?\])`", table)
+    assert len(run) == 3
+    (tmp_path / "whole.toml").write_text(
+        f'base = "debian"\nrun = {json.dumps(run)}\nmodules = {modules}\n'
+    )
+    nodes = {"machine": {"image": str(tmp_path / "whole.toml")}}
+    with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
+        machine = cluster["machine"]
+        assert machine.succeed("systemctl is-system-running --wait") == "running\n"
+        for unit in ("kmod-static-nodes", "systemd-tmpfiles-setup-dev"):
+            assert machine.succeed(f"systemctl is-active {unit}") == "active\n"
+        (module,) = json.loads(modules)
+        machine.succeed(f"grep -q ^{module} /proc/modules")
+        shown = machine.succeed("systemctl show --property=LockPersonality systemd-journald")
+        assert shown == "LockPersonality=yes\n"
+        machine.succeed("udevadm trigger && udevadm settle")
 
 
 def test_generators_run_where_there_is_something_for_them(tmp_path: Path) -> None:

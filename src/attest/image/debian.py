@@ -70,12 +70,11 @@ _BLACKLISTED: Final = (
 """Modules that udev would load for an emulated machine: a second's work at boot, for nothing."""
 
 _NO_RULES: Final = (
-    "60-autosuspend", "60-cdrom_id", "60-evdev", "60-fido-id", "60-infiniband", "60-input-id",
-    "60-persistent-alsa", "60-persistent-input", "60-persistent-storage-tape", "60-persistent-v4l",
-    "60-sensor", "70-camera", "70-joystick", "70-memory", "70-mouse", "70-touchpad", "75-probe_mtd",
-    "78-sound-card", "85-hwclock",
+    "60-autosuspend", "60-cdrom_id", "60-fido-id", "60-infiniband", "60-persistent-alsa",
+    "60-persistent-storage-tape", "60-persistent-v4l", "60-sensor", "70-camera", "70-joystick",
+    "70-memory", "75-probe_mtd", "78-sound-card", "85-hwclock",
 )  # fmt: skip
-"""Rules of udev for devices that no machine has."""
+"""Rules of udev for devices that no machine has; keyboards and mice come with a display."""
 
 _COLDPLUG: Final = """\
 # Fewer events, and a shell that is there in a moment: without devices for which there are
