@@ -41,12 +41,14 @@ class Run:
         cpu: The processor's time.
         events: What attest's journal has; times count from the start of the process.
         steps: The steps of attest's start, likewise.
+        begun: When it was started, in seconds of the epoch.
     """
 
     wall: float
     cpu: float
     events: list[dict[str, Any]] = field(default_factory=list)
     steps: list[steps.Step] = field(default_factory=list)
+    begun: float = 0.0
 
     @property
     def ready(self) -> float:
@@ -100,13 +102,13 @@ class Home:
         """Let the next run be the first."""
         shutil.rmtree(self.path / "attest" / "snapshots", ignore_errors=True)
 
-    def attest(self, manifest: Path, *options: str) -> Run:
+    def attest(self, manifest: Path, *options: str, accelerator: str = "tcg") -> Run:
         """``attest run``."""
         with tempfile.TemporaryDirectory() as out:
             written = Path(out, "steps")
             begun, clock = time.time(), time.monotonic()
             run = timed(
-                [sys.executable, "-m", "bench.steps", str(written), "run", "--accel", "tcg",
+                [sys.executable, "-m", "bench.steps", str(written), "run", "--accel", accelerator,
                  "-o", out, *options, str(manifest)],
                 self.environment,
             )  # fmt: skip
@@ -114,6 +116,7 @@ class Home:
                 run.wall, run.cpu, _events(Path(out, "events.jsonl"), begun),
                 [each._replace(begin=each.begin - clock, end=each.end - clock)
                  for each in steps.read(written)],
+                begun,
             )  # fmt: skip
 
 

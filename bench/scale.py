@@ -1,31 +1,47 @@
 """From one machine to many: time, memory, disk and descriptors, cold and from a snapshot.
 
-All machines of a row are nodes of one cluster and start together. What grows is fitted to
-``a + b * machines`` by least squares, of all rows; what is fitted is printed below them.
+All machines of a row are nodes of one cluster and start together; then come clusters of four that
+start together, each with a driver of its own. What grows is fitted to ``a + b * count`` by least
+squares, of all rows; what is fitted is printed below them. Each machine has to be another one than
+all others. Before a row, there has to be as much free memory as the rows before have taken.
 
-Usage: ``python -m bench.scale [--runs N]``, by default 3 of each row; medians are printed.
+Usage: ``python -m bench.scale [--runs N] [--only PART]...``, by default 3 of each row; medians are
+printed. With 250 machines and 32 clusters, it takes some 8 GiB.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import re
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from attest.cluster.cluster import Cluster
 from attest.events import EventLog
-from attest.machine.machine import Machine
 from attest.support.concurrency import wait_all
-from attest.support.procfs import children
-from bench import record
+from bench import clusters, record
+from bench.answered import pss, vmm_processes
 from bench.boots import MEMORY
+from bench.clusters import WHO, check_identities, started
+from bench.runs import home
 
-_COUNTS = {"tiny": (1, 4, 16, 64), "debian": (1, 4, 8)}
+_COUNTS = {
+    ("tiny", "cold"): (1, 4, 16, 64),
+    ("tiny", "warm"): (1, 4, 16, 64, 250),
+    ("debian", "cold"): (1, 4, 8),
+    ("debian", "warm"): (1, 4, 8),
+}
+_CLUSTERS = (1, 8, 32)
+
+_SPARE = 3072
+"""MiB that are left to others: a row that would take more than all others is left out."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,7 @@ class Taken:
         disk: MiB of the run's own files; images and snapshots are shared.
         descriptors: Of the driver.
         threads: Of the driver.
+        processes: The VMMs, and all else that the driver has started.
     """
 
     seconds: float
@@ -49,6 +66,10 @@ class Taken:
     disk: float
     descriptors: float
     threads: float
+    processes: float
+
+
+Row = TypeVar("Row", Taken, clusters.Clusters)
 
 
 def start(image: str, count: int, *, cold: bool) -> Taken:
@@ -59,30 +80,19 @@ def start(image: str, count: int, *, cold: bool) -> Taken:
         machines = list(cluster.machines.values())
         begun = time.monotonic()
         cluster.start_all()
-        wait_all(machines, lambda machine: machine.succeed("true"))
+        who = wait_all(machines, lambda machine: machine.succeed(WHO).splitlines())
         answered = time.monotonic()
         taken = {
-            "memory": sum(_memory(_vmm(machine)) for machine in machines),
-            "driver": _memory(os.getpid()),
+            "memory": sum(pss(pid) for machine in machines for pid in vmm_processes(machine)),
+            "driver": pss(os.getpid()),
             "disk": sum(map(_disk, _files(machines[0].state_dir.parent))),
             "descriptors": len(os.listdir("/proc/self/fd")) - before,
             "threads": len(os.listdir("/proc/self/task")),
+            "processes": len(started(os.getpid())),
         }
         ending = time.monotonic()
+    check_identities(who)
     return Taken(answered - begun, time.monotonic() - ending, **taken)
-
-
-def _vmm(machine: Machine) -> int:
-    assert machine.pid is not None
-    (vmm,) = children(machine.pid)
-    return vmm
-
-
-def _memory(process: int) -> float:
-    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError("the kernel tells no PSS")
 
 
 def _files(directory: Path) -> Iterator[Path]:
@@ -99,12 +109,14 @@ def law(counts: Sequence[int], values: Sequence[float]) -> tuple[float, float]:
     return base, slope
 
 
-def _print(name: str, rows: dict[int, Taken]) -> dict[str, tuple[float, float]]:
+def _print(name: str, what: str, rows: Mapping[int, Row]) -> dict[str, tuple[float, float]]:
     figures = list(asdict(next(iter(rows.values()))))
     print(f"\n{name:22}" + "".join(f"  {figure:>11}" for figure in figures))
     for count, taken in rows.items():
         cells = "".join(f"  {value:11.2f}" for value in asdict(taken).values())
-        print(f"{f'{count} machines':22}{cells}")
+        print(f"{f'{count} {what}':22}{cells}")
+    if len(rows) == 1:
+        return {}
     laws = {
         figure: law([*rows], [getattr(taken, figure) for taken in rows.values()])
         for figure in figures
@@ -114,34 +126,69 @@ def _print(name: str, rows: dict[int, Taken]) -> dict[str, tuple[float, float]]:
     return laws
 
 
-def _median(runs: Sequence[Taken]) -> Taken:
+def _median(runs: Sequence[Row]) -> Row:
     figures = asdict(runs[0])
-    return Taken(
+    return type(runs[0])(
         **{name: statistics.median(getattr(run, name) for run in runs) for name in figures}
     )
 
 
+def _rows(name: str, counts: Sequence[int], runs: int, run: Callable[[int], Row]) -> dict[int, Row]:
+    """A row for each count, as long as there is memory for it by what the one before took."""
+    rows: dict[int, Row] = {}
+    for count in counts:
+        if rows:
+            last, before = next(reversed(rows.items()))[::-1]
+            needed = last.memory / before * count + _SPARE
+            if (free := _available()) < needed:
+                print(f"{name}, {count}: left out, as it takes {needed:.0f} MiB, and {free:.0f} "
+                      "are free")  # fmt: skip
+                break
+        rows[count] = _median([run(count) for _ in range(runs)])
+        print(f"{name}, {count}: {rows[count].seconds:.1f} s", file=sys.stderr)
+    return rows
+
+
+def _available() -> float:
+    found = re.search(r"^MemAvailable: +(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
 def main() -> None:
     """Print the tables, and write a record."""
+    parts = [f"{image}-{way}" for image, way in _COUNTS]
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", action="append", choices=[*parts, "clusters"], metavar="PART",
+                        help=f"one of {', '.join(parts)}, clusters; several times")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, default=Path("build/bench/scale.json"))
     options = parser.parse_args()
-    laws = {}
-    ratios = {}
-    for image, counts in _COUNTS.items():
-        start(image, 1, cold=False)  # makes the snapshot where there is none
-        whole: dict[str, dict[int, Taken]] = {}
-        for way in ("cold", "warm"):
-            rows = whole[way] = {}
-            for count in counts:
-                runs = [start(image, count, cold=way == "cold") for _ in range(options.runs)]
-                rows[count] = _median(runs)
-                print(f"{image}, {way}, {count}: {rows[count].seconds:.1f} s", file=sys.stderr)
-            laws[f"{image}, {way}"] = _print(f"{image}, {way}", rows)
-        for count in counts:
-            cold, warm = whole["cold"][count], whole["warm"][count]
-            ratios[f"{count} {image}: cold/warm"] = cold.seconds / warm.seconds
+    wanted = options.only or [*parts, "clusters"]
+    laws: dict[str, Any] = {}
+    whole: dict[str, dict[str, dict[int, Taken]]] = {}
+    for (image, way), counts in _COUNTS.items():
+        if f"{image}-{way}" not in wanted:
+            continue
+        if way == "warm":
+            start(image, 1, cold=False)  # makes the snapshot where there is none
+        run = functools.partial(start, image, cold=way == "cold")
+        rows = _rows(f"{image}, {way}", counts, options.runs, run)
+        whole.setdefault(image, {})[way] = rows
+        laws[f"{image}, {way}"] = _print(f"{image}, {way}", "machines", rows)
+    if "clusters" in wanted:
+        name = f"clusters of {clusters.SIZE}, warm"
+        with home() as own:
+            of = functools.partial(clusters.start, own, "tiny", MEMORY["tiny"])
+            of(1)  # makes the snapshot
+            laws[name] = _print(name, "clusters", _rows(name, _CLUSTERS, options.runs, of))
+    ratios = {
+        f"{count} {image}: cold/warm": ways["cold"][count].seconds / ways["warm"][count].seconds
+        for image, ways in whole.items()
+        if len(ways) == len(("cold", "warm"))
+        for count in ways["cold"]
+        if count in ways["warm"]
+    }
     record.write(options.out, laws, ratios)
     print(f"\nwritten: {options.out}")
 

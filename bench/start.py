@@ -1,4 +1,4 @@
-"""How long a user waits: ``attest --version``, ``attest run`` until its first VMM, and its modules.
+"""How long a user waits: ``attest --version``, steps of ``attest run``, and its modules.
 
 Usage: ``python -m bench.micro start``.
 """
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from bench.figures import Figure, environment, series
 
@@ -25,25 +26,56 @@ def _run(arguments: list[str], environment: dict[str, str]) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True)
 
 
-def _first_action(environment: dict[str, str]) -> float:
-    """Seconds from the start of the process until its first VMM has been started."""
+# The command `attest`, which writes down when its first VMM is forked.
+_ATTEST = """
+import os, sys, time
+
+def look(event, arguments):
+    if event == "subprocess.Popen" and "-name" in arguments[1]:
+        with open(os.environ["FORKED"], "w") as file:
+            print(time.time(), file=file)
+
+sys.addaudithook(look)
+from attest.cli import main
+main()
+"""
+
+
+def _steps(environment: dict[str, str]) -> dict[str, float]:
+    """Seconds from the start of the process until each step of a run with one command is done.
+
+    Its first VMM is there when it has loaded its snapshot.
+    """
     with tempfile.TemporaryDirectory() as out:
+        forked = Path(out, "forked")
         begun = time.time()
         subprocess.run(
-            [sys.executable, "-m", "attest", "run", "--accel", "tcg", "-o", out, str(_MANIFEST)],
-            env=environment, check=True, capture_output=True,
+            [sys.executable, "-c", _ATTEST, "run", "--accel", "tcg", "-o", out, str(_MANIFEST)],
+            env={**environment, "FORKED": str(forked)}, check=True, capture_output=True,
         )  # fmt: skip
         lines = Path(out, "events.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    started = next(event["data"]["started"] for event in events if event["kind"] == "run")
-    vmm = next(event["time"] for event in events if event["kind"] == "stage")
-    return float(started - begun + vmm)
+        events = [json.loads(line) for line in lines]
+        begins = next(event["data"]["started"] for event in events if event["kind"] == "run")
+        return {
+            "the fork of its first VMM": float(forked.read_text()) - begun,
+            "its first VMM": begins - begun + _time(events, "stage"),
+            "its first answer": begins - begun + _time(events, "command", phase="end"),
+        }
+
+
+def _time(events: list[dict[str, Any]], kind: str, **wanted: str) -> float:
+    """When the first such event came, in seconds since the run has begun."""
+    return next(
+        float(event["time"])
+        for event in events
+        if event["kind"] == kind and all(event.get(key) == wanted[key] for key in wanted)
+    )
 
 
 def _imports(environment: dict[str, str]) -> dict[str, float]:
     """Seconds that each package's modules take, as ``-X importtime`` says."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import attest.cli.run"],
+        [sys.executable, "-X", "importtime", "-c", "import attest.cli.run, attest.cli.testing"],
         env=environment, check=True, capture_output=True, text=True,
     )  # fmt: skip
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -58,16 +90,19 @@ def figures() -> list[Figure]:
     """Of the whole command, held to a Python that does nothing."""
     with tempfile.TemporaryDirectory() as directory:
         compiled = environment(Path(directory))
-        _first_action(compiled)  # compiles what it imports, and makes the snapshot
+        _steps(compiled)  # compiles what it imports, and makes the snapshot
         python = series(_COUNT, lambda: _run(["-c", ""], compiled))
         version = series(_COUNT, lambda: _run(["-m", "attest", "--version"], compiled))
         imports = [_imports(compiled) for _ in range(_COUNT)]
-        actions = [_first_action(compiled) for _ in range(_COUNT)]
+        steps = [_steps(compiled) for _ in range(_COUNT)]
     limit = "python -c ''"
     totals = [sum(each.values()) for each in imports]
     return [
         Figure("attest --version", version, limit, python),
-        Figure("attest run, to its first VMM", actions, limit, python),
+        *(
+            Figure(f"attest run, to {name}", [each[name] for each in steps], limit, python)
+            for name in steps[0]
+        ),
         *(
             Figure(f"attest run, modules of {name}", [each[name] for each in imports],
                    "all modules", totals)

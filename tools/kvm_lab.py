@@ -4,9 +4,11 @@
 The lab is a nested machine of attest's own, which starts from its snapshot.
 
 Usage: tools/kvm_lab.py OUT [argument of pytest ...]
+       tools/kvm_lab.py OUT --bench [argument of bench.kvm ...]
 
 OUT is a directory for the JUnit report, the files of tests that failed, what pytest printed, and
-the lab's console; what it held is removed. The exit code is pytest's, or 9 where there is none.
+the lab's console; what it held is removed. With `--bench`, it gets the record of `bench.kvm`, which
+runs instead. The exit code is that of what was run, or 9 where there is none.
 """
 
 from __future__ import annotations
@@ -57,6 +59,13 @@ _REAPED: Final = 5.0
 """Seconds: the connection to a VMM that ends closes a moment before its process is gone."""
 
 _NO_RESULT: Final = 9
+
+_BENCH: Final = "--bench"
+
+_COUNT_EXITS: Final = "mount -t debugfs debugfs /sys/kernel/debug"
+"""Where the lab's kernel says how often its machines have left their processors."""
+
+_IN_LAB: Final = ("-p", "no:cacheprovider", f"--timeout={_TEST_LIMIT}")
 
 _SEEN: Final = {"ATTEST_KVM_SEEN": "1"}
 """Tells the tests that KVM works where they run: they shall fail without it, not be skipped."""
@@ -191,7 +200,7 @@ def lab_machine(out: Path, say: Callable[[str], None]) -> Iterator[Machine]:
 
 
 def run_in_lab(out: Path, arguments: Sequence[str]) -> int:
-    """Run pytest in the lab; its exit code.
+    """Run pytest, or `bench.kvm`, in the lab; its exit code.
 
     Raises:
         LabError: It has none.
@@ -203,7 +212,7 @@ def run_in_lab(out: Path, arguments: Sequence[str]) -> int:
         ExitStack() as undo,
         ThreadPoolExecutor(1) as pool,
         lab_machine(out, _say) as machine,
-        (out / "pytest.log").open("wb") as log,
+        (out / "lab.log").open("wb") as log,
     ):
         undo.callback(payload.close)
         payload.create()
@@ -215,9 +224,9 @@ def run_in_lab(out: Path, arguments: Sequence[str]) -> int:
 
 
 def run_here(out: Path, arguments: Sequence[str]) -> int:
-    """Run pytest on this host; its exit code."""
+    """Run pytest, or `bench.kvm`, on this host; its exit code."""
     (out / "results").mkdir()
-    command = [sys.executable, "-m", "pytest", *_options(out / "results"), *arguments]
+    command = [sys.executable, *_module(out / "results", arguments)]
     return subprocess.call(command, cwd=_ROOT, env=os.environ | _SEEN)
 
 
@@ -226,17 +235,20 @@ def _command(arguments: Sequence[str]) -> str:
     environment = {
         "PYTHONPATH": f"{_INSIDE}/site", "XDG_CACHE_HOME": f"{_INSIDE}/cache", **programs, **_SEEN,
     }  # fmt: skip
-    return shlex.join([
+    return f"{_COUNT_EXITS} && " + shlex.join([
         "env", *(f"{name}={value}" for name, value in environment.items()),
-        "python3", "-m", "pytest", "-p", "no:cacheprovider", f"--timeout={_TEST_LIMIT}",
-        *_options(Path(_INSIDE, "results")), *arguments,
+        "python3", *_module(Path(_INSIDE, "results"), arguments, *_IN_LAB),
     ])  # fmt: skip
 
 
-def _options(results: Path) -> list[str]:
+def _module(results: Path, arguments: Sequence[str], *more: str) -> list[str]:
+    """What Python is to run; ``more`` is for pytest alone."""
+    if arguments[:1] == [_BENCH]:
+        return ["-m", "bench.kvm", f"--out={results}/kvm.json", *arguments[1:]]
     return [
+        "-m", "pytest", *more,
         "--override-ini=testpaths=tests/kvm", "--override-ini=tmp_path_retention_policy=failed",
-        f"--junitxml={results}/junit.xml", f"--basetemp={results}/tmp",
+        f"--junitxml={results}/junit.xml", f"--basetemp={results}/tmp", *arguments,
     ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 site/       the wheel under test, its locked dependencies, and pytest with its own
 cache/      attest's cache: what the `tiny` image is made of, so that nothing is built
 bin/        the other VMMs that the environment names
-checkout/   the tests, and pytest's configuration
+checkout/   the tests, pytest's configuration, and the benchmarks
 results/    empty
 """
 
@@ -29,7 +29,7 @@ PROGRAMS: Final = ("ATTEST_FIRECRACKER", "ATTEST_JAILER", "ATTEST_CLOUD_HYPERVIS
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _TESTS: Final = (
     "pyproject.toml", "tests/__init__.py", "tests/conftest.py", "tests/leftovers.py", "tests/kvm",
-    "tests/lasting.py", "tests/lasting.toml", "tests/survival.py", "docs/machine-state.md",
+    "tests/lasting.py", "tests/lasting.toml", "tests/survival.py", "docs/machine-state.md", "bench",
 )  # fmt: skip
 
 

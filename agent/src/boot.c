@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "console.h"
+#include "early.h"
 #include "modules.h"
 #include "power.h"
 #include "root.h"
@@ -79,6 +80,29 @@ static void name_disks(char *devices)
         if (symlink(device, link) < 0)
             say_on_console("attest-agent: link %s: %s\n", link, strerror(errno));
     }
+}
+
+/* --- modules --- */
+
+static bool has_entries(const char *path)
+{
+    DIR *entries = opendir(path);
+    int count = 0;
+    while (entries && count <= 2 && readdir(entries)) /* two are . and .. */
+        count++;
+    if (entries)
+        closedir(entries);
+    return count > 2;
+}
+
+/* Each module takes an emulated guest ten milliseconds. */
+static void load_needed_modules(void)
+{
+    load_modules("order");
+    if (has_entries("/sys/bus/pci/devices"))
+        load_modules("order.pci");
+    if (has_vsock())
+        load_modules("order.vsock");
 }
 
 /* --- the agent as a service of the real init --- */
@@ -182,6 +206,8 @@ __attribute__((noreturn)) static void boot_root(const char *name, char **argumen
     mount_root(name);
     copy_agent();
     write_units();
+    mask_idle_generators(ROOT);
+    make_static_nodes(ROOT);
     change_root();
     open_console();
     say_on_console("attest-stage: root\n");
@@ -229,7 +255,7 @@ void boot_guest(char **arguments)
     if (console)
         say_on_console("attest-stage: init\n");
     mount_kernel_file_systems();
-    load_modules("order");
+    load_needed_modules();
     /* The console's driver may have been one of the modules. */
     if (!console && open_console())
         say_on_console("attest-stage: init\n");

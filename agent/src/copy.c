@@ -29,8 +29,9 @@ static const struct {
     {"/var/lib/dhcp", "dhclient*.lease*"},  /* Debian's dhclient; dhcpd's, in the same place, are others' */
     {"/var/lib/dhclient", "*.lease*"},      /* Fedora's dhclient */
     {"/var/lib/dhcpcd", "*.lease*"},        /* .lease and .lease6 */
-    {"/var/lib/systemd", "random-seed"},
 };
+
+#define RANDOM_SEED "/var/lib/systemd/random-seed"
 
 static void remove_files(const char *directory, const char *pattern, struct failure *failure)
 {
@@ -54,6 +55,8 @@ void forget_original(struct failure *failure)
 {
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
         remove_files(shared[i].directory, shared[i].pattern, failure);
+    if (unlink(RANDOM_SEED) < 0 && errno != ENOENT)
+        failure_note(failure, RANDOM_SEED, errno);
 }
 
 /* --- SSH host keys --- */

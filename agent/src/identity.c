@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,9 +30,12 @@ enum { MACHINE_ID_SIZE = 32 };
 
 /* --- files --- */
 
+/* A name that it has already is not set again: systemd and journald would look at it. */
 static int set_host_name(const char *name)
 {
-    if (!*name || sethostname(name, strlen(name)) < 0)
+    struct utsname now;
+    bool same = uname(&now) == 0 && strcmp(now.nodename, name) == 0;
+    if (!*name || (!same && sethostname(name, strlen(name)) < 0))
         return *name ? errno : EINVAL;
     char *line = format_text("%s\n", name);
     int error = replace_file("/etc/hostname", line, 0644);
@@ -149,7 +153,7 @@ static bool parse_line(struct wish *wish, char *line)
 static bool parse_wish(struct wish *wish, char *text, struct failure *failure)
 {
     char *rest;
-    wish->index = -1;
+    *wish = (struct wish){.index = -1};
     for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         if (!wish->name[0])
             snprintf(wish->name, sizeof wish->name, "%s", line);
@@ -174,6 +178,8 @@ static bool find_interface(struct wish *wish, const struct interface *interfaces
 static int set_mac(int netlink, const struct wish *wish)
 {
     const struct interface *interface = &wish->interface;
+    if (memcmp(interface->mac, wish->mac, ETH_ALEN) == 0)
+        return 0;
     int error = netlink_set_mac(netlink, interface->index, wish->mac);
     if (error != EBUSY)
         return error;
@@ -265,15 +271,16 @@ static void set_interfaces(int netlink, struct wish *wishes, size_t count, struc
 
 static void change_interfaces(struct wish *wishes, size_t count, struct failure *failure)
 {
-    if (!count)
+    static int netlink = -1; /* kept, since a clone has it open then, which takes as long as to set an address */
+    if (netlink < 0)
+        netlink = netlink_open();
+    if (!count || failure_note(failure, "netlink", netlink < 0 ? errno : 0))
         return;
-    int netlink = netlink_open();
-    if (netlink < 0) {
-        failure_note(failure, "netlink", errno);
-        return;
-    }
     set_interfaces(netlink, wishes, count, failure);
-    close(netlink);
+    if (!failure->error)
+        return;
+    close(netlink); /* what is still to come on it are no answers to the next request */
+    netlink = -1;
 }
 
 /* --- random numbers and time --- */
@@ -338,12 +345,13 @@ static char *leave_original(const struct request *request, struct failure *failu
 
 static void identity_open(struct stream *stream, const struct request *request)
 {
+    static struct wish wishes[INTERFACES_MAX];
     struct failure failure = {.error = 0};
     size_t count;
     char *found = NULL;
     char **texts = request_texts(request, INTERFACE, &count, 0);
-    struct wish *wishes = allocate_zeroed(count * sizeof *wishes);
-    for (size_t i = 0; i < count && parse_wish(&wishes[i], texts[i], &failure); i++)
+    failure_note(&failure, "interfaces", count > INTERFACES_MAX ? E2BIG : 0);
+    for (size_t i = 0; i < count && !failure.error && parse_wish(&wishes[i], texts[i], &failure); i++)
         ;
     if (!failure.error)
         apply_settings(request, &failure);
@@ -351,7 +359,6 @@ static void identity_open(struct stream *stream, const struct request *request)
         found = leave_original(request, &failure);
     if (!failure.error)
         change_interfaces(wishes, count, &failure);
-    free(wishes);
     texts_free(texts);
     if (failure.error)
         stream_fail(stream, failure.error, "%s: %s", failure.subject, strerror(failure.error));
@@ -360,4 +367,4 @@ static void identity_open(struct stream *stream, const struct request *request)
     free(found);
 }
 
-const struct operation identity_operation = {.number = 6, .fields = "tttTb84T", .open = identity_open};
+const struct operation identity_operation = {.number = 6, .fields = "tttTb84T", .keeps_shells = true, .open = identity_open};

@@ -11,15 +11,13 @@ static void info_open(struct stream *stream, const struct request *request)
 {
     (void)request;
     struct timespec up, real;
-    char boot_id[64];
     clock_gettime(CLOCK_BOOTTIME, &up);
     clock_gettime(CLOCK_REALTIME, &real);
     char *value = format_text("uptime_ms=%lld\nboot_id=%s\noperations=%zu\nrealtime_ns=%lld\n",
                               (long long)up.tv_sec * 1000 + up.tv_nsec / 1000000,
-                              read_line("/proc/sys/kernel/random/boot_id", boot_id, sizeof boot_id),
-                              session_operations() - 1, (long long)real.tv_sec * 1000000000 + real.tv_nsec);
+                              boot_id(), session_operations() - 1, (long long)real.tv_sec * 1000000000 + real.tv_nsec);
     stream_end(stream, &(struct outcome){.status = DONE, .value = value});
     free(value);
 }
 
-const struct operation info_operation = {.number = 8, .fields = "", .open = info_open};
+const struct operation info_operation = {.number = 8, .fields = "", .keeps_shells = true, .open = info_open};

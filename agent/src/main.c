@@ -23,7 +23,7 @@
 
 /* How long nothing must happen before a shell is prepared. While a command runs, it has the processor; and when one has just
  * ended, the host has it, which may run this guest on the processor that it needs to go on. */
-enum { IDLE_MS = 2, BUSY_MS = 40 };
+enum { IDLE_MS = 2, BUSY_MS = 100 };
 
 static struct watch signals;
 

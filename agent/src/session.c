@@ -36,8 +36,9 @@ static void stream_free(struct stream *stream)
     struct stream **slot = stream_slot(stream->number);
     *slot = stream->next;
     stream_count--;
+    if (!stream->operation->keeps_shells)
+        shells_doubt();
     free(stream);
-    shells_doubt();
 }
 
 size_t stream_room(struct stream *stream)
@@ -184,11 +185,10 @@ static void send_welcome(struct link *link, const uint8_t *nonce)
     put_u16(version, PROTOCOL_VERSION);
     buffer_add(&payload, nonce, NONCE_SIZE);
     buffer_add(&payload, version, sizeof version);
-    char boot_id[64];
     struct utsname names;
     uname(&names);
     add_text(&payload, 1, AGENT_VERSION);
-    add_text(&payload, 2, read_line("/proc/sys/kernel/random/boot_id", boot_id, sizeof boot_id));
+    add_text(&payload, 2, boot_id());
     add_text(&payload, 3, init_name());
     add_text(&payload, 4, shell_path());
     add_text(&payload, 5, names.machine);
@@ -206,7 +206,7 @@ static void session_hello(struct link *link, const struct frame *frame)
         link_drop(before);
     }
     /* What the session before left unsent is nothing to the host of this one. */
-    buffer_free(&link->out);
+    buffer_take(&link->out, buffer_size(&link->out));
     owner = link;
     send_welcome(link, frame->payload + HELLO_MAGIC_SIZE);
 }

@@ -28,6 +28,7 @@ struct outcome {
 struct operation {
     uint8_t number;
     const char *fields; /* as for request_check() */
+    bool keeps_shells;  /* it changes nothing that a shell takes in at its start */
     void (*open)(struct stream *stream, const struct request *request);
     void (*data)(struct stream *stream, const uint8_t *bytes, size_t size);
     void (*eof)(struct stream *stream);

@@ -1,6 +1,8 @@
 #include "system.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -58,11 +60,34 @@ char *kernel_parameter(const char *name)
     return NULL;
 }
 
+const char *boot_id(void)
+{
+    static char id[64];
+    return *id ? id : read_line("/proc/sys/kernel/random/boot_id", id, sizeof id);
+}
+
+bool has_vsock(void)
+{
+    static const char number[] = "0x0013"; /* of socket devices, in the specification of virtio */
+    DIR *devices = opendir("/sys/bus/virtio/devices");
+    bool found = false;
+    for (struct dirent *entry; devices && !found && (entry = readdir(devices));) {
+        char path[300], line[16];
+        snprintf(path, sizeof path, "/sys/bus/virtio/devices/%s/device", entry->d_name);
+        found = strcmp(read_line(path, line, sizeof line), number) == 0;
+    }
+    if (devices)
+        closedir(devices);
+    return found;
+}
+
 const char *init_name(void)
 {
+    static bool systemd; /* once it runs, it stays */
     if (getpid() == 1)
         return "agent";
-    return access("/run/systemd/system", F_OK) == 0 ? "systemd" : "other";
+    systemd = systemd || access("/run/systemd/system", F_OK) == 0;
+    return systemd ? "systemd" : "other";
 }
 
 const char *shell_path(void)

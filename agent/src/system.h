@@ -15,6 +15,11 @@ bool write_text(const char *path, const char *text);
 /* The value of NAME= on the kernel command line, for free(); NULL when it is not there. */
 char *kernel_parameter(const char *name);
 
+/* What tells this boot from others; empty when it cannot be read. */
+const char *boot_id(void);
+/* Whether there is a virtio device by which the host is reached over vsock. */
+bool has_vsock(void);
+
 /* `systemd`, `agent` (this process is PID 1) or `other`. */
 const char *init_name(void);
 

@@ -5,8 +5,7 @@ The public names are imported when they are first used: ``attest --version`` nee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # what a type checker takes for true, without importing `typing`
 if TYPE_CHECKING:
     from attest.cluster.checkpoint import Checkpoint
     from attest.cluster.cluster import Cluster

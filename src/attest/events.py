@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Event", "EventLog", "Kind", "Span", "Subscriber"]
+__all__ = ["Event", "EventLog", "Kind", "Span", "Subscriber", "current_span"]
 
 
 class Kind(StrEnum):
@@ -36,6 +36,7 @@ class Kind(StrEnum):
     ACTION = "action"  # span: anything else done to a machine or a network
     SUBTEST = "subtest"  # span: a subtest of the script
     GROUP = "group"  # span: what the script groups under a message
+    HOST = "host"  # what is found out about this host
     IMAGE = "image"  # progress of an image build
     LOG = "log"  # a message of the script
     DEBUG = "debug"  # a message of the script for those who look closely
@@ -71,6 +72,11 @@ Subscriber = Callable[[Event], None]
 _current_span: ContextVar[int] = ContextVar("attest_span", default=0)
 
 
+def current_span() -> int:
+    """The number of the span in which the caller is, or 0."""
+    return _current_span.get()
+
+
 class Span:
     """An action under way; ``data`` set on it travels with its end event."""
 
@@ -92,11 +98,18 @@ class EventLog:
 
     A subscriber that raises harms neither who reports an event nor the other subscribers. It misses
     that event and gets the next one; its first failure is an event of its own, a warning.
+
+    Args:
+        held: It begins with `release`, and holds back what happens before.
+
+    Attributes:
+        started: When it began, in seconds since the epoch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, held: bool = False) -> None:
         self.started = time.time()
         self._zero = time.monotonic()
+        self._held: list[Event] | None = [] if held else None
         self._lock = threading.RLock()
         self._subscriptions: list[_Subscription] = []
         self._numbers = itertools.count(1)
@@ -119,6 +132,14 @@ class EventLog:
             kept = [each for each in self._subscriptions if each.subscriber != subscriber]
             self._subscriptions = kept
 
+    def release(self) -> None:
+        """Begin now: hand out what was held back, as of this moment, and then what happens."""
+        with self._lock:
+            self.started, self._zero = time.time(), time.monotonic()
+            held, self._held = self._held or [], None
+            for event in held:
+                self._hand_out(msgspec.structs.replace(event, time=0.0))
+
     def now(self) -> float:
         """The time on the log's clock: seconds since it began."""
         return time.monotonic() - self._zero
@@ -140,7 +161,7 @@ class EventLog:
             "parent": parent,
         }
         self._publish(phase="begin", data=data, **common)
-        begun = self.now()
+        begun = time.monotonic()
         token = _current_span.set(span.number)
         try:
             yield span
@@ -149,15 +170,21 @@ class EventLog:
             raise
         finally:
             _current_span.reset(token)
-            span.data["duration"] = round(self.now() - begun, 6)
+            span.data["duration"] = round(time.monotonic() - begun, 6)
             self._publish(phase="end", data=data | span.data, **common)
 
     def _publish(self, **fields: Any) -> None:
         with self._lock:
             event = Event(time=round(self.now(), 6), **fields)
-            failures = [self._hand_over(event, each) for each in self._subscriptions]
-            for failure in filter(None, failures):
-                self.emit(Kind.WARNING, failure)
+            if self._held is None:
+                self._hand_out(event)
+            else:
+                self._held.append(event)
+
+    def _hand_out(self, event: Event) -> None:
+        failures = [self._hand_over(event, each) for each in self._subscriptions]
+        for failure in filter(None, failures):
+            self.emit(Kind.WARNING, failure)
 
     def _hand_over(self, event: Event, to: _Subscription) -> str:
         """Hand an event to a subscriber, and say how it failed, if this is the first time."""

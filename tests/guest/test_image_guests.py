@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from attest.cluster.cluster import Cluster
 from attest.cluster.images import images_of
 from attest.errors import ImageBuildError
 from attest.events import EventLog
+from attest.image.model import Image
 from attest.image.recipe import load_recipe
 from attest.image.store import ImageStore
 from attest.machine.machine import Machine
@@ -47,6 +50,61 @@ cmdline = ["attest.test=yes"]
 def test_debian_boots_without_a_failed_unit(machine: Machine) -> None:
     machine.wait_for_unit("multi-user.target")
     assert machine.succeed("systemctl --failed --no-legend --plain") == ""
+
+
+def test_debian_runs_and_has_its_devices(machine: Machine) -> None:
+    machine.succeed("udevadm settle && systemctl is-system-running --wait")
+    by_id = machine.succeed("readlink --canonicalize /dev/disk/by-id/virtio-root").strip()
+    serial = machine.succeed(f"cat /sys/block/{Path(by_id).name}/serial")
+    assert serial.strip() == "root"
+    assert (
+        machine.succeed("stat -c '%a %G' /dev/net/tun /dev/loop-control") == "666 root\n660 disk\n"
+    )
+    for unit in ("dev-vda.device", "dev-ttyS0.device", "sys-subsystem-net-devices-eth0.device"):
+        assert machine.succeed(f"systemctl is-active {unit}") == "active\n"
+
+
+def test_debian_without_a_vsock_device_has_no_modules_for_it(machine: Machine) -> None:
+    assert "vsock" not in machine.succeed("cut -d' ' -f1 /proc/modules").split()
+
+
+def test_what_a_boot_leaves_out_comes_back(tmp_path: Path) -> None:
+    """By the lines that docs/images.md has for each."""
+    page = (Path(__file__).parents[2] / "docs/images.md").read_text()
+    table = page[page.index("What else a boot does") : page.index("The cloud kernel lacks")]
+    run = [line for each in re.findall(r"`run = (\[.*?\])`", table) for line in json.loads(each)]
+    (modules,) = re.findall(r"`modules = (\[.*?\])`", table)
+    assert len(run) == 3
+    (tmp_path / "whole.toml").write_text(
+        f'base = "debian"\nrun = {json.dumps(run)}\nmodules = {modules}\n'
+    )
+    nodes = {"machine": {"image": str(tmp_path / "whole.toml")}}
+    with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
+        machine = cluster["machine"]
+        assert machine.succeed("systemctl is-system-running --wait") == "running\n"
+        for unit in ("kmod-static-nodes", "systemd-tmpfiles-setup-dev"):
+            assert machine.succeed(f"systemctl is-active {unit}") == "active\n"
+        (module,) = json.loads(modules)
+        machine.succeed(f"grep -q ^{module} /proc/modules")
+        shown = machine.succeed("systemctl show --property=LockPersonality systemd-journald")
+        assert shown == "LockPersonality=yes\n"
+        machine.succeed("udevadm trigger && udevadm settle")
+
+
+def test_generators_run_where_there_is_something_for_them(tmp_path: Path) -> None:
+    about = "# Provides: old\n# Default-Start: 2 3 4 5\n# Default-Stop:\n"
+    script = f"#!/bin/sh\n### BEGIN INIT INFO\n{about}### END INIT INFO\n"
+    (tmp_path / "old.toml").write_text(
+        'base = "debian"\nrun = ["update-rc.d old defaults", "mkdir /scratch"]\n[files]\n'
+        '"/etc/fstab" = { text = "none /scratch tmpfs size=1M 0 0\\n" }\n'
+        f'"/etc/init.d/old" = {{ text = {json.dumps(script)}, mode = "0755" }}\n'
+        '"/etc/tmpfiles.d/own.conf" = { text = "c /dev/own 0604 - - - 1:3\\n" }\n'
+    )
+    nodes = {"machine": {"image": str(tmp_path / "old.toml")}}
+    with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
+        machine = cluster["machine"]
+        machine.succeed("mountpoint /scratch && systemctl is-active old.service")
+        assert machine.succeed("stat -c %a /dev/own") == "604\n"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +189,10 @@ def test_images_of_one_manifest_are_built_at_once(tmp_path: Path) -> None:
     events = EventLog()
     events.subscribe(lambda event: said.append(event.text))
     try:
-        images = images_of(parse_manifest({"nodes": nodes}), events)
+        first: list[Image] = []
+        images = images_of(parse_manifest({"nodes": nodes}), events, first.append)
+        assert len(first) == 1
+        assert first[0] in images.values()
     finally:
         for name in names:
             Path("/dev/shm", name).unlink(missing_ok=True)

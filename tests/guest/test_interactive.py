@@ -60,6 +60,45 @@ def test_the_console_has_the_names_of_a_script(manifest: Path) -> None:
         assert "ended in" in rest
 
 
+def test_again_runs_the_script_as_it_is_now_with_the_machines_as_they_were(
+    manifest: Path,
+) -> None:
+    """Those that ran go back, those that did not are as if they never had; clones are gone."""
+    nodes = '[nodes.off]\nimage = "tiny"\nmemory = 96\ndisks = [{ size = 8 }]\n'
+    manifest.write_text(_MANIFEST + nodes)
+    disk = "$(ls /dev/vd* | tail -n 1)"
+    script = manifest.parent / "test.py"
+    script.write_text(
+        "import helper\n"
+        "assert not off.booted\n"
+        "machine.succeed('test -e /run/before', 'test ! -e /run/in-script; touch /run/in-script')\n"
+        f"off.succeed('! grep -q spoilt {disk}', 'echo spoilt >{disk}; sync')\n"
+        "from attest import clone\n"
+        "clone(off.snapshot('now'), ['twin'])[0].succeed('true')\n"
+        "print('value', helper.value * 11)\n"
+    )
+    (manifest.parent / "helper.py").write_text("value = 1\n")
+    env = _plain(manifest)
+    env["PYTHONPATH"] += f":{manifest.parent}:{os.environ.get('PYTHONPATH', '')}"
+    with _run(manifest, "-I", env=env) as terminal:
+        terminal.expect(">>> ")
+        terminal.type("machine.succeed('touch /run/before')\r")
+        terminal.expect(">>> ")
+        terminal.type("test_script()\r")
+        terminal.expect("value 11")
+        for value in (2, 3):
+            (manifest.parent / "helper.py").write_text(f"value = {value}  # changed\n")
+            terminal.type("again()\r")
+            terminal.expect(f"value {value * 11}")
+            terminal.expect("again → first answer ")
+        script.write_text("machine.succeed(\n")
+        terminal.type("again()\r")
+        terminal.expect("was never closed")
+        terminal.expect(">>> ")
+        terminal.type("\x04")
+        assert terminal.rest()[1] == 0
+
+
 def test_ptpython_is_taken_where_it_is_installed(manifest: Path) -> None:
     env = {**os.environ, "TERM": "xterm"}
     with _run(manifest, "-I", env=env) as terminal:

@@ -64,6 +64,12 @@ def _trials(event: Event) -> int:
     return (event.text == Stage.VMM) - (event.text == Stage.AGENT)
 
 
+def test_no_timer_chip_wakes_the_vmm_of_a_machine_that_does_nothing(tiny: Machine) -> None:
+    devices = tiny.send_monitor_command("info qtree")
+    assert "apic" in devices
+    assert "isa-pit" not in devices
+
+
 @pytest.fixture
 def debian_machine() -> Iterator[Machine]:
     """A fresh Debian machine."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attest.errors import ChannelError
-from attest.guest.channel import PowerAction, WaitFor, Welcome
+from attest.guest.channel import Command, Completed, PowerAction, WaitFor, Welcome
 from attest.guest.identity import Identity
 from attest.vmm.base import ConsolePipes, DialError, Greet, Saved, VmmExit
 
@@ -141,6 +141,9 @@ class FakeVmm:
             raise self.guest.refuses_to_resume.pop(0)
         self.resumed = True
 
+    def pause(self) -> None:
+        self.resumed = False
+
     def kill(self) -> None:
         self.end(-9, expected=True)
         if threading.current_thread() is not self.watcher:
@@ -151,7 +154,6 @@ class FakeVmm:
         self.console.close()
 
     def drain(self) -> None: ...
-    def pause(self) -> None: ...
     def save(self, directory: Path) -> Saved:
         raise NotImplementedError
 
@@ -208,6 +210,9 @@ class FakeChannel:
 
     def identity(self, identity: Identity) -> None:
         self.guest.identities.append(identity)
+
+    def run(self, command: Command) -> Completed:
+        return Completed(0, b"", b"")
 
     def start_wait(self, wanted: WaitFor) -> FakeWait:
         return FakeWait(self, wanted.timeout)

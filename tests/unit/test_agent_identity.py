@@ -35,8 +35,12 @@ from tests.unit.agent_client import (
 pytestmark = [root_only, pytest.mark.skipif(not shutil.which("ip"), reason="needs iproute2")]
 
 HOST_NAME, MACHINE_ID, HOSTS, INTERFACE, SEED, CLOCK, COPY, SSH_HOST_KEY = range(1, 9)
-ARGUMENT, ENVIRONMENT = 2, 5
+ARGUMENT, ENVIRONMENT, FLAGS = 2, 5, 8
 """Fields of EXEC."""
+
+INPUT_FOLLOWS = 1
+
+ONE_PROCESSOR = pytest.mark.parametrize("processors", [{min(os.sched_getaffinity(0))}])
 
 SET_UP = """
 for directory in etc run var/lib; do mount --bind "$0/$directory" /$directory; done
@@ -125,8 +129,19 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def agent_path(root: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    prefix = ["unshare", "--net", "--uts", "--mount", "sh", "-ec", SET_UP, str(root)]
+def processors() -> set[int]:
+    """Those that the agent may use."""
+    return os.sched_getaffinity(0)
+
+
+@pytest.fixture
+def agent_path(
+    root: Path, tmp_path: Path, processors: set[int], request: pytest.FixtureRequest
+) -> Iterator[Path]:
+    prefix = [
+        "taskset", "--cpu-list", ",".join(map(str, processors)),
+        "unshare", "--net", "--uts", "--mount", "sh", "-ec", SET_UP, str(root),
+    ]  # fmt: skip
     path = tmp_path / "agent"
     with running_agent(path, prefix=prefix, target=getattr(request, "param", "asan")):
         yield path
@@ -185,6 +200,67 @@ def test_host_name(guest: Guest) -> None:
 def test_machine_id(guest: Guest) -> None:
     assert guest.become((MACHINE_ID, NEW_ID)).status == DONE
     assert (guest.etc / "machine-id").read_text() == NEW_ID + "\n"
+
+
+def test_a_name_that_it_has_is_not_set_again(guest: Guest) -> None:
+    """Whoever waits for the host name to change, as systemd does, is not woken."""
+    watch = (
+        "import select; file = open('/proc/sys/kernel/hostname'); poll = select.poll();"
+        "poll.register(file, 0); poll.poll(0);"
+        "print('watched', flush=True); input(); print(len(poll.poll(0)))"
+    )
+    for name, changes in (("alice", 1), ("alice", 0), ("bob", 1)):
+        arguments = [(ARGUMENT, each) for each in (b"python3", b"-c", watch.encode())]
+        stream = guest.client.open(EXEC, [*arguments, (FLAGS, u32(INPUT_FOLLOWS))])
+        while b"watched" not in stream.stdout:
+            guest.client.handle()
+        assert guest.become((HOST_NAME, name)).status == DONE
+        guest.client.data(stream, b"\n")
+        guest.client.finish(stream)
+        assert stream.stdout.split() == [b"watched", str(changes).encode()]
+
+
+@ONE_PROCESSOR
+def test_with_one_processor_a_small_file_is_written_over(guest: Guest) -> None:
+    hosts = guest.etc / "hosts"
+    before = hosts.stat().st_ino
+    for lines in ("10.0.0.1 a\n" * 9, "10.0.0.1 b\n"):
+        assert guest.become((HOSTS, lines)).status == DONE
+        text = hosts.read_text()
+        assert text == f"127.0.0.1 localhost\n# attest: begin\n{lines}# attest: end\n"
+        assert hosts.stat().st_ino == before
+    assert guest.become((HOSTS, "10.0.0.1 a\n" * 400)).status == DONE
+    assert hosts.stat().st_ino != before, "it has more than one page"
+
+
+@ONE_PROCESSOR
+def test_a_file_with_two_names_stays_as_it_is_under_the_other(guest: Guest) -> None:
+    hosts, other = guest.etc / "hosts", guest.root / "other"
+    other.hardlink_to(hosts)
+    assert guest.become((HOSTS, "10.0.0.1 a")).status == DONE
+    assert "10.0.0.1 a" in hosts.read_text()
+    assert other.read_text() == "127.0.0.1 localhost\n"
+
+
+@ONE_PROCESSOR
+def test_with_one_processor_a_link_is_replaced(guest: Guest) -> None:
+    hosts, other = guest.etc / "hosts", guest.root / "other"
+    hosts.rename(other)
+    hosts.symlink_to(other)
+    assert guest.become((HOSTS, "10.0.0.1 a")).status == DONE
+    assert "10.0.0.1 a" in hosts.read_text()
+    assert not hosts.is_symlink()
+    assert other.read_text() == "127.0.0.1 localhost\n"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_with_two_processors_a_file_is_replaced_at_once(guest: Guest) -> None:
+    """Whoever has opened it goes on reading the old one."""
+    hosts = guest.etc / "hosts"
+    with hosts.open() as old:
+        assert guest.become((HOSTS, "10.0.0.1 a")).status == DONE
+        assert old.read() == "127.0.0.1 localhost\n"
+    assert "10.0.0.1 a" in hosts.read_text()
 
 
 @pytest.mark.parametrize("wrong", ["", "0" * 31, "0" * 33, "g" * 32, "A" * 32])

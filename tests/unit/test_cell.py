@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from attest.errors import HostError
-from attest.net.bridge import Attachment, make_bridges
+from attest.net.bridge import Attachment, cell_with_bridges, join_bridges
 from attest.net.cell import Cell
 from attest.support.procfs import children
 from attest.support.scratch import Scratch
@@ -38,17 +39,50 @@ def test_a_cell_has_a_network_of_its_own(cell: Cell) -> None:
     assert "LOOPBACK,UP" in cell.run(["ip", "link", "show", "lo"])
 
 
-def test_bridges_and_taps_are_made_in_one_go(cell: Cell) -> None:
-    make_bridges(cell, [Attachment(1, 1), Attachment(1, 2), Attachment(7, 2)])
-    links = cell.run(["ip", "-o", "link"])
-    assert [name for name in ("vlan1", "vlan7", "t1v1", "t2v1", "t2v7") if name not in links] == []
-    assert "master vlan7" in cell.run(["ip", "-o", "link", "show", "t2v7"])
+def test_a_cell_is_made_with_bridges_and_taps(tmp_path: Path) -> None:
+    places = [Attachment(1, 1), Attachment(1, 2), Attachment(7, 2)]
+    with closing(cell_with_bridges(tmp_path, places)) as cell:
+        links = cell.run(["ip", "-o", "link"])
+        missing = [name for name in ("vlan1", "vlan7", "t1v1", "t2v1", "t2v7") if name not in links]
+        assert missing == []
+        assert "master vlan7" in cell.run(["ip", "-o", "link", "show", "t2v7"])
 
 
-def test_an_interface_that_exists_is_an_error_that_names_it(cell: Cell) -> None:
-    make_bridges(cell, [Attachment(1, 1)])
-    with pytest.raises(HostError, match=r"link add vlan1"):
-        make_bridges(cell, [Attachment(1, 2)])
+def test_an_interface_that_exists_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with (
+        closing(cell_with_bridges(tmp_path, [Attachment(1, 1)])) as cell,
+        pytest.raises(HostError, match=r"make a tap interface: .*busy"),
+    ):
+        join_bridges(cell, [Attachment(1, 1)])
+
+
+def test_a_network_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    too_long = 10**12
+    places = [Attachment(1, 1), Attachment(too_long, 1)]
+    with (
+        closing(cell_with_bridges(tmp_path, places)) as cell,
+        pytest.raises(HostError, match=rf"a network bridge: `ip link add vlan{too_long} "),
+    ):
+        cell.ready()
+
+
+def test_a_cell_that_is_closed_before_it_is_there_leaves_nothing() -> None:
+    scratch = Scratch()
+    cell = cell_with_bridges(scratch.path, [Attachment(1, 1)])
+    scratch.create()
+    cell.close()
+    assert not scratch.path.exists()
+    assert users_of(scratch.path) == []
+    scratch.close()
+
+
+def users_of(scratch: Path) -> list[str]:
+    """The command lines of all processes that name a directory."""
+    lines = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            lines.append((process / "cmdline").read_text().replace("\0", " "))
+    return [line for line in lines if str(scratch) in line]
 
 
 def test_closing_ends_what_runs_inside_and_removes_the_scratch_directory() -> None:
@@ -65,13 +99,11 @@ def test_closing_ends_what_runs_inside_and_removes_the_scratch_directory() -> No
 
 _DRIVER = """
 import subprocess, sys, time
-from attest.net.bridge import Attachment, make_bridges
-from attest.net.cell import Cell
+from attest.net.bridge import Attachment, cell_with_bridges
 from attest.support.scratch import Scratch
 scratch = Scratch()
-cell = Cell(scratch.path)
+cell = cell_with_bridges(scratch.path, [Attachment(1, 1)])
 scratch.create()
-make_bridges(cell, [Attachment(1, 1)])
 inside = cell.enter(["sh", "-c", "sleep 1000 & echo up; wait"])
 sleeper = subprocess.Popen(inside, stdout=subprocess.PIPE)
 sleeper.stdout.readline()
@@ -95,13 +127,33 @@ def test_a_killed_driver_leaves_nothing() -> None:
     assert not Path(scratch).exists()
 
 
+_KILLED_EARLY = """
+import os, signal
+from attest.net.bridge import Attachment, cell_with_bridges
+from attest.support.scratch import Scratch
+scratch = Scratch()
+cell = cell_with_bridges(scratch.path, [Attachment(1, 1)])
+scratch.create()
+print(scratch.path, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_driver_that_is_killed_while_its_cell_is_made_leaves_nothing() -> None:
+    driver = subprocess.run(
+        [sys.executable, "-c", _KILLED_EARLY], stdout=subprocess.PIPE, text=True, check=False
+    )
+    scratch = Path(driver.stdout.strip())
+    _await(lambda: not scratch.exists() and not users_of(scratch))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of other users")
 def test_a_killed_driver_leaves_nothing_of_other_users() -> None:
     alien = "directory = scratch.path / 'alien'\ndirectory.mkdir(0o700)\n"
     alien += "(directory / 'file').touch()\nimport os; os.chown(directory, 12345, 12345)\n"
-    before, after = _DRIVER.split("make_bridges(cell", 1)
+    before, after = _DRIVER.split("inside =", 1)
     driver = subprocess.Popen(
-        [sys.executable, "-c", f"{before}{alien}make_bridges(cell{after}"],
+        [sys.executable, "-c", f"{before}{alien}inside ={after}"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert driver.stdout is not None

@@ -41,6 +41,19 @@ class Guest:
         self.typed.close()
 
 
+def test_its_file_can_be_another_from_some_moment_on(tmp_path: Path) -> None:
+    guest = Guest(tmp_path / "first")
+    guest.screen.write(b"one\n")
+    assert guest.console.search(re.compile("one"), 60)
+    guest.console.move_log(tmp_path / "second")
+    guest.screen.write(b"two\n")
+    guest.end()
+    assert (tmp_path / "second").read_text() == guest.console.text() == "one\ntwo\n"
+    assert not (tmp_path / "first").exists()
+    guest.console.move_log(tmp_path / "third")  # also at its end
+    assert guest.console.text() == "one\ntwo\n"
+
+
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[Guest]:
     guest = Guest(tmp_path / "console.log")

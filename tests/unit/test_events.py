@@ -16,6 +16,7 @@ import pytest
 from attest.errors import HostError
 from attest.events import Event, EventLog, Kind
 from attest.report.activity import Activities
+from attest.report.first_answer import first_answer
 from attest.report.journal import journal
 from attest.report.lines import describe, headline
 from attest.report.live import view
@@ -40,6 +41,47 @@ def test_what_happens_inside_a_span_names_it_as_its_parent() -> None:
         ("end", inner.number, outer.number),
         ("end", outer.number, 0),
     ]
+
+
+def test_a_log_that_is_held_begins_when_it_is_released() -> None:
+    events = EventLog(held=True)
+    begun = events.started
+    seen: list[Event] = []
+    events.subscribe(seen.append)
+    with events.span(Kind.COMMAND, "true") as span:
+        events.emit(Kind.LOG, "before")
+        assert seen == []
+        events.release()
+    events.emit(Kind.LOG, "after")
+    told = [(each.text, each.phase, each.parent) for each in seen]
+    assert told == [
+        ("true", "begin", 0), ("before", "", span.number), ("true", "end", 0), ("after", "", 0)
+    ]  # fmt: skip
+    assert [each.time for each in seen[:2]] == [0, 0]
+    assert seen[2].data["duration"] > 0
+    assert events.started > begun
+
+
+def test_the_first_answer_is_that_of_the_scripts_own_first_command() -> None:
+    events = EventLog()
+    with events.span(Kind.RUN, "test"), first_answer(events) as answer:
+        threads = [threading.Thread(target=_command, args=[events])]  # a warm step
+        for thread in threads:
+            thread.start()
+            thread.join()
+        assert answer.at is None
+        assert answer.line(0, "saved") == ""
+        with events.span(Kind.SUBTEST, "part"):
+            _command(events)
+        assert (first := answer.at) is not None
+        _command(events)
+        assert answer.at == first
+        assert answer.line(first - 0.25, "saved") == "saved → first answer 0.25 s"
+
+
+def _command(events: EventLog) -> None:
+    with events.span(Kind.COMMAND, "true"):
+        pass
 
 
 def test_an_error_ends_its_span_and_is_told() -> None:

@@ -18,7 +18,7 @@ from attest.errors import AttestError, ChannelError, MachineError
 from attest.events import Event, EventLog, Kind
 from attest.guest.channel import Channel, PowerAction
 from attest.guest.identity import Identity
-from attest.machine.contracts import InstanceContext
+from attest.machine.contracts import Ahead, InstanceContext
 from attest.machine.instance import Instance, Return
 from attest.machine.instance_states import Limits, Stage
 from attest.machine.lifecycle import Lifecycle
@@ -60,6 +60,7 @@ class World:
         self.guest = FakeGuest()
         self.source = FakeSource(**source)
         self.fatal: list[AttestError] = []
+        self.cables: list[bool] = []
         self.told: list[Event] = []
         events = EventLog()
         events.subscribe(self.told.append)
@@ -74,12 +75,18 @@ class World:
             console_log=directory / "console.log",
             on_fatal=self.fatal.append,
             require_open=lambda: None,
+            ahead=Ahead(directory / "ahead.log", self.cables.append, lambda: None),
             limits=PATIENT,
         )
         self.instances: list[Instance] = []
 
-    def start(self, *, allow_reboot: bool = False, back: Return | None = None) -> Instance:
-        instance = Instance("m", self.context, self.source, allow_reboot=allow_reboot, back=back)
+    def start(
+        self, *, allow_reboot: bool = False, back: Return | None = None, ahead: bool = False
+    ) -> Instance:
+        instance = Instance(
+            "m", self.context, self.source, allow_reboot=allow_reboot, back=back,
+            ahead=self.context.ahead if ahead else None,
+        )  # fmt: skip
         self.instances.append(instance)
         instance.begin()
         return instance
@@ -249,6 +256,53 @@ def test_a_clone_comes_to_life_as_a_copy(make: Callable[..., World]) -> None:
     assert world.guest.vmms[0].resumed
     assert world.guest.identities == [Identity(hostname="m", copy=True)]
     assert world.source.reports == []
+
+
+# Ahead of its machine's start
+
+
+@pytest.mark.parametrize("saved", [None, SAVED])
+def test_one_that_came_up_ahead_joins_the_others_when_it_is_called(
+    make: Callable[..., World], tmp_path: Path, saved: Saved | None
+) -> None:
+    world = make(saved=saved)
+    instance = world.start(ahead=True)
+    instance.await_standby()
+    (vmm,) = world.guest.vmms
+    assert (world.cables, vmm.resumed, instance.stage) == ([False], False, "agent")
+    vmm.say("before")
+    ready = waiting(instance.ready)
+    instance.call()
+    ready.result(60)
+    assert (world.cables, vmm.resumed) == ([False, True], True)
+    assert world.guest.identities[1:] == [Identity()]  # what has changed meanwhile
+    vmm.say("after")
+    vmm.end(0)
+    instance.kill()
+    assert (tmp_path / "console.log").read_text() == "before\nafter\n"
+    assert not (tmp_path / "ahead.log").exists()
+
+
+def test_one_that_is_called_while_it_comes_up_does_not_stand_by(
+    make: Callable[..., World], tmp_path: Path
+) -> None:
+    world = make(saved=SAVED)
+    instance = world.start(ahead=True)
+    instance.call()
+    instance.ready()
+    assert world.cables[-1]
+    assert world.guest.vmms[0].resumed
+
+
+def test_one_that_dies_ahead_is_of_no_use_and_nobody_is_told(make: Callable[..., World]) -> None:
+    world = make(saved=SAVED)
+    instance = world.start(ahead=True)
+    instance.await_standby()
+    assert instance.may_be_called
+    world.guest.vmms[0].end(1)
+    instance.kill()
+    assert not instance.may_be_called
+    assert (world.fatal, world.source.reports, len(world.guest.vmms)) == ([], [], 1)
 
 
 @pytest.mark.parametrize("kind", ["serial", "vsock"])

@@ -13,7 +13,9 @@ from attest.errors import MachineError
 from attest.machine.instance_events import (
     AgentAnswered,
     BeginAnew,
+    Called,
     CameUp,
+    CameUpAhead,
     ComeUp,
     ConsoleSpoke,
     Discard,
@@ -25,6 +27,7 @@ from attest.machine.instance_events import (
     GuestReset,
     Interrupt,
     Introduced,
+    Join,
     KillVmm,
     KillWanted,
     Panicked,
@@ -70,6 +73,7 @@ PROBATION = replace(
 IN_USE = replace(PROBATION, phase=Phase.READY, used=True)
 READY = replace(COMING_UP, phase=Phase.READY, stage=Stage.READY, introduced=True)
 STOPPING = replace(READY, phase=Phase.STOPPING, ending=True)
+STANDBY = replace(ON_TRIAL, phase=Phase.STANDBY, ahead=True)
 DIED = replace(READY, phase=Phase.OFF, outcome=Outcome(DEATH, died=True))
 
 
@@ -146,6 +150,17 @@ TABLE: list[tuple[State, Event, Phase, tuple[Effect, ...]]] = [
      (TellReset(), *COMES_UP_AGAIN)),
     *((each, KillWanted("x"), Phase.STOPPING, (Interrupt("x", 2), KillVmm()))
       for each in (ON_TRIAL, PROBATION, COMING_UP, READY, FAILED)),
+    (replace(ON_TRIAL, ahead=True), CameUpAhead(1), Phase.STANDBY, ()),
+    (replace(COMING_UP, ahead=True), CameUpAhead(1), Phase.STANDBY, ()),
+    (ON_TRIAL, CameUpAhead(1), Phase.ON_TRIAL, (Join(1),)),
+    (replace(ON_TRIAL, ahead=True), Called(40), Phase.ON_TRIAL, ()),
+    (STANDBY, Called(40), Phase.ON_TRIAL, (Join(1),)),
+    (replace(STANDBY, kind=StartKind.BOOT), Called(40), Phase.COMING_UP, (Join(1),)),
+    (STANDBY, exited(BAD), Phase.OFF, (TellExit(BAD),)),
+    (STANDBY, GuestReset(1, 30), Phase.STOPPING, (KillVmm(),)),
+    (STANDBY, KillWanted("x"), Phase.STOPPING, (Interrupt("x", 2), KillVmm())),
+    (replace(COMING_UP, ahead=True), StartFailed(1, 20, ERROR), Phase.FAILED, ()),
+    (replace(COMING_UP, ahead=True), exited(BAD), Phase.OFF, (TellExit(BAD),)),
     (STOPPING, exited(BAD), Phase.OFF, (TellExit(BAD),)),
     (STOPPING, StartFailed(1, 20, ERROR), Phase.STOPPING, ()),
     (DIED, KillWanted("x"), Phase.OFF, ()),
@@ -157,6 +172,11 @@ TABLE: list[tuple[State, Event, Phase, tuple[Effect, ...]]] = [
 def test_the_table(state: State, event: Event, phase: Phase, effects: tuple[Effect, ...]) -> None:
     new, done = advance(state, event, DEFAULT_LIMITS)
     assert (new.phase, done) == (phase, effects)
+
+
+def test_a_machine_that_came_up_ahead_counts_from_its_start() -> None:
+    called, _ = advance(STANDBY, Called(40), DEFAULT_LIMITS)
+    assert advance(called, Introduced(1, 42), DEFAULT_LIMITS)[1] == (TellStage(Stage.READY, 2),)
 
 
 def test_a_guest_that_begins_anew_is_a_fresh_boot() -> None:
@@ -222,6 +242,8 @@ events = st.one_of(
     st.builds(AgentAnswered, attempts),
     st.builds(Introduced, attempts, times),
     st.builds(CameUp, attempts, times),
+    st.builds(CameUpAhead, attempts),
+    st.builds(Called, times),
     st.builds(StartFailed, attempts, times, st.just(ERROR)),
     st.builds(VmmExited, attempts, times, exits, st.just(DEATH), st.booleans()),
     st.builds(PowerOffBegun, attempts),

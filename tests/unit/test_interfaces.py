@@ -14,7 +14,7 @@ from attest.machine.contracts import MachineHost
 from attest.machine.interface import Interface, interfaces_of
 from attest.machine.machine import Machine
 from attest.manifest import Node
-from attest.node.resolved import attachments_of
+from attest.node.attachments import attachments_of
 
 
 def _machine(**keys: Any) -> Machine:

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from attest.errors import HostError, UsageError
-from attest.host.kvm_probe import Patience, choose, probe_kvm
+from attest.host.kvm_probe import Patience, choose, measured_pace, probe_kvm
 from attest.image.model import Image
 from attest.vmm.qemu.binary import find_qemu
 
@@ -33,7 +34,7 @@ console=${console%,set=1}
 
 IMAGE = Image(
     digest="0" * 64, name="none", arch="x86_64", path=Path("/nonexistent"), root=None,
-    kernel=Path("/nonexistent"), vmlinux=Path("/nonexistent"), initrd=Path("/nonexistent"),
+    kernel=Path(__file__), vmlinux=Path("/nonexistent"), initrd=Path("/nonexistent"),
     cmdline=(), init="agent",
 )  # fmt: skip
 
@@ -116,6 +117,29 @@ def test_a_guest_that_never_runs(trap: Trap, device: Path) -> None:
     assert "a guest got stuck without a word" in probe.reason
 
 
+def test_a_guest_that_kvm_emulates_is_not_waited_for(trap: Trap, device: Path) -> None:
+    log = trap("echo one > $console; sleep 1000")
+    patience = Patience(doubt=2.0, quiet=600.0)
+    probe = probe_kvm(image=IMAGE, device=device, patience=patience, pace=lambda _: 1080.4)
+    assert not probe.usable
+    assert probe.reason == f"{device} opens, but it emulates guests: two instructions take 1080 ns"
+    assert log.read_text() == "started\n"
+
+
+@pytest.mark.parametrize("pace", [0.7, None])
+def test_a_guest_that_is_quiet_at_first_is_waited_for(
+    trap: Trap, device: Path, pace: float | None
+) -> None:
+    trap("sleep 1; echo 'attest-stage: init' > $console; sleep 1000")
+    patience = Patience(doubt=0.0)
+    assert probe_kvm(image=IMAGE, device=device, patience=patience, pace=lambda _: pace).usable
+
+
+def test_a_device_that_is_no_kvm_has_no_pace(device: Path) -> None:
+    device.touch()
+    assert measured_pace(device) is None
+
+
 def test_a_guest_that_stops_in_the_middle(trap: Trap, device: Path) -> None:
     trap("printf '[ 0.1] one\\r\\n\\033[31m[ 0.2] two\\r\\n' > $console; sleep 1000")
     probe = probe_kvm(image=IMAGE, device=device, patience=Patience(quiet=2.0))
@@ -156,8 +180,26 @@ def test_a_guest_that_is_slow_is_not_stuck(trap: Trap, device: Path) -> None:
 
 def test_the_answer_is_remembered(trap: Trap, device: Path) -> None:
     log = trap("kill -ABRT $$")
-    assert probe_kvm(image=IMAGE, device=device) == probe_kvm(image=IMAGE, device=device)
+    said: list[str] = []
+    first, again = (probe_kvm(image=IMAGE, device=device, tell=said.append) for _ in range(2))
+    assert first == again
     assert log.read_text() == "started\n"
+    asked, answered = said
+    assert asked.startswith("does KVM work here?")
+    assert answered == f"KVM is not used: {device} opens, but QEMU ended with signal 6"
+
+
+def test_the_answer_is_that_of_all_images_with_the_kernel(
+    trap: Trap, device: Path, tmp_path: Path
+) -> None:
+    log = trap("kill -ABRT $$")
+    kernel, same, other = (tmp_path / name for name in ("kernel", "same", "other"))
+    kernel.write_text("a kernel")
+    same.hardlink_to(kernel)
+    other.write_text("a kernel")
+    for number, file in enumerate((kernel, same, other)):
+        probe_kvm(image=replace(IMAGE, digest=str(number), kernel=file), device=device)
+    assert log.read_text() == "started\n" * 2
 
 
 def test_emulation_is_taken_where_kvm_does_not_work(trap: Trap, device: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from concurrent.futures import Future
 from typing import Any
 from weakref import WeakSet
 
@@ -11,11 +12,13 @@ import pytest
 
 from attest.errors import MachineError
 from attest.script.run import ScriptRun, TimeLimit
-from attest.support.concurrency import wait_all
+from attest.support.concurrency import call_in_thread, wait_all
 
 
 def _run(text: str, *, timeout: float = 0.2, **names: Any) -> None:
-    ScriptRun(text, "<test>", timeout, again=0.1).run(names)
+    run = ScriptRun(timeout, again=0.1)
+    run.load(text, "<test>")
+    run.run(names)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,31 @@ def test_a_script_that_is_ended_keeps_no_lock(times: int) -> None:
     assert condition.acquire(blocking=False)
 
 
+def test_a_script_is_not_ended_before_it_has_the_lock_again_that_it_gives_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    condition = threading.Condition(threading.Lock())
+    signals = threading.Semaphore(0)
+    send = signal.pthread_kill
+
+    def counted(thread: int, number: int) -> None:
+        send(thread, number)
+        signals.release()
+
+    def hold() -> None:
+        with condition:  # when the script waits
+            for _ in range(3):
+                signals.acquire()
+
+    monkeypatch.setattr(signal, "pthread_kill", counted)
+    text = "with condition:\n  begun.append(call_in_thread(hold, 'hold'))\n  condition.wait(0.01)"
+    begun: list[Future[None]] = []
+    with pytest.raises(TimeLimit):
+        _run(text + "\nwhile True: pass", condition=condition, begun=begun, hold=hold,
+             call_in_thread=call_in_thread)  # fmt: skip
+    begun[0].result(10)
+
+
 @pytest.mark.parametrize("times", range(5))
 def test_a_script_is_not_ended_where_that_would_be_lost(times: int) -> None:
     with pytest.raises(TimeLimit):  # and nothing is told of an exception that was ignored
@@ -61,7 +89,8 @@ def test_the_reason_shows_where_the_script_was() -> None:
 
 def test_a_script_that_ends_by_itself_is_not_ended() -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    run = ScriptRun("seen.append(1)", "<test>", 60)
+    run = ScriptRun(60)
+    run.load("seen.append(1)", "<test>")
     seen: list[int] = []
     run.run({"seen": seen})
     run.abort(MachineError("late", "too late"))

@@ -9,9 +9,15 @@ from attest.report.traceback import failure_lines
 from attest.script.run import ScriptRun
 
 
+def run_script(text: str) -> None:
+    script = ScriptRun(60)
+    script.load(text, "test.py")
+    script.run({"UsageError": UsageError})
+
+
 def said(text: str) -> list[str]:
     with pytest.raises(BaseException) as caught:
-        ScriptRun(text, "test.py", 60).run({"UsageError": UsageError})
+        run_script(text)
     lines = failure_lines(caught.value, "test.py")
     assert lines[0].startswith("test.py:")
     return lines[2:]  # after its first line of the script
@@ -65,7 +71,7 @@ def test_the_chain_of_causes_is_told() -> None:
 
 
 def test_asserts_in_functions_loops_and_classes_work() -> None:
-    ScriptRun(
+    run_script(
         "class A:\n"
         "  x = 1\n"
         "  assert x == 1\n"
@@ -75,6 +81,4 @@ def test_asserts_in_functions_loops_and_classes_work() -> None:
         "  return [j for j in range(n)]\n"
         "assert f(3) == [0, 1, 2]\n"
         "assert (y := 3) == 3 and y\n",
-        "test.py",
-        60,
-    ).run({})
+    )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import tomllib
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +18,7 @@ from attest.errors import UsageError
 from attest.support.text import local_time
 
 if TYPE_CHECKING:
+    from attest.image.recipe import Recipe
     from attest.manifest import Accelerator, VmmName
     from attest.snapshot.cache import Entry, Removed
 
@@ -22,7 +27,7 @@ _DAY = 24 * 3600.0
 
 @click.group(cls=Group)
 def cache() -> None:
-    """Manage the snapshots that machines start from.
+    """Manage the snapshots that machines start from, and carry images to other hosts.
 
     \b
     Example: attest cache ls
@@ -160,6 +165,101 @@ def make(
     for path in made:
         if entry := read_entry(path):
             click.echo(f"made {_name(entry)}: {_mib(entry.size)}")
+
+
+_images = click.argument("images", metavar="MANIFEST|IMAGE...", nargs=-1, required=True)
+
+
+@cache.command()
+@_images
+def key(images: tuple[str, ...]) -> None:
+    """Print the key under which a CI's cache keeps the file of `attest cache export`.
+
+    It is another one when one of the images would have to be built anew: since a recipe has
+    changed, or a file that it takes, or attest's builder. Nothing is built.
+
+    \b
+    Example: attest cache key test.toml
+    """
+    from attest.image.bundle import bundle_key
+
+    click.echo(bundle_key(_recipes(images)))
+
+
+@cache.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@_images
+def export(file: Path, images: tuple[str, ...]) -> None:
+    """Write images into one FILE, for `attest cache import` on another host.
+
+    They are those of a test's MANIFEST, or each an IMAGE: a built-in name, or a recipe's path. What
+    is missing is built. Snapshots are not in it, as they belong to a processor, nor what only
+    changed recipes need: layers and packages.
+
+    \b
+    Example: attest cache export images.zst test.toml
+    """
+    from attest.cluster.images import build_all
+    from attest.image.bundle import write_bundle
+    from attest.image.store import ImageStore
+
+    recipes, store = _recipes(images), ImageStore()
+    build_all(store, recipes, lambda line: click.echo(line, err=True))
+    written = write_bundle(file, recipes, store)
+    for each in written:
+        click.echo(f"exported {each.name} {each.digest[:12]}: {_mib(each.size)}")
+    print(f"{file}: {_mib(file.stat().st_size)}", file=sys.stderr)
+
+
+@cache.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def import_(file: Path) -> None:
+    """Read the images of a FILE that `attest cache export` has written.
+
+    All come in, or none; what is there already stays. FILE is believed: who can write it decides
+    what machines boot. It may be damaged.
+
+    \b
+    Example: attest cache import images.zst
+    """
+    from attest.image.bundle import read_bundle
+    from attest.image.store import ImageStore
+
+    for each in read_bundle(file, ImageStore()):
+        name = f"{each.image.name} {each.image.digest[:12]}"
+        click.echo(
+            f"imported {name}: {_mib(each.image.size)}"
+            if each.new
+            else f"kept     {name}: is there"
+        )
+
+
+def _recipes(references: Iterable[str]) -> list[Recipe]:
+    """The recipes that are named, and those of the manifests that are."""
+    from attest.cluster.images import recipes_of
+    from attest.image.recipe import load_recipe
+    from attest.manifest import load_manifest
+
+    recipes = []
+    for reference in references:
+        if _is_manifest(Path(reference)):
+            recipes += recipes_of(load_manifest(reference))
+        else:
+            recipes.append(load_recipe(reference))
+    if not recipes:
+        raise UsageError(
+            f"{', '.join(references)}: no node has an image that attest builds from a recipe"
+        )
+    return recipes
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether it has nodes; what cannot be read is for `load_recipe` to refuse."""
+    with suppress(OSError, ValueError):
+        text = path.read_text()
+        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        return isinstance(document, dict) and "nodes" in document
+    return False
 
 
 def _make_empty(directory: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import signal
 import sys
@@ -14,6 +13,7 @@ from typing import Final
 import click
 
 from attest import __version__
+from attest.cli import importing
 from attest.cli.group import Group
 from attest.errors import AttestError, Terminated
 
@@ -41,9 +41,8 @@ class _Lazy(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"attest.cli.{cmd_name}"), cmd_name)
-        gc.freeze()  # what there is by now stays: no later collection looks at it
-        gc.enable()
+        with importing():
+            command = getattr(importlib.import_module(f"attest.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from attest.cli import importing
 from attest.cli.options import accel_option, programs, vmm_options
-from attest.cli.testing import Options, run_test
-from attest.cluster.options import ClusterOptions
+from attest.cluster.ground import Ground
 from attest.errors import UsageError
 from attest.manifest import Accelerator, VmmName, load_manifest
+
+if TYPE_CHECKING:
+    from attest.cli.orders import Orders
 
 
 @click.command()
@@ -47,6 +52,11 @@ from attest.manifest import Accelerator, VmmName, load_manifest
     "--pause-on-failure", is_flag=True,
     help="Open that console when the script has failed, with the machines as they are.",
 )  # fmt: skip
+@click.option(
+    "--watch", is_flag=True,
+    help="Run the test again whenever a file is saved that it is made of, on machines that stand "
+    "ready, until Ctrl-C.",
+)  # fmt: skip
 @click.option("--check", is_flag=True, help="Check the script first; see `attest check`.")
 @click.option("-v", "--verbose", is_flag=True, help="Show consoles and the output of commands.")
 def run(
@@ -63,6 +73,7 @@ def run(
     keep: bool | None,
     interactive: bool,
     pause_on_failure: bool,
+    watch: bool,
     check: bool,
     verbose: bool,
 ) -> None:
@@ -79,26 +90,40 @@ def run(
         )
     if cold and snapshots:
         raise UsageError("--cold and --snapshots: one of them")
-    options = Options(
-        cluster=ClusterOptions(
-            accelerator=accel,
-            vmm=vmm,
-            programs=programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor),
-            cold=cold,
-            save=not no_save,
-            snapshots=snapshots,
-            hugepages=hugepages,
-        ),
-        out=out,
-        keep=keep,
-        verbose=verbose,
-        interactive=interactive,
-        pause_on_failure=pause_on_failure,
-    )
-    test = load_manifest(manifest)
-    if check:
-        from attest.cli.check import of_manifest, report
+    if watch and (interactive or pause_on_failure):
+        other = "--interactive" if interactive else "--pause-on-failure"
+        raise UsageError(
+            f"--watch and {other}: one of them; --watch has its machines ended after each run",
+            hint="again() in the console of --interactive runs the script anew",
+        )
 
-        if report(of_manifest(test)):
-            sys.exit(1)
-    sys.exit(run_test(test, options))
+    def run_once(orders: Orders | None = None) -> int:
+        test = load_manifest(manifest)
+        with closing(Ground(test, test.numbers())) as ground:
+            with importing():  # while the ground is made
+                from attest.cli.testing import Options, run_test
+                from attest.cluster.options import ClusterOptions
+            options = Options(
+                cluster=ClusterOptions(
+                    accelerator=accel,
+                    vmm=vmm,
+                    programs=programs(firecracker=firecracker, cloud_hypervisor=cloud_hypervisor),
+                    cold=cold,
+                    save=not no_save,
+                    snapshots=snapshots,
+                    hugepages=hugepages,
+                ),
+                out=out,
+                keep=keep,
+                verbose=verbose,
+                interactive=interactive,
+                pause_on_failure=pause_on_failure,
+                check=check,
+            )
+            return run_test(test, options, ground, orders)
+
+    if watch:
+        from attest.cli.watch import watch as watch_test
+
+        sys.exit(watch_test(manifest, run_once))
+    sys.exit(run_once())

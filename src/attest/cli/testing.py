@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -15,24 +15,31 @@ from msgspec.structs import replace
 
 from attest.cli.keep_on_failure import Keeping
 from attest.cluster.cluster import Cluster
+from attest.cluster.ground import Ground
 from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions
 from attest.errors import AttestError, Terminated, UsageError
 from attest.events import Event, EventLog, Kind
-from attest.machine.machine import Machine
 from attest.manifest import Manifest
 from attest.report.activity import Activities
 from attest.report.journal import journal
 from attest.report.live import View, view
 from attest.script.driver import Driver, namespace
 from attest.script.run import ScriptRun, TimeLimit
+from attest.support.concurrency import call_in_thread
 from attest.support.run_dirs import held, new_run_directory
 from attest.support.text import plain_text
+
+if TYPE_CHECKING:
+    from attest.cli.orders import Orders
+    from attest.report.first_answer import FirstAnswer
 
 __all__ = ["Options", "run_test"]
 
 _GREETING: Final = """\
 The machines are global names, as in a script: start_all(), machine.succeed("uname -a"), ...
-test_script() runs the test's script; help(machine.succeed) explains; Ctrl-D ends the machines."""
+test_script() runs the test's script, and again() does so with the machines as they were before,
+and with the script as it is on disk now; help(machine.succeed) explains; Ctrl-D ends the machines.
+"""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         verbose: Show consoles and the output of commands.
         interactive: Open a Python console instead of running the script.
         pause_on_failure: Open it when the script has failed.
+        check: Check the script before it runs.
         junit: A file for a report as JUnit XML.
     """
 
@@ -54,6 +62,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     verbose: bool = False
     interactive: bool = False
     pause_on_failure: bool = False
+    check: bool = False
     junit: Path | None = None
 
     @property
@@ -62,8 +71,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return self.interactive or self.pause_on_failure
 
 
-def run_test(test: Manifest, options: Options) -> int:
+def run_test(
+    test: Manifest, options: Options, ground: Ground | None = None, orders: Orders | None = None
+) -> int:
     """Run a test and tell the user what came of it.
+
+    Args:
+        test: The test.
+        options: How it is to be run.
+        ground: What its cluster is to stand on, where that has been begun.
+        orders: What the process tells it that watches the test's files, where one does.
 
     Returns:
         The exit code of the command.
@@ -76,11 +93,19 @@ def run_test(test: Manifest, options: Options) -> int:
             "--interactive and --pause-on-failure open a Python console, which needs a terminal",
             hint="--snapshot-on-failure keeps the machines for `attest resume`",
         )
-    events = EventLog()
+    waits = orders is not None and orders.ahead is not None
+    events = EventLog(held=waits)
     doing = Activities(events, test.nodes)
-    script = _script(test, options, doing)
-    with _directory(test, options) as directory:
-        run = _Run(test, options, script, events, directory)
+    script = ScriptRun(test.timeout, lambda: [f"  {each}" for each in doing.now()])
+    if not waits:
+        _load(script, test, options)
+    with _directory(test, options) as directory, ExitStack() as ends:
+        run = _Run(test, options, script, events, directory, ground)
+        if orders is not None and orders.ahead is not None:
+            ends.callback(run.close)
+            run.stand_by(orders, orders.ahead)
+            events.release()
+        keeping = Keeping(options.keep, directory, asks=not options.attended)
         begun = time.monotonic()
         failure: BaseException | None = None
         alarms: list[Event] = []
@@ -91,24 +116,52 @@ def run_test(test: Manifest, options: Options) -> int:
             journal(events, directory / "events.jsonl"),
             _junit(events, options.junit),
             events.span(Kind.RUN, test.name, started=events.started) as span,
+            _first_answer(events, orders) as answer,
         ):
             try:
-                run.go(shown)
+                run.go(shown, keeping)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 if not _is_success(error):
                     failure = error
                     span.data["error"] = str(error) or type(error).__name__
         seconds = time.monotonic() - begun
+        if orders is not None and orders.ended:
+            _say(f"{test.name}: ended after {seconds:.1f} s")
+            return _exit_code(Terminated())
         for alarm in alarms:
             _say(f"{alarm.machine}: its kernel reported: {alarm.text}")
         if failure is None:
             _say(f"{test.name}: {'ended' if options.interactive else 'passed'} in {seconds:.1f} s")
-            return 0
-        if not isinstance(failure, KeyboardInterrupt):
-            run.explain(failure)
-        _say(f"{test.name}: {_verdict(failure, run.began)} {seconds:.1f} s; logs: {directory}")
-        run.keeping.settle(_say)
-        return _exit_code(failure)
+        else:
+            if not isinstance(failure, KeyboardInterrupt):
+                run.explain(failure)
+            verdict = _verdict(failure, run.began)
+            _say(f"{test.name}: {verdict} {seconds:.1f} s; logs: {directory}")
+            keeping.settle(_say)
+        if orders is not None and answer is not None:
+            _report(orders, answer, run, failure)
+        return 0 if failure is None else _exit_code(failure)
+
+
+def _report(orders: Orders, answer: FirstAnswer, run: _Run, failure: BaseException | None) -> None:
+    """Tell the user how long it took from the save on, and whoever gave the orders the rest."""
+    from attest.script.modules import imported_files
+
+    if orders.saved is not None and (line := answer.line(orders.saved, "saved")):
+        _say(line)
+    modules = imported_files(failure)
+    orders.report(passed=failure is None, started=run.started(), modules=modules)
+
+
+def _first_answer(
+    events: EventLog, orders: Orders | None
+) -> AbstractContextManager[FirstAnswer | None]:
+    """The time of the first command's answer, where it is asked for."""
+    if orders is None:
+        return nullcontext()
+    from attest.report.first_answer import first_answer
+
+    return first_answer(events)
 
 
 def _junit(events: EventLog, path: Path | None) -> AbstractContextManager[None]:
@@ -120,19 +173,23 @@ def _junit(events: EventLog, path: Path | None) -> AbstractContextManager[None]:
     return junit(events, path)
 
 
-def _script(test: Manifest, options: Options, doing: Activities) -> ScriptRun:
-    """The test's script.
+def _load(script: ScriptRun, test: Manifest, options: Options) -> None:
+    """Load the test's script, as it is now, and check it where that is wanted.
 
     Raises:
-        UsageError: It is no Python.
+        UsageError: It cannot be read, or is no Python.
+        SystemExit: It has mistakes.
     """
     text, filename = ("", "<no script>")
     if test.script or not options.interactive:
         text, filename = test.script_text()
+    if options.check:
+        from attest.cli.check import of_manifest, report
+
+        if report(of_manifest(test)):
+            sys.exit(1)
     try:
-        return ScriptRun(
-            text, filename, test.timeout, lambda: [f"  {each}" for each in doing.now()]
-        )
+        script.load(text, filename)
     except SyntaxError as error:
         line = f":{error.lineno}" if error.lineno else ""
         raise UsageError(f"{filename}{line}: {error.msg}") from None
@@ -143,7 +200,11 @@ def _directory(test: Manifest, options: Options) -> Iterator[Path]:
     """Where the run's logs and artefacts go, which no other run removes meanwhile."""
     if options.out is None:
         with new_run_directory(test.name) as directory:
-            yield directory
+            try:
+                yield directory
+            finally:
+                with suppress(OSError):  # it has the logs of a run that has begun
+                    directory.rmdir()
         return
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -163,47 +224,108 @@ class _Run:
         script: ScriptRun,
         events: EventLog,
         directory: Path,
+        ground: Ground | None,
     ) -> None:
         self.began = False
-        self.keeping = Keeping(options.keep, directory, asks=not options.attended)
         self._test = test
         self._options = options
         self._script = script
         self._events = events
         self._directory = directory
-        self._machines: dict[str, Machine] = {}
+        self._ground = ground
+        self._cluster: Cluster | None = None
         self._explained = False
 
-    def go(self, shown: View) -> None:
-        """Make the cluster and do with it what is to be done."""
-        with Cluster(
-            self._test,
-            replace(self._options.cluster, out_dir=self._directory),
-            events=self._events,
-            on_fatal=self._script.abort,
-        ) as cluster:
-            self._machines = cluster.machines
+    def stand_by(self, orders: Orders, machines: Mapping[str, bool]) -> None:
+        """Let machines come up ahead, until the script is to run, and can be."""
+        self._cluster = self._new_cluster()
+        self._cluster.stand_by(machines)
+        call_in_thread(lambda: self._tell_standby(orders), "await the machines")
+        if sys.stderr.isatty():
+            import rich.live  # noqa: F401  # takes longer than the first command
+        while True:
+            orders.wait()
+            try:
+                _load(self._script, self._test, self._options)
+                return
+            except (UsageError, SystemExit) as error:
+                if isinstance(error, Terminated):
+                    raise
+                if isinstance(error, UsageError):
+                    _say(f"attest: {error}")
+                orders.stand_by(again=True)
+
+    def _tell_standby(self, orders: Orders) -> None:
+        assert self._cluster is not None, "it has been opened"
+        self._cluster.await_standby()
+        orders.stand_by()
+
+    def close(self) -> None:
+        """End the machines, where they have come up for nothing."""
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def started(self) -> dict[str, bool]:
+        """The machines that were started, see `Cluster.started`."""
+        return self._cluster.started() if self._cluster is not None else {}
+
+    def go(self, shown: View, keeping: Keeping) -> None:
+        """Open the cluster and do with it what is to be done."""
+        self._cluster = self._cluster or self._new_cluster()
+        with self._cluster as cluster:
 
             def show_consoles(show: bool) -> None:
                 shown.consoles = show
 
-            names = namespace(Driver(cluster, self._script.run, show_consoles, self._pause))
+            run: Callable[[dict[str, Any]], None] = self._script.run
+            names: dict[str, Any] = {}
+            if self._options.attended:
+                run, names = self._repeatable(cluster, lambda: namespace(driver))
+            driver = Driver(cluster, run, show_consoles, self._pause)
             if self._options.interactive:
-                self._open(names, _GREETING)
+                self._open(namespace(driver) | names, _GREETING)
             else:
-                self._run_script(cluster, names)
+                self._run_script(cluster, run, namespace(driver), names, keeping)
 
-    def _run_script(self, cluster: Cluster, names: dict[str, Any]) -> None:
+    def _repeatable(
+        self, cluster: Cluster, names: Callable[[], dict[str, Any]]
+    ) -> tuple[Callable[[dict[str, Any]], None], dict[str, Any]]:
+        """What runs the script so that it can be run again, and the console's names for that."""
+        from attest.script.again import Repeatable
+
+        repeatable = Repeatable(
+            cluster, self._script, lambda: _load(self._script, self._test, self._options), names
+        )
+        return repeatable.run, {"again": repeatable.again}
+
+    def _new_cluster(self) -> Cluster:
+        return Cluster(
+            self._test,
+            replace(self._options.cluster, out_dir=self._directory),
+            ground=self._ground,
+            events=self._events,
+            on_fatal=self._script.abort,
+        )
+
+    def _run_script(
+        self,
+        cluster: Cluster,
+        run: Callable[[dict[str, Any]], None],
+        names: dict[str, Any],
+        in_console: dict[str, Any],
+        keeping: Keeping,
+    ) -> None:
         self.began = True
         try:
-            with self.keeping.of(cluster):
-                self._script.run(names)
+            with keeping.of(cluster):
+                run(names)
         except Terminated:
             raise
         except (Exception, SystemExit) as error:
             if self._options.pause_on_failure:
                 self.explain(error)
-                self._open(names, f"The test has failed; the machines run on.\n{_GREETING}")
+                greeting = f"The test has failed; the machines run on.\n{_GREETING}"
+                self._open(names | in_console, greeting)
             raise
 
     def _pause(self, names: dict[str, Any]) -> None:
@@ -231,7 +353,7 @@ class _Run:
     def _consoles(self) -> list[str]:
         """What the consoles of all machines have shown last, where they have shown anything."""
         lines = []
-        for machine in self._machines.values():
+        for machine in self._cluster.machines.values() if self._cluster is not None else ():
             if last := machine.console_lines(10):
                 lines += [f"  last console lines of {machine.name}:"]
                 lines += [f"  | {line}" for line in last]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from attest.machine.machine import Snapshot
 
 __all__ = ["Checkpoint"]
@@ -30,11 +32,22 @@ class Checkpoint:
     Attributes:
         name: What the script calls it.
         snapshots: Each machine that was running, by name; all others were off.
+        machines: The names of all machines that there were.
+        never_started: The names of those that had not been started yet, and may be forgotten to
+            have been.
     """
 
-    def __init__(self, name: str, snapshots: dict[str, Snapshot]) -> None:
+    def __init__(
+        self,
+        name: str,
+        snapshots: dict[str, Snapshot],
+        machines: Set[str] = frozenset(),
+        never_started: Set[str] = frozenset(),
+    ) -> None:
         self.name = name
         self.snapshots = snapshots
+        self.machines = machines
+        self.never_started = never_started
 
     def __repr__(self) -> str:
         return f"<checkpoint {self.name!r} of {', '.join(self.snapshots)}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import shutil
 import threading
 import warnings
 import weakref
@@ -12,13 +13,14 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, Literal, Self, Unpack
 
 from msgspec.structs import replace
 
 from attest.cluster.addressing import free_names, hosts_file, next_number
 from attest.cluster.archive import Archive, stand_still, write_archive
 from attest.cluster.checkpoint import Checkpoint
+from attest.cluster.ground import Ground
 from attest.cluster.images import images_of
 from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions, ClusterSettings
 from attest.cluster.start_scripts import Report, StartScripts, machine_name
@@ -29,18 +31,17 @@ from attest.host import kvm_probe
 from attest.host.descriptors import reserve_descriptors
 from attest.host.hugepages import check_hugepages
 from attest.image.model import Image
-from attest.machine.contracts import InstanceContext, MachineHost
+from attest.machine.contracts import Ahead, InstanceContext, MachineHost
 from attest.machine.interface import interfaces_of
 from attest.machine.lifecycle import Lifecycle
 from attest.machine.machine import Machine, Snapshot
 from attest.machine.meeting import Meeting
 from attest.manifest import Manifest, check_names, load_manifest, on_hugepages, parse_manifest
-from attest.net.bridge import Attachment, hold_bridges, join_bridges, make_bridges
-from attest.net.cell import Cell
+from attest.net.bridge import hold_bridges, join_bridges, remove_taps
 from attest.net.vlan import VLan
 from attest.node.launcher import Launcher
 from attest.node.live_snapshot import save_running
-from attest.node.resolved import ResolvedNode, attachments_of, resolve
+from attest.node.resolved import ResolvedNode, resolve
 from attest.node.vmm_choice import find_vmm
 from attest.provision.making import make_snapshot
 from attest.provision.preparation import prepare_boot
@@ -55,10 +56,10 @@ from attest.provision.warm import WarmSources
 from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.prebuilt import PrebuiltSnapshots
 from attest.support.concurrency import call_in_thread, wait_all
-from attest.support.scratch import Scratch
 from attest.support.validation import did_you_mean
 from attest.vmm.base import Saved
 from attest.vmm.qemu.binary import find_qemu
+from attest.vmm.qemu.tsc import tsc_khz
 
 __all__ = ["Cluster"]
 
@@ -81,6 +82,7 @@ class Cluster:
         manifest: A `Manifest`, a path of one, or its content as a dictionary.
         options: How it is to run.
         archive: What was kept of an earlier cluster with this manifest; see `go_back`.
+        ground: What it is to stand on when it is first open; default: it makes its own.
         events: Where everything that happens is reported.
         on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died), in a thread
             of the machine's, which must not wait for it. Default: the error is raised by the next
@@ -109,12 +111,14 @@ class Cluster:
         options: ClusterOptions = DEFAULT_OPTIONS,
         *,
         archive: Archive | None = None,
+        ground: Ground | None = None,
         events: EventLog | None = None,
         on_fatal: Callable[[AttestError], None] | None = None,
         **settings: Unpack[ClusterSettings],
     ) -> None:
         self._is_open = False  # first, as a cluster that was not made is collected, too
         self._is_closing = False
+        self._has_begun = False
         self.options = replace(options, **settings)
         if isinstance(manifest, dict):
             manifest = parse_manifest(manifest)
@@ -124,6 +128,7 @@ class Cluster:
         self.events = events or EventLog()
         self.machines: dict[str, Machine] = {}
         self._archive = archive
+        self._given_ground = ground
         self._on_fatal = on_fatal or (lambda _: None)
         self._programs = {**manifest.programs(), **self.options.programs}
         # Of what follows; it is never held while a machine is waited for.
@@ -198,14 +203,57 @@ class Cluster:
             ImageBuildError: An image could not be built.
         """
         with self._lock:
-            if not self._is_open:
-                with ExitStack() as undo:
-                    self._open(undo)
-                    self._is_open = True
-                    self._is_closing = False
-                    undo.pop_all()
-                _open_clusters.add(self)
+            self._make_open()
+            if not self._has_begun:
+                self._remove_old_logs()
+                self._has_begun = True
         return self
+
+    def stand_by(self, machines: Mapping[str, bool]) -> None:
+        """Make what the machines need, and let some come up ahead of their start.
+
+        `open`, or entering the cluster, begins with it. Until then what an earlier cluster has left
+        in ``out_dir`` stays there. Those that come up ahead are off, for whoever asks and for each
+        other, until they are started, which then takes a few milliseconds.
+
+        Args:
+            machines: The names of those that come up, each with whether its guest may reboot by
+                itself. What has a start script, or is no node of the manifest, is left out.
+
+        Raises:
+            ManifestError: The manifest cannot be used.
+            HostError: This host cannot run it.
+            ImageBuildError: An image could not be built.
+        """
+        with self._lock:
+            self._make_open()
+        for name, allow_reboot in machines.items():
+            if name in self._lifecycles:
+                self._lifecycles[name].stand_by(allow_reboot=allow_reboot)
+
+    def await_standby(self) -> None:
+        """Wait until those stand by that come up ahead, or cannot, or were started meanwhile."""
+        for lifecycle in self._all_lifecycles():
+            lifecycle.await_standby()
+
+    def started(self) -> dict[str, bool]:
+        """The nodes of the manifest whose machines were started, for `stand_by` of the next run."""
+        return {
+            name: lifecycle.instance.allow_reboot
+            for name, lifecycle in self._lifecycles.items()
+            if name in self.manifest.nodes and lifecycle.instance is not None
+        }
+
+    def _make_open(self) -> None:
+        if self._is_open:
+            return
+        with ExitStack() as undo:
+            self._open(undo)
+            self._is_open = True
+            self._is_closing = False
+            self._has_begun = False
+            undo.pop_all()
+        _open_clusters.add(self)
 
     def close(self) -> None:
         """End every machine and remove everything that belongs to the cluster.
@@ -221,7 +269,7 @@ class Cluster:
             with self.events.span(Kind.ACTION, "end the machines"), ExitStack() as ends:
                 # Last first, and each whatever becomes of the others. So the cell goes before the
                 # machines: the kernel ends all VMMs in one go, and their machines only notice.
-                ends.callback(self._scratch.close)
+                ends.callback(self._ground.close)
                 ends.callback(self._sources.close)
                 ends.callback(self._scripted.close)
                 ends.callback(lambda: wait(self._baking))  # they have failed, or are complete
@@ -295,9 +343,16 @@ class Cluster:
         for machine in running:
             self._scripted.refuse_saving(machine)
             machine.connect()
-        with self.events.span(Kind.ACTION, f"checkpoint {name!r}"):
-            held = hold_bridges(self._cell, self._bridges())
-            return Checkpoint(name, self._save(running, name, held))
+        snapshots: dict[str, Snapshot] = {}
+        if running:
+            with self.events.span(Kind.ACTION, f"checkpoint {name!r}"):
+                held = hold_bridges(self._cell, self._bridges())
+                snapshots = self._save(running, name, held)
+        never_started = {
+            each.name for each in self._all_lifecycles()
+            if each.instance is None and each.name in self._launchers
+        }  # fmt: skip
+        return Checkpoint(name, snapshots, set(self.machines), never_started)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Bring all machines back to a checkpoint; those that were off then are off again.
@@ -310,6 +365,32 @@ class Cluster:
         with self.events.span(Kind.ACTION, f"restore {checkpoint.name!r}"):
             saved = {name: each.saved() for name, each in checkpoint.snapshots.items()}
             self.go_back(saved, checkpoint.name)
+
+    def rewind(self, checkpoint: Checkpoint) -> None:
+        """Bring the whole cluster back to a checkpoint.
+
+        Those that were off then are off as they were then: those that had not been started will
+        start as if they never had been. Clones that were made since are gone.
+
+        Raises:
+            MachineError: One did not come back.
+        """
+        self._require_open()
+        wait(self._baking)  # they use files of machines that go
+        for name in [name for name in self._launchers if name not in checkpoint.machines]:
+            self._remove(name)
+        for name in checkpoint.never_started:
+            self._lifecycles[name].forget()
+        self.restore(checkpoint)
+
+    def _remove(self, name: str) -> None:
+        """Remove a clone, as if it had never been made."""
+        self._lifecycles[name].close()
+        with self._lock:
+            launcher = self._launchers.pop(name)
+            del self._lifecycles[name], self._contexts[name], self.machines[name]
+        remove_taps(self._cell, launcher.taps)
+        shutil.rmtree(launcher.directory)
 
     def go_back(self, saved: Mapping[str, Saved], moment: str) -> None:
         """Bring machines back to what was saved of them; all others are off then.
@@ -427,35 +508,31 @@ class Cluster:
         self.machines = {}
         self._launchers, self._contexts, self._lifecycles = {}, {}, {}
         self._baking = []
-        self._scratch = Scratch()
-        undo.callback(self._scratch.close)
+        numbers = self._archive.numbers() if self._archive else manifest.numbers()
+        self._ground, self._given_ground = self._given_ground or Ground(manifest, numbers), None
+        undo.callback(self._ground.close)
         # Before the images: a host that cannot run the test is to say so in the first second.
         nodes = manifest.image_nodes()
         program = self._programs.get("qemu", "")
         qemu = call_in_thread(partial(find_qemu, program), "find QEMU") if nodes else None
+        call_in_thread(tsc_khz, "measure the clock")  # 2 ms, and each machine's start needs it
         reserve_descriptors(len(manifest.nodes))
         check_hugepages(sum(node.memory for node in nodes.values() if node.hugepages))
-        self._cell = Cell(self._scratch.path)
-        undo.callback(self._cell.close)
-        self._scratch.create()
+        self._ground.ready()
+        self._scratch, self._cell = self._ground.scratch, self._ground.cell
         if qemu:
             qemu.result()
         expected = "tcg" if options.accelerator == "tcg" else "kvm"
         for name, node in nodes.items():
             find_vmm(name, node, options.vmm, self._programs, expected)
         self._prepare_out_dir()
-        numbers = self._archive.numbers() if self._archive else manifest.numbers()
-        make_bridges(self._cell, _places(manifest, numbers))
         self._report = Report(self.events, self.out_dir, self._on_fatal, self._require_open)
         self._scripted = StartScripts(
             self._cell, self._scratch.path, manifest, options.state_dir, self._report
         )
         undo.callback(self._scripted.close)
         self.vlans = self._scripted.vlans
-        images = self._archive.images() if self._archive else images_of(manifest, self.events)
-        if images:
-            image = next(iter(images.values()))
-            self._accelerator = kvm_probe.choose(options.accelerator, image, find_qemu(program))
+        images = self._find_images(program)
         self._sources = self._make_sources()
         undo.callback(self._sources.close)
         for name, node in manifest.nodes.items():
@@ -464,12 +541,37 @@ class Cluster:
             else:
                 self._add(self._launcher(name, numbers[name], images[name]), self._sources)
 
+    def _find_images(self, qemu: str) -> dict[str, Image]:
+        """The nodes' images; whether KVM works is tried with the first, while others are built."""
+        tried: list[Future[Literal["kvm", "tcg"]]] = []
+
+        def try_kvm(image: Image) -> None:
+            choose = partial(
+                kvm_probe.choose, self.options.accelerator, image, find_qemu(qemu),
+                tell=lambda line: self.events.emit(Kind.HOST, line),
+            )  # fmt: skip
+            tried.append(call_in_thread(choose, "try KVM"))
+
+        with ExitStack() as trial:
+            trial.callback(lambda: wait(tried))
+            if self._archive:
+                images = self._archive.images()
+                for image in list(images.values())[:1]:
+                    try_kvm(image)
+            else:
+                images = images_of(self.manifest, self.events, try_kvm)
+        if tried:
+            self._accelerator = tried[0].result()
+        return images
+
     def _prepare_out_dir(self) -> None:
         self.out_dir = self.options.out_dir or self._scratch.path / "out"
         try:
             self.out_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"out_dir: cannot make {self.out_dir}: {error.strerror}") from None
+
+    def _remove_old_logs(self) -> None:
         for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place
             log.unlink()
 
@@ -521,7 +623,11 @@ class Cluster:
             limits=self.options.limits,
             keep_links=launcher.keep_links,
             prepare=lambda channel: prepare_boot(launcher, channel, self.events),
-        )
+            ahead=Ahead(
+                launcher.directory / "console-ahead.log", launcher.set_cables,
+                launcher.disks.forget,
+            ),
+        )  # fmt: skip
         host = MachineHost(
             self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links,
             interfaces_of(node.attachments, own_identity=node.declared.own_identity),
@@ -620,9 +726,3 @@ _open_clusters: Final[weakref.WeakSet[Cluster]] = weakref.WeakSet()
 def _warn_of_open_clusters() -> None:
     for cluster in list(_open_clusters):
         cluster._warn_not_closed()
-
-
-def _places(manifest: Manifest, numbers: Mapping[str, int]) -> list[Attachment]:
-    """All places on networks of the nodes that boot an image."""
-    nodes = manifest.image_nodes().items()
-    return [each for name, node in nodes for each in attachments_of(node, numbers[name])]

@@ -73,7 +73,7 @@ class Console:
     Args:
         name: The machine's name.
         pipes: The driver's ends of the console, which are closed at its end.
-        log: The file that gets every byte as it came.
+        log: The file that gets every byte as it came; see `move_log`.
         on_line: Called with each line, without control sequences.
         on_alarm: Called with each alarm and its line.
         on_trouble: Called once with each reason why not everything is where it belongs: the file
@@ -93,6 +93,7 @@ class Console:
     ) -> None:
         self.log = log
         self._file = log.open("ab", buffering=0)
+        self._writing = threading.Lock()
         self._pipes = pipes
         self._on_line = on_line
         self._on_alarm = on_alarm
@@ -123,6 +124,20 @@ class Console:
     def text(self) -> str:
         """All that it has shown, without control sequences."""
         return plain_text(self.log.read_text(errors="replace").replace("\r", ""))
+
+    def move_log(self, log: Path) -> None:
+        """Let another file have all that it has shown, and what comes.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        with self._writing, log.open("ab", buffering=0) as file:
+            file.write(self.log.read_bytes())
+            self.log, before = log, self.log
+            if not self._file.closed:
+                self._file.close()
+                self._file = log.open("ab", buffering=0)
+        before.unlink()
 
     def send(self, chars: str | bytes) -> None:
         """Type into the console."""
@@ -169,7 +184,7 @@ class Console:
                 with self._at_any_rate("what follows the console failed"):
                     follower(data)
             self._take(decoder.decode(data))
-        with self._at_any_rate(f"{self.log} is incomplete"):
+        with self._at_any_rate(f"{self.log} is incomplete"), self._writing:
             self._file.close()
         self._pipes.close()
         self._finish_line(self._partial)
@@ -185,8 +200,9 @@ class Console:
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        with self._writing:
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
     @contextmanager
     def _at_any_rate(self, trouble: str) -> Iterator[None]:

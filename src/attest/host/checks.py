@@ -11,8 +11,8 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,8 +24,7 @@ from attest.errors import HostError
 from attest.image.build_space import BuildSpace
 from attest.image.model import Image
 from attest.image.store import ImageStore
-from attest.net.bridge import Attachment, make_bridges
-from attest.net.cell import Cell
+from attest.net.bridge import Attachment, cell_with_bridges
 from attest.support.nix_sandbox import remedy
 from attest.support.paths import cache_dir
 from attest.support.user_namespace import require_tools
@@ -232,8 +231,7 @@ def nested_finding(accelerator: str, *, modules: Path = LOADED_MODULES) -> Findi
 def check_namespaces() -> Finding:
     """The namespaces that hold a test's machines, by making them."""
     try:
-        with _cell():
-            pass
+        _make_cell([])
     except HostError as error:
         fix = _namespace_setting() or error.hint
         return Finding("namespaces", Level.PROBLEM, error.message, fix)
@@ -257,21 +255,18 @@ def _namespace_setting() -> str:
 def check_networks() -> Finding:
     """Networks between machines, by making a bridge and a tap."""
     try:
-        with _cell() as cell:
-            make_bridges(cell, [Attachment(vlan=1, node=1)])
+        _make_cell([Attachment(vlan=1, node=1)])
     except HostError as error:
         return _problem("networks", error)
     return Finding("networks", Level.OK, "bridges and taps (/dev/net/tun)")
 
 
-@contextmanager
-def _cell() -> Iterator[Cell]:
-    with tempfile.TemporaryDirectory(prefix="attest-doctor-") as scratch:
-        cell = Cell(Path(scratch))
-        try:
-            yield cell
-        finally:
-            cell.close()
+def _make_cell(attachments: Sequence[Attachment]) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="attest-doctor-") as scratch,
+        closing(cell_with_bridges(Path(scratch), attachments)) as cell,
+    ):
+        cell.ready()
 
 
 def check_image_building() -> Finding:

@@ -6,7 +6,6 @@ wants; before anything else is built, whether the kernel has the modules.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,9 +24,9 @@ from attest.image.layer import Layer, visible
 from attest.image.package_lists import PackageLists, package_lists
 from attest.image.recipe import BUILDER_VERSION, Recipe
 from attest.image.steps import Source, Step, steps_of
-from attest.image.store_files import link, publish
+from attest.image.store_files import hold, link, publish, publish_held
 from attest.image.tree import Workplace, overlays_work
-from attest.support.claims import claimed, lock, release
+from attest.support.claims import claimed
 from attest.support.user_namespace import require_tools
 
 __all__ = ["Build"]
@@ -111,9 +110,7 @@ class Build:
         )  # fmt: skip
         (place.out / "layer.json").write_bytes(msgspec.json.encode(layer))
         path = self._store / "layers" / digest
-        _hold(place.out, held)  # nobody is to remove it before it is held where it goes
-        while not _hold(path, held):
-            publish(place.out, path)
+        publish_held(place.out, path, held)
         link(self._store / "inputs" / key, path, work)
         return _read(path)
 
@@ -124,7 +121,7 @@ class Build:
     def _held(self, key: str, held: ExitStack, newer_than: float = 0) -> Layer | None:
         """A layer that is there, which nobody removes until the build has ended."""
         path = (self._store / "inputs" / key).resolve()
-        if not _hold(path, held):
+        if not hold(path, held):
             return None
         layer = _read(path)
         if layer.built < newer_than:
@@ -165,12 +162,3 @@ class Build:
 
 def _read(path: Path) -> Layer:
     return msgspec.json.decode((path / "layer.json").read_bytes(), type=Layer)
-
-
-def _hold(path: Path, held: ExitStack) -> bool:
-    """Hold a directory until ``held`` is closed; whether it is there."""
-    descriptor = lock(path, fcntl.LOCK_SH, waiting=lambda: None)
-    if descriptor is None:
-        return False
-    held.callback(release, descriptor)
-    return True

@@ -20,14 +20,19 @@ from attest.image.tree import Workplace
 
 __all__ = ["content_digest", "write_content"]
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 """Goes into every digest: raise it when something else is made of the same layers."""
 
 _MODULES: Final = (
-    "virtio_mmio", "virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "virtio_rng",
-    "af_packet", "vsock", "vmw_vsock_virtio_transport",
+    "virtio_mmio", "virtio_console", "virtio_blk", "virtio_net", "virtio_rng", "af_packet",
 )  # fmt: skip
 """What every guest may need before its root is there, or has no udev to load; fewer boot faster."""
+
+_BUS_MODULES: Final = {
+    "pci": ("virtio_pci",),
+    "vsock": ("vsock", "vmw_vsock_virtio_transport"),
+}
+"""What a guest needs that has PCI, or a vsock device: the agent looks whether it does."""
 
 _ROOT_MODULES: Final = {
     "mapped": ("crc32c_generic", "ext4", "dm_snapshot", "dm_zero"),
@@ -65,7 +70,7 @@ def content_digest(recipe: Recipe, stack: Sequence[Layer]) -> str:
     in_initrd = sorted(file.key() for file in recipe.files) if recipe.base == "tiny" else []
     parts = [
         _VERSION, recipe.base, [layer.digest for layer in stack], recipe.modules, in_initrd,
-        _MODULES, _ROOT_MODULES, _MAKE_EXT4,
+        _MODULES, _BUS_MODULES, _ROOT_MODULES, _MAKE_EXT4,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -125,13 +130,15 @@ def _write_initrd(
 ) -> None:
     """All of the initrd but ``/init``; the agent loads what ``/modules/order`` lists.
 
-    For a root there are other lists beside that, of what it takes to mount it.
+    There are other lists beside that, of what only some guests need, and of what it takes to mount
+    a root.
     """
     for name in _DIRECTORIES:
         archive.directory(name, 0o1777 if name == "tmp" else 0o755)
     archive.character_device("dev/console", 5, 1)
     lists = {"order": loaded}
-    for kind, needed in _ROOT_MODULES.items() if recipe.base == "debian" else ():
+    others = _BUS_MODULES | (_ROOT_MODULES if recipe.base == "debian" else {})
+    for kind, needed in others.items():
         lists[f"order.{kind}"] = [name for name in modules.load_order(needed) if name not in loaded]
     for name in dict.fromkeys(itertools.chain.from_iterable(lists.values())):
         archive.file(f"modules/{name}.ko", modules.content(name))

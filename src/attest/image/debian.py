@@ -30,6 +30,8 @@ _MASKED: Final = (
     "systemd-logind.service", "systemd-user-sessions.service",
     # The agent sets addresses and clock.
     "systemd-networkd.service", "systemd-networkd-wait-online.service", "systemd-timesyncd.service",
+    # The initrd has made the static device nodes, and systemd-tmpfiles-setup.service does the rest.
+    "kmod-static-nodes.service", "systemd-tmpfiles-setup-dev.service",
     # The initrd has loaded what a guest needs.
     "modprobe@.service", "dev-hugepages.mount", "dev-mqueue.mount",
     "sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
@@ -67,15 +69,66 @@ _BLACKLISTED: Final = (
 )  # fmt: skip
 """Modules that udev would load for an emulated machine: a second's work at boot, for nothing."""
 
+_NO_RULES: Final = (
+    "60-autosuspend", "60-cdrom_id", "60-fido-id", "60-infiniband", "60-persistent-alsa",
+    "60-persistent-storage-tape", "60-persistent-v4l", "60-sensor", "70-camera", "70-joystick",
+    "70-memory", "75-probe_mtd", "78-sound-card", "85-hwclock",
+)  # fmt: skip
+"""Rules of udev for devices that no machine has; keyboards and mice come with a display."""
+
 _COLDPLUG: Final = """\
-# A third of the events: without modules and buses, for which there are no rules, and without
-# the 64 virtual terminals, which nobody sees.
+# Fewer events, and a shell that is there in a moment: without devices for which there are
+# no rules, and without the 64 virtual terminals, which nobody sees.
 [Service]
 ExecStart=
-ExecStart=-udevadm trigger --type=devices --action=add \\
-    --subsystem-nomatch=tty --subsystem-nomatch=vc --subsystem-nomatch=workqueue
-ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=tty \\
-    --sysname-match=ttyS* --sysname-match=hvc*
+ExecStart=-/bin/sh -c '\\
+    for each in /sys/class/*/*/uevent /sys/bus/*/devices/*/uevent; do \\
+        case $$each in \\
+        /sys/class/tty/ttyS*|/sys/class/tty/hvc*) ;; \\
+        /sys/class/tty/*|/sys/class/vc/*|/sys/class/vtconsole/*|/sys/class/mem/*) continue ;; \\
+        /sys/class/bdi/*|/sys/class/wakeup/*) continue ;; \\
+        /sys/bus/acpi/*|/sys/bus/clockevents/*|/sys/bus/clocksource/*|/sys/bus/cpu/*) continue ;; \\
+        /sys/bus/event_source/*|/sys/bus/memory/*|/sys/bus/memory_tiering/*) continue ;; \\
+        /sys/bus/node/*|/sys/bus/workqueue/*) continue ;; \\
+        esac; \\
+        echo add >"$$each"; \\
+    done 2>/dev/null'
+"""
+
+_UNCONFINED: Final = """\
+# systemd's own daemons need no cage here: its filters take longer to make than they to start.
+[Service]
+SystemCallFilter=
+SystemCallArchitectures=
+RestrictAddressFamilies=
+RestrictNamespaces=no
+RestrictRealtime=no
+RestrictSUIDSGID=no
+MemoryDenyWriteExecute=no
+LockPersonality=no
+ProtectClock=no
+ProtectHostname=no
+IPAddressDeny=
+DeviceAllow=
+"""
+
+_LATE: Final = """\
+# Its events, which no service of the boot waits for, come after the journal.
+[Unit]
+After=systemd-journald.service systemd-sysctl.service
+"""
+
+# Credentials are mounted for each of them by a process of its own, and there are none.
+_SYSCTL: Final = """\
+[Service]
+LoadCredential=
+"""
+_TMPFILES: Final = """\
+# /dev is not left to a process of its own.
+[Service]
+LoadCredential=
+ExecStart=
+ExecStart=systemd-tmpfiles --create --remove --boot
 """
 
 CONFIGURATION: Final = {
@@ -86,7 +139,11 @@ CONFIGURATION: Final = {
     "/etc/modprobe.d/attest.conf": "".join(f"blacklist {name}\n" for name in _BLACKLISTED),
     "/etc/resolv.conf": "",
     "/etc/systemd/journald.conf.d/attest.conf": "[Journal]\nStorage=volatile\n",
+    "/etc/systemd/system/systemd-journald.service.d/attest.conf": _UNCONFINED,
+    "/etc/systemd/system/systemd-sysctl.service.d/attest.conf": _SYSCTL,
+    "/etc/systemd/system/systemd-tmpfiles-setup.service.d/attest.conf": _TMPFILES,
     "/etc/systemd/system/systemd-udev-trigger.service.d/attest.conf": _COLDPLUG,
+    "/etc/systemd/system/systemd-udevd.service.d/attest.conf": _LATE + _UNCONFINED,
     "/etc/tmpfiles.d/systemd-nologin.conf": "",  # nobody logs in before the boot has ended
 }
 """Text files, by path."""
@@ -94,6 +151,7 @@ CONFIGURATION: Final = {
 LINKS: Final = {
     "/etc/systemd/system/default.target": "/lib/systemd/system/multi-user.target",
     **{f"/etc/systemd/system/{unit}": "/dev/null" for unit in _MASKED},
+    **{f"/etc/udev/rules.d/{name}.rules": "/dev/null" for name in _NO_RULES},
     **{f"/etc/systemd/system-generators/{name}": "/dev/null" for name in _MASKED_GENERATORS},
 }
 """Symbolic links: where they are, and where to."""

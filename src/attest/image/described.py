@@ -20,12 +20,14 @@ from attest.errors import RecipeError
 from attest.image.model import Image
 from attest.support.validation import check_keys, convert, kind_of, unreadable
 
-__all__ = ["is_description", "load_described"]
+__all__ = ["DESCRIBED_FILES", "is_description", "load_described"]
 
 _VERSION: Final = 1
 """Goes into every digest: raise it when attest boots the same description in another way."""
 
-_FILES: Final = ("kernel", "vmlinux", "initrd", "root")
+DESCRIBED_FILES: Final = ("kernel", "vmlinux", "initrd", "root")
+"""The keys of a description that are paths."""
+
 _SYSTEMD_KVM: Final = ("kvm_amd", "kvm_intel")
 
 
@@ -75,7 +77,7 @@ def load_described(reference: str, relative_to: Path | None = None) -> Image:
     """
     path = (relative_to or Path()) / Path(reference).expanduser()
     document = _read(path)
-    given = {key: getattr(document, key) for key in _FILES}
+    given = {key: getattr(document, key) for key in DESCRIBED_FILES}
     files = {key: _file(path, key, value) for key, value in given.items() if value is not None}
     return Image(
         digest=_digest(document, files),

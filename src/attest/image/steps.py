@@ -22,6 +22,7 @@ from attest.image.debian import (
     SLIM_DOCUMENTATION,
     SLIM_SYSTEM,
 )
+from attest.image.flat_kernel import write_flat_kernel
 from attest.image.kernel import uncompressed_kernel
 from attest.image.package_lists import PackageLists
 from attest.image.recipe import Part, Recipe, RecipeFile
@@ -175,7 +176,7 @@ class Kernel:
     needs_packages = True
 
     def __init__(self, recipe: Recipe) -> None:
-        self._package = recipe.kernel
+        self._package, self._arch = recipe.kernel, recipe.arch
         self.text = f"kernel {recipe.kernel} of {recipe.suite} ({recipe.dpkg_arch})"
         self.inputs: list[object] = ["kernel", recipe.suite, recipe.arch, recipe.kernel]
 
@@ -193,8 +194,13 @@ class Kernel:
         (lists / "usr").symlink_to(modules.parents[1])
         place.space.run("listing modules", ["depmod", "--basedir", str(lists), directory.name])
         (compressed,) = (unpacked / "boot").glob("vmlinu[xz]-*")
-        shutil.copyfile(compressed, place.out / "vmlinuz")
-        (place.out / "vmlinux").write_bytes(uncompressed_kernel(compressed.read_bytes()))
+        kernel = compressed.read_bytes()
+        uncompressed = uncompressed_kernel(kernel)
+        (place.out / "vmlinux").write_bytes(uncompressed)
+        if self._arch == "x86_64":
+            write_flat_kernel(place.out / "vmlinuz", kernel, uncompressed)
+        else:
+            shutil.copyfile(compressed, place.out / "vmlinuz")
         for path in (place.out / "vmlinuz", place.out / "vmlinux"):
             path.chmod(0o644)  # whatever the user's umask is
         for path in (modules.parent, modules.parents[1]):

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from attest.errors import UsageError
 from attest.image.content import FILES, Content
@@ -38,7 +39,7 @@ from attest.support.paths import cache_dir
 if TYPE_CHECKING:
     from attest.image.recipe import Recipe
 
-__all__ = ["HistoryEntry", "ImageStore"]
+__all__ = ["HistoryEntry", "ImageRecord", "ImageStore"]
 
 _ASSEMBLY_VERSION: Final = 2
 """Goes into every image's digest: raise it when images are put together in another way."""
@@ -47,8 +48,12 @@ _SHORTEST_PREFIX: Final = 6
 _DAY: Final = 24 * 3600.0
 
 
-class _Record(msgspec.Struct, frozen=True):
-    """The content of an image's `image.json`."""
+class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of an image's `image.json`; its fields are those of `attest.image.model.Image`.
+
+    Attributes:
+        built: 0 before the image is there.
+    """
 
     name: str
     arch: str
@@ -57,7 +62,7 @@ class _Record(msgspec.Struct, frozen=True):
     content: str = msgspec.field(name="layer")  # as former versions wrote it
     kernel_version: str
     recipe: str
-    built: float
+    built: float = 0.0
     kvm: tuple[str, ...] = ()
 
 
@@ -105,15 +110,46 @@ class ImageStore:
         content = None if refresh else self._content_of(recipe.key())
         if content is None:
             content = self._build_content(recipe, progress, refresh)
-        return self._assemble(recipe, content, progress)
+        return self.assemble(_record(recipe, content), progress)
 
     def built(self, recipe: Recipe) -> Image | None:
         """The image that `build` would return at once, if there is one."""
         content = self._content_of(recipe.key())
         if content is None:
             return None
-        image = _read(self.directory / "images" / _image_digest(recipe, content, _agent(recipe)))
+        digest = _image_digest(_record(recipe, content), _agent(recipe.arch))
+        image = _read(self.directory / "images" / digest)
         return _used(image) if image else None
+
+    def assemble(self, record: ImageRecord, progress: Callable[[str], None] = _silent) -> Image:
+        """Put an image together of its content and the agent: a matter of milliseconds.
+
+        Args:
+            record: Which, of a content that is in the store.
+            progress: Called with a line if the image was not there.
+
+        Raises:
+            HostError: There is no agent's binary for it.
+        """
+        agent = _agent(record.arch)
+        digest = _image_digest(record, agent)
+        path = self.directory / "images" / digest
+        if image := _read(path):
+            return _used(image)
+        source = self.directory / "contents" / record.content
+        os.utime(source / "content.json")
+        with claimed(self.directory / "building" / digest) as work:
+            out = work / "out"
+            out.mkdir()
+            _fill(out, source, agent)
+            (out / "image.json").write_bytes(
+                msgspec.json.encode(replace(record, built=time.time()))
+            )
+            publish(out, path)
+        image = _read(path)
+        assert image is not None
+        progress(f"built {image.name} {image.digest[:12]}")
+        return image
 
     def give(self, recipe: Recipe, other: ImageStore) -> None:
         """Let another store have what a recipe's image is made of, so that it builds nothing.
@@ -175,12 +211,12 @@ class ImageStore:
 
     def packages(self, image: Image) -> list[str]:
         """The Debian packages installed in an image, ``name version``; none in ``tiny``."""
-        content = _read_content(self._content_path(image))
+        content = _read_content(self.content_path(image))
         return content.packages if content else []
 
     def history(self, image: Image) -> list[HistoryEntry]:
         """An image's layers, from the bottom up; those that are still there."""
-        content = _read_content(self._content_path(image))
+        content = _read_content(self.content_path(image))
         found = []
         for made in content.history if content else ():
             with suppress(FileNotFoundError):
@@ -195,11 +231,11 @@ class ImageStore:
         Machines that run keep what they have opened.
         """
         building = self.directory / "building"
-        content = _read_content(self._content_path(image))
+        content = _read_content(self.content_path(image))
         discard(image.path, building)
         others = self.images()
         if all(other.content != image.content for other in others):
-            discard(self._content_path(image), building)
+            discard(self.content_path(image), building)
         kept = self._layers_in_use()
         for made in content.history if content else ():
             if made.layer not in kept:
@@ -239,7 +275,8 @@ class ImageStore:
                 link.unlink(missing_ok=True)
         return removed
 
-    def _content_path(self, image: Image) -> Path:
+    def content_path(self, image: Image) -> Path:
+        """The directory of an image's content."""
         path = self.directory / "contents" / image.content
         return path if path.is_dir() else self.directory / "layers" / image.content
 
@@ -265,46 +302,30 @@ class ImageStore:
         log.unlink(missing_ok=True)
         return content
 
-    def _assemble(self, recipe: Recipe, content: Content, progress: Callable[[str], None]) -> Image:
-        """The content and the agent, put together: a matter of milliseconds."""
-        agent = _agent(recipe)
-        digest = _image_digest(recipe, content, agent)
-        path = self.directory / "images" / digest
-        if image := _read(path):
-            return _used(image)
-        source = self.directory / "contents" / content.digest
-        os.utime(source / "content.json")
-        with claimed(self.directory / "building" / digest) as work:
-            out = work / "out"
-            out.mkdir()
-            _fill(out, source, agent)
-            record = _Record(
-                recipe.name, recipe.arch, recipe.init, recipe.cmdline, content.digest,
-                content.kernel_version, str(recipe.source), time.time(), content.kvm,
-            )  # fmt: skip
-            (out / "image.json").write_bytes(msgspec.json.encode(record))
-            publish(out, path)
-        image = _read(path)
-        assert image is not None
-        progress(f"built {image.name} {image.digest[:12]}")
-        return image
-
     def _sweep(self) -> None:
         """Remove what a host that went down has left: what nobody holds a lock on."""
         for path in entries(self.directory / "building"):
             sweep(path)
 
 
-def _agent(recipe: Recipe) -> bytes:
+def _record(recipe: Recipe, content: Content) -> ImageRecord:
+    return ImageRecord(
+        name=recipe.name, arch=recipe.arch, init=recipe.init, cmdline=recipe.cmdline,
+        content=content.digest, kernel_version=content.kernel_version, recipe=str(recipe.source),
+        kvm=content.kvm,
+    )  # fmt: skip
+
+
+def _agent(arch: str) -> bytes:
     from attest.guest.agent.binary import agent_binary
 
-    return agent_binary(recipe.arch).read_bytes()
+    return agent_binary(arch).read_bytes()
 
 
-def _image_digest(recipe: Recipe, content: Content, agent: bytes) -> str:
+def _image_digest(record: ImageRecord, agent: bytes) -> str:
     parts = [
-        _ASSEMBLY_VERSION, recipe.name, recipe.arch, recipe.init, recipe.cmdline,
-        content.digest, hashlib.sha256(agent).hexdigest(),
+        _ASSEMBLY_VERSION, record.name, record.arch, record.init, record.cmdline,
+        record.content, hashlib.sha256(agent).hexdigest(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -322,7 +343,7 @@ def _fill(out: Path, content: Path, agent: bytes) -> None:
 
 def _read(path: Path) -> Image | None:
     try:
-        record = msgspec.json.decode((path / "image.json").read_bytes(), type=_Record)
+        record = msgspec.json.decode((path / "image.json").read_bytes(), type=ImageRecord)
     except FileNotFoundError:
         return None
     root = path / "root.ext4"

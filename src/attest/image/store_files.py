@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from attest.support.claims import claimed, locked
+from attest.support.claims import claimed, lock, locked, release
 
-__all__ = ["discard", "entries", "link", "publish"]
+__all__ = ["discard", "entries", "hold", "link", "publish", "publish_held"]
 
 
 def entries(directory: Path) -> Iterator[Path]:
@@ -30,6 +30,22 @@ def publish(built: Path, path: Path) -> None:
     except OSError:
         if not path.is_dir():  # equal content, built at the same time, is as good
             raise
+
+
+def publish_held(built: Path, path: Path, held: ExitStack) -> None:
+    """Publish a directory, and hold it from that moment on until ``held`` is closed."""
+    hold(built, held)  # nobody is to remove it before it is held where it goes
+    while not hold(path, held):
+        publish(built, path)
+
+
+def hold(path: Path, held: ExitStack) -> bool:
+    """Keep a directory from being discarded until ``held`` is closed; whether it is there."""
+    descriptor = lock(path, fcntl.LOCK_SH, waiting=lambda: None)
+    if descriptor is None:
+        return False
+    held.callback(release, descriptor)
+    return True
 
 
 def link(path: Path, target: Path, work: Path) -> None:

@@ -17,7 +17,15 @@ from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.interface import Interface
 from attest.vmm.base import Saved, Vmm, VmmExit
 
-__all__ = ["InstanceContext", "MachineHost", "MakeChannel", "Source", "StartVmm", "Template"]
+__all__ = [
+    "Ahead",
+    "InstanceContext",
+    "MachineHost",
+    "MakeChannel",
+    "Source",
+    "StartVmm",
+    "Template",
+]
 
 
 class StartVmm(Protocol):
@@ -92,6 +100,9 @@ class Template(Protocol):
                 as it was ended; None: it has rebooted and goes on, and they boot.
         """
 
+    def plug_in(self) -> None:
+        """Put it on its networks, on which it has not been so far."""
+
 
 class Source(Protocol):
     """What a machine starts from. Its methods are called in the instance's worker."""
@@ -112,6 +123,20 @@ class Source(Protocol):
 
     def report_spoilt(self, reason: str) -> None:
         """Learn why the snapshot that was found is of no use."""
+
+
+class Ahead(msgspec.Struct, frozen=True):
+    """What an instance needs to come up ahead of its machine's start.
+
+    Attributes:
+        console_log: The file to which its console is written until then.
+        set_cables: Plugs or unplugs its network cables; the guest sees no change of its links.
+        forget: Makes the machine one again that was never started.
+    """
+
+    console_log: Path
+    set_cables: Callable[[bool], None]
+    forget: Callable[[], None]
 
 
 class InstanceContext(msgspec.Struct, frozen=True):
@@ -135,6 +160,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
             reset: what was unplugged stays so.
         prepare: Called in the instance's worker with the connection to a guest that has booted from
             the start, before that counts as ready: what a snapshot would have had is done here.
+        ahead: What one needs that comes up ahead of its machine's start; None where none can.
     """
 
     events: EventLog
@@ -151,6 +177,7 @@ class InstanceContext(msgspec.Struct, frozen=True):
     limits: Limits = DEFAULT_LIMITS
     keep_links: Callable[[Vmm], None] = lambda _: None
     prepare: Callable[[Channel], None] | None = None
+    ahead: Ahead | None = None
 
 
 class MachineHost(msgspec.Struct, frozen=True):

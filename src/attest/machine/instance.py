@@ -35,15 +35,17 @@ from attest.errors import (
     reason_of,
 )
 from attest.events import Kind
-from attest.guest.channel import Channel, PowerAction, WaitFor, WaitKind
+from attest.guest.channel import Channel, Command, PowerAction, WaitFor, WaitKind
 from attest.guest.console import Alarm, Console
 from attest.guest.identity import Identity
 from attest.machine import diagnosis
-from attest.machine.contracts import InstanceContext, Source, Template
+from attest.machine.contracts import Ahead, InstanceContext, Source, Template
 from attest.machine.instance_events import (
     AgentAnswered,
     BeginAnew,
+    Called,
     CameUp,
+    CameUpAhead,
     ComeUp,
     ConsoleSpoke,
     Discard,
@@ -57,6 +59,7 @@ from attest.machine.instance_events import (
     GuestReset,
     Interrupt,
     Introduced,
+    Join,
     KillVmm,
     KillWanted,
     Panicked,
@@ -88,6 +91,9 @@ _TURNS: Final = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
 """Clones that come to life at a time: of hundreds at once, each would be too slow for its trial."""
 
 _STARTS: Final = "the machine starts"
+
+_REHEARSAL: Final = Command("true", timeout=10.0, strict=True)
+"""What is run in a machine that has come up ahead of its start."""
 
 _POWER_OFF: Final = "attest-stage: power off"
 """What a guest says on its console that is about to power itself off by a reset."""
@@ -147,6 +153,8 @@ class Instance:
         source: What it starts from.
         allow_reboot: A reboot of the guest boots it again, instead of ending it.
         back: It comes back to an earlier moment, and stays who it was then.
+        ahead: It comes up ahead of its machine's start, which `call` tells; until then nobody else
+            in its cluster can tell that it is there.
 
     Attributes:
         allow_reboot: A reboot of the guest boots it again.
@@ -160,19 +168,24 @@ class Instance:
         *,
         allow_reboot: bool,
         back: Return | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
         self.allow_reboot = allow_reboot
         self._name = name
         self._context = context
         self._source = source
         self._back = back
+        self._ahead = ahead  # until it has joined the others
+        self._console_log = ahead.console_log if ahead else context.console_log
         self._events = context.events
         self._limits = context.limits
         self._scope = CancelScope()
         # Entered as a lock: a signal that raises can interrupt a condition's own entry half-way.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._state = State(kind=StartKind.RETURN if back else StartKind.BOOT)
+        self._state = State(
+            kind=StartKind.RETURN if back else StartKind.BOOT, ahead=ahead is not None
+        )
         self._queue: deque[Effect] = deque([FindSource()])
         self._worker: threading.Thread | None = None
         self._vmm: Vmm | None = None
@@ -192,7 +205,34 @@ class Instance:
         with self._lock:
             self._employ()
 
+    def call(self) -> None:
+        """Let it join the others, as soon as it has come up: its machine is started."""
+        with self._lock:
+            self._console_log = self._context.console_log
+            if self._console is not None:
+                try:
+                    self._console.move_log(self._console_log)
+                except OSError as error:
+                    self._console_trouble(f"{self._console_log} is incomplete: {error.strerror}")
+        self._post(Called(time.monotonic()))
+
+    def await_standby(self) -> None:
+        """Wait until it stands by, or cannot, or was called."""
+        with self._lock:
+            self._changed.wait_for(
+                lambda: (
+                    self._state.phase is Phase.STANDBY
+                    or not self._state.ahead
+                    or not self.may_be_called
+                )
+            )
+
     # What its machine asks of it
+
+    @property
+    def may_be_called(self) -> bool:
+        """Whether it has come up ahead, or may still do."""
+        return self._state.phase not in (Phase.FAILED, Phase.STOPPING, Phase.OFF)
 
     @property
     def stage(self) -> Stage:
@@ -459,7 +499,7 @@ class Instance:
                 self._effect_failed(effect, error)
 
     def _effect_failed(self, effect: Effect, error: BaseException) -> None:
-        if isinstance(effect, StartVmm | TryClone | ComeUp):
+        if isinstance(effect, StartVmm | TryClone | ComeUp | Join):
             failure = MachineError(self._name, f"did not come up: {reason_of(error)}")
             self._post(StartFailed(effect.attempt, time.monotonic(), failure))
         else:
@@ -476,6 +516,8 @@ class Instance:
                 self._try_clone(attempt)
             case ComeUp(attempt=attempt):
                 self._come_up(attempt)
+            case Join(attempt=attempt):
+                self._join(attempt)
             case Interrupt(reason=reason, before=before):
                 self._interrupt(reason, before)
             case KillVmm():
@@ -532,6 +574,8 @@ class Instance:
             if self._state.killed:
                 raise MachineError(self._name, self._left)
             told = (partial(self._vmm_exited, attempt), partial(self._vmm_told, attempt))
+            if self._ahead and self._state.ahead:
+                self._ahead.set_cables(False)
             if self._template is not None:
                 vmm = self._template.start_vmm(self.allow_reboot, *told)
             else:
@@ -549,14 +593,15 @@ class Instance:
     def _join_console(self, attempt: int, vmm: Vmm) -> None:
         self._vmm, self._console = vmm, None
         try:
-            self._console = Console(
-                self._name,
-                vmm.console,
-                self._context.console_log,
-                on_line=partial(self._console_line, attempt),
-                on_alarm=partial(self._alarm, attempt),
-                on_trouble=self._console_trouble,
-            )
+            with self._lock:  # it may be called at this moment
+                self._console = Console(
+                    self._name,
+                    vmm.console,
+                    self._console_log,
+                    on_line=partial(self._console_line, attempt),
+                    on_alarm=partial(self._alarm, attempt),
+                    on_trouble=self._console_trouble,
+                )
         except BaseException:
             vmm.abandon()
             self._vmm = None
@@ -573,6 +618,7 @@ class Instance:
             self._greet(attempt, self._limits.trial, back.reason if back else _STARTS)
             self._prepared = True  # before it was saved
             self._introduce(attempt)
+            self._up(attempt, Introduced)
         except Superseded:
             return
         except Exception as error:  # the VMM's refusals are many
@@ -592,15 +638,48 @@ class Instance:
             if self._template is not None:
                 self._be_saved(attempt, self._template)
             self._introduce(attempt)
+            self._post(Introduced(attempt, time.monotonic()))
             self._await_unit(self._context.ready_unit)
             self._prepare()
+            self._up(attempt, CameUp)
         except Superseded:
             return
         except Exception as error:
             if attempt == self._state.attempt:
                 self._post(StartFailed(attempt, time.monotonic(), self._not_up(error)))
+
+    def _up(self, attempt: int, event: type[Introduced | CameUp]) -> None:
+        """Tell that it has come up; one that has done so ahead stands by, paused."""
+        if self._ahead is None:
+            self._post(event(attempt, time.monotonic()))
+            return
+        if self._state.ahead:
+            assert self._vmm is not None, "it was started"
+            assert self._channel is not None, "an agent has answered"
+            # Under emulation the first command costs a tenth of a second, which is not the test's.
+            self._channel.run(_REHEARSAL)
+            if self._vmm.channel == "serial":  # after a pause, Firecracker's vsock takes no calls
+                self._vmm.pause()
+        self._post(CameUpAhead(attempt))
+
+    def _join(self, attempt: int) -> None:
+        """Let one that has come up ahead go on, on its networks; it has seen no time pass."""
+        boots = self._state.kind in (StartKind.BOOT, StartKind.TEMPLATE)
+        try:
+            assert self._ahead is not None, "it has come up ahead"
+            assert self._vmm is not None, "it was started"
+            self._ahead.set_cables(True)
+            self._vmm.resume()
+            if self._context.identity is not None:
+                assert self._channel is not None, "an agent has answered"
+                self._channel.identity(_later(self._context.identity()))
+            self._ahead = None
+        except Exception as error:
+            if attempt == self._state.attempt:
+                failure = self._not_up(error) if boots else self._not_back(error)
+                self._post(StartFailed(attempt, time.monotonic(), failure))
         else:
-            self._post(CameUp(attempt, time.monotonic()))
+            self._post((CameUp if boots else Introduced)(attempt, time.monotonic()))
 
     def _greet(self, attempt: int, timeout: float, reason: str) -> None:
         """Reach the agent and greet it, on the channel that there was before, if there was one.
@@ -659,6 +738,7 @@ class Instance:
         except CommandFailed as error:
             error.evidence |= self.console_evidence()
             raise
+        self._plug_in(template)
         self._template = None
         self._prepared = True
 
@@ -670,6 +750,12 @@ class Instance:
         template, self._template = self._template, None
         if template is not None:
             template.give_up(self._why_not_saved())
+            self._plug_in(template)
+
+    def _plug_in(self, template: Template) -> None:
+        """Put what was apart on its networks; one that comes up ahead is not yet."""
+        if self._ahead is None:
+            template.plug_in()
 
     def _why_not_saved(self) -> BaseException | None:
         outcome = self._state.outcome
@@ -685,13 +771,11 @@ class Instance:
             assert self._channel is not None, "an agent has answered"
             self._channel.identity(self._identity(self._context.identity()))
         self._was_saved = False  # what boots again is no copy of anything
-        self._post(Introduced(attempt, time.monotonic()))
 
     def _identity(self, identity: Identity) -> Identity:
         match self._state.kind:
             case StartKind.RETURN:
-                hosts, seed, clock = identity.hosts, identity.seed, identity.clock_ns
-                return Identity(hosts=hosts, seed=seed, clock_ns=clock)
+                return _later(identity)
             case StartKind.CLONE:
                 return replace(identity, copy=True)
         return replace(identity, copy=True) if self._was_saved else identity
@@ -877,6 +961,11 @@ class Instance:
         failure = MachineError(self._name, f"did not come back from its snapshot: {reason}")
         failure.__cause__ = error
         return failure
+
+
+def _later(identity: Identity) -> Identity:
+    """What of an identity changes with time."""
+    return Identity(hosts=identity.hosts, seed=identity.seed, clock_ns=identity.clock_ns)
 
 
 _AT_ONCE: Final = (Interrupt, KillVmm, TellStage, TellReset)

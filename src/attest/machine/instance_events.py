@@ -16,6 +16,7 @@ __all__ = [
     "AgentAnswered",
     "Introduced",
     "CameUp",
+    "CameUpAhead",
     "StartFailed",
     "VmmEvent",
     "VmmExited",
@@ -25,6 +26,7 @@ __all__ = [
     "ConsoleSpoke",
     "Panicked",
     "BeginAnew",
+    "Called",
     "Used",
     "RebootWanted",
     "EndWanted",
@@ -36,6 +38,7 @@ __all__ = [
     "StartVmm",
     "TryClone",
     "ComeUp",
+    "Join",
     "Interrupt",
     "KillVmm",
     "Discard",
@@ -106,6 +109,10 @@ class CameUp(WorkerEvent, frozen=True):
     """
 
     at: float
+
+
+class CameUpAhead(WorkerEvent, frozen=True):
+    """It has come up as one does that comes up ahead: it is on no network yet."""
 
 
 class StartFailed(WorkerEvent, frozen=True):
@@ -202,6 +209,16 @@ class BeginAnew(Event, frozen=True):
     reason: str
 
 
+class Called(Event, frozen=True):
+    """The machine is started for which it comes up, or has come up, ahead.
+
+    Attributes:
+        at: When.
+    """
+
+    at: float
+
+
 class Used(Event, frozen=True):
     """Its channel has been handed to somebody: from now on its death is the test's concern."""
 
@@ -273,6 +290,16 @@ class TryClone(Effect, frozen=True):
 
 class ComeUp(Effect, frozen=True):
     """Greet its agent, tell that who the machine is, and wait for the unit that makes it ready.
+
+    Attributes:
+        attempt: For which.
+    """
+
+    attempt: int
+
+
+class Join(Effect, frozen=True):
+    """Let it go on, on its networks, and tell its agent what has changed while it stood by.
 
     Attributes:
         attempt: For which.

@@ -42,6 +42,8 @@ class Phase(StrEnum):
     """Its VMM has loaded a snapshot, and the agent in it has not answered yet."""
     PROBATION = "probation"
     """A clone that has answered, and that nobody has used."""
+    STANDBY = "standby"
+    """It has come up ahead of its machine's start, and waits for that, paused, on no network."""
     COMING_UP = "coming up"
     """Its guest boots; its agent has not answered yet, or its unit is not active."""
     READY = "ready"
@@ -111,6 +113,7 @@ class State(Struct, frozen=True):
         answered: When its agent first answered as a clone's, in the same seconds.
         introduced: Its agent has been told who it is.
         used: Somebody has had its channel.
+        ahead: It comes up ahead of its machine's start, of which nobody is to notice anything.
         ending: Its end is wanted: it is no failure.
         killed: It is to end as soon as its VMM has been started.
         may_boot: Where the snapshot is of no use, it boots.
@@ -130,6 +133,7 @@ class State(Struct, frozen=True):
     answered: float = 0.0
     introduced: bool = False
     used: bool = False
+    ahead: bool = False
     ending: bool = False
     killed: bool = False
     may_boot: bool = False

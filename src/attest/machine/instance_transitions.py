@@ -12,6 +12,9 @@ The way of an instance::
                                                                      └─────▶ READY      a return
     any of these ─ it is ended ─▶ STOPPING ─▶ OFF
 
+One that comes up ahead of its machine's start goes from ON_TRIAL or COMING_UP to STANDBY, and back
+there when the machine is started.
+
 A clone counts only when it has answered: some snapshots load without a word and never do (see
 `attest.snapshot.shape`). Where one does not, the machine boots. Some clones answer and die a moment
 later, their kernel being unfit for it: so each is on probation for a while, and where nobody has
@@ -28,7 +31,9 @@ from attest.errors import AttestError, reason_of
 from attest.machine.instance_events import (
     AgentAnswered,
     BeginAnew,
+    Called,
     CameUp,
+    CameUpAhead,
     ComeUp,
     ConsoleSpoke,
     Discard,
@@ -40,6 +45,7 @@ from attest.machine.instance_events import (
     GuestReset,
     Interrupt,
     Introduced,
+    Join,
     KillVmm,
     KillWanted,
     Panicked,
@@ -76,6 +82,8 @@ _RUNNING: Final = frozenset(
 _BOOTED: Final = frozenset({Phase.PROBATION, Phase.COMING_UP, Phase.READY, Phase.FAILED})
 """Those of them in which its guest may reboot by itself."""
 
+_BOOTS: Final = frozenset({StartKind.BOOT, StartKind.TEMPLATE})
+
 _REBOOTS: Final = "the machine reboots"
 
 
@@ -100,10 +108,14 @@ def advance(state: State, event: Event, limits: Limits) -> Next:
             return _introduced(state, event)
         case CameUp():
             return _ready(state, event.at) if state.phase is Phase.COMING_UP else (state, ())
+        case CameUpAhead():
+            return _came_up_ahead(state)
         case StartFailed():
             return _start_failed(state, event)
         case VmmExited():
             return _vmm_exited(state, event, limits)
+        case GuestReset() if state.phase is Phase.STANDBY:  # in the moment before it was paused
+            return replace(state, phase=Phase.STOPPING), (KillVmm(),)
         case GuestReset(at=at):
             return _begin_anew(replace(state, rebooting=False), at, _REBOOTS, TellReset())
         case BeginAnew(at=at, reason=reason):
@@ -128,6 +140,8 @@ def _is_stale(state: State, event: Event) -> bool:
 
 def _user_said(state: State, event: Event) -> Next:
     match event:
+        case Called(at=at):
+            return _called(state, at)
         case Used() if state.up:
             return replace(state, used=True, phase=Phase.READY), ()
         case RebootWanted(wanted=wanted):
@@ -167,7 +181,7 @@ def _vmm_started(state: State, event: VmmStarted) -> Next:
         return replace(state, phase=Phase.STOPPING), (KillVmm(),)
     stage = max(state.stage, Stage.VMM, key=STAGES.index)  # the console may have been faster
     told = [TellStage(each) for each in STAGES[1:] if stage.reached(each)]
-    boots = state.kind in (StartKind.BOOT, StartKind.TEMPLATE)
+    boots = state.kind in _BOOTS
     phase = Phase.COMING_UP if boots else Phase.ON_TRIAL
     effect = ComeUp(state.attempt) if boots else TryClone(state.attempt)
     return replace(state, phase=phase, stage=stage), (*told, effect)
@@ -195,6 +209,22 @@ def _introduced(state: State, event: Introduced) -> Next:
 def _ready(state: State, at: float) -> Next:
     seconds = round(at - state.since, 3)
     return replace(state, phase=Phase.READY, stage=Stage.READY), (TellStage(Stage.READY, seconds),)
+
+
+def _came_up_ahead(state: State) -> Next:
+    if state.phase not in (Phase.ON_TRIAL, Phase.COMING_UP):
+        return state, ()
+    if state.ahead:
+        return replace(state, phase=Phase.STANDBY), ()
+    return state, (Join(state.attempt),)
+
+
+def _called(state: State, at: float) -> Next:
+    state = replace(state, ahead=False)
+    if state.phase is not Phase.STANDBY:
+        return state, ()
+    phase = Phase.COMING_UP if state.kind in _BOOTS else Phase.ON_TRIAL
+    return replace(state, phase=phase, since=at), (Join(state.attempt),)
 
 
 def _start_failed(state: State, event: StartFailed) -> Next:
@@ -237,7 +267,7 @@ def _vmm_exited(state: State, event: VmmExited, limits: Limits) -> Next:
             return _off(state, replace(state.outcome, died=failed), told)
         case Phase.COMING_UP if not state.ending:
             outcome = Outcome(event.error, died=failed)
-            return _off(state, outcome, told, TellFatal(event.error))
+            return _off(state, outcome, told, *_fatal(state, event.error))
         case Phase.PROBATION | Phase.READY if failed and not state.ending:
             return _died(state, event, limits)
         case Phase.PENDING | Phase.OFF:
@@ -261,6 +291,8 @@ def _since(state: State, at: float) -> float:
 
 
 def _stood_still(state: State, error: AttestError) -> Next:
+    if state.phase is Phase.OFF:
+        return state, ()
     told = (*_fatal(state, error), Interrupt(reason_of(error), state.attempt + 1))
     if state.phase is Phase.COMING_UP:
         return replace(state, phase=Phase.FAILED, outcome=Outcome(error)), told
@@ -307,4 +339,4 @@ def _off(state: State, outcome: Outcome, *effects: Effect) -> Next:
 
 
 def _fatal(state: State, error: AttestError) -> tuple[Effect, ...]:
-    return () if state.ending else (TellFatal(error),)
+    return () if state.ending or state.ahead else (TellFatal(error),)

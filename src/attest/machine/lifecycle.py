@@ -6,7 +6,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from msgspec.structs import replace
+
 from attest.errors import ChannelError, MachineError, WaitFailed
+from attest.events import Event, EventLog
 from attest.guest.channel import Channel
 from attest.machine.contracts import InstanceContext, Source
 from attest.machine.instance import Instance, Return
@@ -49,6 +52,7 @@ class Lifecycle:
         self._source = source
         self._allow_reboot = allow_reboot
         self._lock = threading.RLock()
+        self._standby: tuple[Instance, EventLog] | None = None
 
     @property
     def stage(self) -> Stage:
@@ -91,9 +95,69 @@ class Lifecycle:
             if self.booted:
                 return
             self._context.require_open()
+            allow_reboot = allow_reboot or self._allow_reboot
+            if self._call(allow_reboot=allow_reboot):
+                return
             if self.instance is not None:
                 self.instance.kill()
-            self._begin(None, allow_reboot=allow_reboot or self._allow_reboot)
+            self._begin(None, allow_reboot=allow_reboot)
+
+    def stand_by(self, *, allow_reboot: bool = False) -> None:
+        """Let an instance come up for the next start, ahead of it; the machine is off meanwhile.
+
+        Nothing happens when it was started before, or cannot come up so. What is told of the
+        instance is held back until the start.
+
+        Args:
+            allow_reboot: The guest may reboot by itself; a start that says otherwise does without.
+        """
+        with self._lock:
+            if self.instance is not None or self._standby or self._context.ahead is None:
+                return
+            self._context.require_open()
+            events = EventLog(held=True)
+            events.subscribe(self._pass_on)
+            instance = Instance(
+                self.name, replace(self._context, events=events), self._source,
+                allow_reboot=allow_reboot or self._allow_reboot, ahead=self._context.ahead,
+            )  # fmt: skip
+            self._standby = instance, events
+            instance.begin()
+
+    def await_standby(self) -> None:
+        """Wait until the instance for the next start stands by, where one comes up for it."""
+        if (standby := self._standby) is not None:
+            standby[0].await_standby()
+
+    def _pass_on(self, event: Event) -> None:
+        self._context.events.emit(event.kind, event.text, machine=event.machine, **event.data)
+
+    def _call(self, *, allow_reboot: bool) -> bool:
+        """Start with the instance that has come up ahead; False where there is none that can."""
+        if self._standby is None:
+            return False
+        (instance, events), self._standby = self._standby, None
+        if instance.may_be_called and instance.allow_reboot == allow_reboot:
+            self.instance = instance
+            events.release()
+            instance.call()
+            return True
+        self._dismiss(instance)
+        return False
+
+    def forget(self) -> None:
+        """End the machine as if it had never been started, which only a node's can."""
+        with self._lock:
+            if self.instance is not None:
+                self._dismiss(self.instance)
+                self.instance = None
+
+    def _dismiss(self, instance: Instance) -> None:
+        """End an instance as if it had never been."""
+        assert self._context.ahead is not None, "it is no start script's"
+        instance.kill()
+        self._context.ahead.set_cables(True)
+        self._context.ahead.forget()
 
     def _begin(self, back: Return | None, *, allow_reboot: bool) -> None:
         # It is here before anything runs in it: what interrupts the next line leaves no orphan.
@@ -145,6 +209,9 @@ class Lifecycle:
             meeting: Where it meets all others that come back to that moment.
         """
         with self._lock:
+            if self._standby is not None:
+                (instance, _), self._standby = self._standby, None
+                self._dismiss(instance)
             self.leave(reason)
             channel = self.instance.take_channel() if self.instance else None
             allow_reboot = self.instance.allow_reboot if self.instance else self._allow_reboot
@@ -157,13 +224,17 @@ class Lifecycle:
 
     def want_end(self) -> None:
         """Take the end of its VMM for no failure, from now on."""
-        if self.instance is not None:
-            self.instance.want_end()
+        for each in self._instances():
+            each.want_end()
 
     def close(self) -> None:
         """End the machine without ceremony, at the end of its cluster."""
-        if self.instance is not None:
-            self.instance.kill()
+        for each in self._instances():
+            each.kill()
+
+    def _instances(self) -> list[Instance]:
+        standby = self._standby
+        return [each for each in (self.instance, standby and standby[0]) if each is not None]
 
     def console_lines(self, count: int) -> list[str]:
         """The last lines of its console; none before its VMM runs. Waits for nothing."""

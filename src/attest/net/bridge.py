@@ -17,11 +17,12 @@ from attest.support.nix_sandbox import remedy
 __all__ = [
     "SPARE",
     "Attachment",
+    "cell_with_bridges",
     "hold_bridges",
     "join_bridges",
     "join_switch",
-    "make_bridges",
     "make_taps",
+    "remove_taps",
     "set_cables",
 ]
 
@@ -65,17 +66,21 @@ class Attachment(msgspec.Struct, frozen=True):
         return (ipv4, f"2001:db8:{self.vlan}::{self.node}/64") if self.ipv6 else (ipv4,)
 
 
-def make_bridges(cell: Cell, attachments: Iterable[Attachment]) -> None:
-    """Make all bridges and taps in one go; the taps of spare cards are on no bridge.
+def cell_with_bridges(scratch: Path, attachments: Iterable[Attachment]) -> Cell:
+    """A cell that is made with all bridges and taps; the taps of spare cards are on no bridge.
 
-    Raises:
-        HostError: Taps or bridges cannot be made here.
+    Using it first raises a `HostError` where taps or bridges cannot be made here.
+
+    Args:
+        scratch: A directory that goes with the cell.
+        attachments: What is on its networks.
     """
     attachments = list(attachments)
     lines = []
     for vlan in sorted({attachment.vlan for attachment in attachments} - {SPARE}):
         lines += [f"link add vlan{vlan} {_BRIDGE}", f"link set vlan{vlan} up"]
-    _batch(cell, lines + _joined(attachments))
+    lines += _joined(attachments)
+    return Cell(scratch, lines, lambda stderr: _refusal(lines, stderr))
 
 
 def join_bridges(cell: Cell, attachments: Iterable[Attachment]) -> None:
@@ -113,14 +118,27 @@ def make_taps(cell: Cell, names: Iterable[str]) -> None:
     _batch(cell, lines)
 
 
+def remove_taps(cell: Cell, names: Iterable[str]) -> None:
+    """Remove taps that no machine uses any more."""
+    _batch(cell, [f"link del {name}" for name in names])
+
+
 def set_cables(cell: Cell, attachments: Iterable[Attachment], plugged: bool) -> None:
-    """Put taps on their bridges, or on none: the machine sees no change of its link.
+    """Put taps on their bridges, or on none: the machine sees no change of its links.
+
+    Those of spare cards are on none in any case.
 
     Raises:
         HostError: Taps or bridges are gone.
     """
-    bridges = {True: "master vlan{}", False: "nomaster"}[plugged]
-    _batch(cell, [f"link set {each.tap} {bridges.format(each.vlan)}" for each in attachments])
+    _batch(
+        cell,
+        [
+            f"link set {each.tap} " + (f"master vlan{each.vlan}" if plugged else "nomaster")
+            for each in attachments
+            if each.vlan != SPARE
+        ],
+    )
 
 
 @contextmanager

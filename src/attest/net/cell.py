@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,8 @@ __all__ = ["Cell"]
 _INIT: Final = """
 mount -t proc proc /proc && ip link set lo up || exit 1
 echo 1 2>/dev/null > /proc/sys/net/ipv6/conf/default/disable_ipv6
+echo private
+if [ "$2" ]; then ip -batch "/proc/self/fd/$2" || exit 1; fi
 echo ready
 read -r _
 kill -9 -1
@@ -39,58 +43,87 @@ scratch=$1; shift
 "$@" && rm -rf -- "$scratch"
 """
 
+_AS_ROOT: Final = ("--user", "--map-root-user")
 _DIES_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL")
 
 
 class Cell:
     """A set of namespaces, from construction until `close`.
 
+    It is made in the background; who first uses it waits for it, and gets the errors of `ready`.
+
     Args:
         scratch: A directory that goes with the cell.
-
-    Attributes:
-        pid: The host's number of the process that holds it.
-
-    Raises:
-        HostError: This host does not let the user make the namespaces.
+        links: Lines for ``ip -batch``, which make the network in it.
+        refused: What to raise when ``ip`` refuses one, of what it says then.
     """
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(
+        self,
+        scratch: Path,
+        links: Sequence[str] = (),
+        refused: Callable[[str], HostError] = HostError,
+    ) -> None:
         self.scratch = scratch
-        attempts = [["--user", "--map-root-user"]]
-        if os.geteuid() == 0:
-            attempts.append([])  # root needs no user namespace, where they are forbidden
-        reasons = []
-        for user in attempts:
-            self._process = _unshare(user, scratch)
-            try:
-                assert self._process.stdout is not None
-                if self._process.stdout.readline() == b"ready\n":
-                    break
-                reasons.append(self._process.communicate()[1].decode(errors="replace").strip())
-            except BaseException:  # what interrupts this leaves no process
-                self.close()
-                raise
-        else:
-            raise _refusal(reasons[0])
-        self.pid = _only_child(_only_child(self._process.pid))
+        self._links = links
+        self._refused = refused
+        self._lock = threading.Lock()
+        self._enter: list[str] = []
+        self._process = self._unshare(_AS_ROOT)
+
+    def ready(self) -> None:
+        """Wait until the namespaces and the network are there.
+
+        Raises:
+            HostError: This host does not let the user make them.
+        """
+        with self._lock:
+            if not self._enter:
+                try:
+                    self._await()
+                except BaseException:  # what interrupts this leaves no process
+                    self.close()
+                    raise
+
+    def _await(self) -> None:
+        user: Sequence[str] = _AS_ROOT
+        if self._says() != b"private\n":
+            reason = self._last_words()
+            if os.geteuid() != 0:
+                raise _refusal(reason)
+            user = []  # root needs no user namespace, where they are forbidden
+            self._process = self._unshare(user)
+            if self._says() != b"private\n":
+                self._last_words()
+                raise _refusal(reason)
+        if self._says() != b"ready\n":
+            raise self._refused(self._last_words())
+        self._pid = _only_child(_only_child(self._process.pid))
         # Its working directory stays, which is else lost with the change of the mounts.
         self._enter_as_root = [
-            "nsenter", "--target", str(self.pid), "--net", "--pid", "--mount", "--wd=.",
+            "nsenter", "--target", str(self._pid), "--net", "--pid", "--mount", "--wd=.",
         ]  # fmt: skip
         self._enter = [
             *self._enter_as_root, *(["--user", "--preserve-credentials"] if user else []),
         ]  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """The host's number of the process that holds it."""
+        self.ready()
+        return self._pid
 
     def enter(self, command: Sequence[str]) -> list[str]:
         """The command line that runs ``command`` inside; it dies with the process so started.
 
         Until it runs, in the first moment, only a signal to their process group ends both.
         """
+        self.ready()
         return [*self._enter, *_DIES_WITH_PARENT, *command]
 
     def enter_as_root(self, command: Sequence[str]) -> list[str]:
         """As `enter`, but with the rights of the host's root, who runs the driver."""
+        self.ready()
         return [*self._enter_as_root, *_DIES_WITH_PARENT, *command]
 
     def run(self, command: Sequence[str], *, stdin: str = "") -> str:
@@ -114,18 +147,29 @@ class Cell:
                 stream.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
+    def _unshare(self, user: Sequence[str]) -> subprocess.Popen[bytes]:
+        unshare = shutil.which("unshare")
+        if unshare is None:
+            raise HostError("`unshare` was not found", hint="apt-get install util-linux")
+        with ExitStack() as undo:
+            links = _file("\n".join([*self._links, ""])) if self._links else None
+            if links is not None:
+                undo.callback(os.close, links)
+            return subprocess.Popen(
+                ["sh", "-c", _OUTSIDE, "cell", str(self.scratch),
+                 unshare, *user, "--net", "--pid", "--mount", "--fork", "--kill-child",
+                 "sh", "-c", _INIT, "cell", str(self.scratch), str(links or "")],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                pass_fds=[] if links is None else [links],
+                start_new_session=True,  # Ctrl-C is for the driver, which then closes it in order
+            )  # fmt: skip
 
-def _unshare(user: list[str], scratch: Path) -> subprocess.Popen[bytes]:
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        raise HostError("`unshare` was not found", hint="apt-get install util-linux")
-    return subprocess.Popen(
-        ["sh", "-c", _OUTSIDE, "cell", str(scratch),
-         unshare, *user, "--net", "--pid", "--mount", "--fork", "--kill-child",
-         "sh", "-c", _INIT, "cell", str(scratch)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for the driver, which then closes the cell in order
-    )  # fmt: skip
+    def _says(self) -> bytes:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def _last_words(self) -> str:
+        return self._process.communicate()[1].decode(errors="replace").strip()
 
 
 def _refusal(reason: str) -> HostError:
@@ -138,6 +182,13 @@ def _refusal(reason: str) -> HostError:
             "`attest doctor` shows which"
         ),
     )
+
+
+def _file(text: str) -> int:
+    """A descriptor of a file with this text, in memory."""
+    file = os.memfd_create("links")
+    os.write(file, text.encode())
+    return file
 
 
 def _only_child(pid: int) -> int:

@@ -87,7 +87,6 @@ class Launcher:
         self._spare_taps: list[str] = []
         self._vmm: Vmm | None = None
         self._unplugged: Vmm | None = None
-        self._is_apart = False
 
     def new_directory(self, purpose: str) -> Path:
         """A new directory in the machine's own."""
@@ -133,38 +132,23 @@ class Launcher:
         return self._start_own(spec, on_exit, on_event)
 
     def start_apart(self, allow_reboot: bool, on_exit: OnExit, on_event: OnEvent) -> Vmm:
-        """Start its VMM with disks as declared, on no network until `plug_in`.
+        """Start its VMM with disks as declared, on no network until `set_cables`.
 
         What `attest.vmm.base.Vmm.save_running` saves of it is what clones map.
         """
         self.is_new = not self.disks.begun
-        self._is_apart = True
-        self._set_cables(False)
+        self.set_cables(False)
         spec = replace(
             self.spec(), allow_reboot=allow_reboot, disks=self.disks.begin(),
             shared_memory=not self.node.declared.hugepages,
         )  # fmt: skip
         return self._start_own(spec, on_exit, on_event)
 
-    def plug_in(self) -> None:
-        """Put a machine on its networks that was started apart; nothing happens to others.
-
-        Raises:
-            HostError: The networks are gone.
-        """
-        if self._is_apart:
-            self._is_apart = False
-            self._set_cables(True)
-
     def _start_own(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:
         before, self._vmm = self._vmm, self.start(spec, on_exit, on_event)
         if self._unplugged is not before:
             self._unplugged = None  # the start before was not the one that was unplugged
         return self._vmm
-
-    def _set_cables(self, plugged: bool) -> None:
-        attachments = [each for each in self.node.attachments if each.vlan != SPARE]
-        set_cables(self._cell, attachments, plugged)
 
     def start_template(
         self,
@@ -213,6 +197,11 @@ class Launcher:
                 for tap, each in zip(self._spare_taps, self.node.attachments, strict=True)
             )
 
+    @property
+    def taps(self) -> list[str]:
+        """The names of all taps that it has in the cell."""
+        return [*(each.tap for each in self.node.attachments), *self._spare_taps]
+
     def keep_links(self, vmm: Vmm) -> None:
         """Unplug the cards of a VMM that goes on for one whose cards were: the guest was reset."""
         if self._unplugged is not None and not self.node.backend.capabilities.set_link:
@@ -222,11 +211,15 @@ class Launcher:
         """Plug or unplug its cards on networks, or where the VMM cannot, the other ends' cables."""
         self._unplugged = None if up else vmm
         if self.node.backend.capabilities.set_link:
-            self._set_cables(up)
+            self.set_cables(up)
             return
         for index, each in enumerate(self.node.attachments):
             if each.vlan != SPARE:
                 vmm.set_link(index, up)
+
+    def set_cables(self, plugged: bool) -> None:
+        """Plug or unplug the other ends' cables: the machine sees no change of its links."""
+        set_cables(self._cell, self.node.attachments, plugged)
 
     def start(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:
         """Start a VMM in the cell."""

@@ -18,6 +18,7 @@ from attest.guest.identity import Identity, Interface
 from attest.image.model import Image
 from attest.manifest import Node, VmmName
 from attest.net.bridge import SPARE, Attachment
+from attest.node.attachments import attachments_of
 from attest.node.vmm_choice import find_vmm
 from attest.snapshot.shape import Shape, host_cpu
 from attest.vmm.base import MachineSpec, Nic
@@ -27,7 +28,7 @@ from attest.vmm.qemu.command_line import cpu_model
 from attest.vmm.qemu.nested import check_machine
 from attest.vmm.registry import Backend
 
-__all__ = ["ResolvedNode", "attachments_of", "resolve"]
+__all__ = ["ResolvedNode", "resolve"]
 
 _ROOT_SIZE: Final = 8192
 """MiB of a root on a disk; what nobody has written takes no room on the host."""
@@ -197,14 +198,3 @@ def _root_disk(name: str, node: Node, image: Image) -> RootDisk | None:
             f"nodes.{name}.root_size: the image {image.name} needs {least} MiB, found {size}"
         )
     return RootDisk(holds, size, image.root_label)
-
-
-def attachments_of(node: Node, number: int) -> list[Attachment]:
-    """A node's places on the networks, in the order of its network cards.
-
-    Args:
-        node: The node.
-        number: Its number in the cluster.
-    """
-    vlans = [SPARE, *node.vlans] if node.spare_eth0 else node.vlans
-    return [Attachment(vlan, number, node.ipv6) for vlan in vlans]

@@ -103,7 +103,7 @@ class Template:
         return self._launcher.start_apart(allow_reboot, on_exit, on_event)
 
     def save(self, channel: Channel, vmm: Vmm, reach_again: Callable[[], None]) -> None:
-        """Bring the machine to where its clones begin, save it, and plug it in.
+        """Bring the machine to where its clones begin, and save it.
 
         That it cannot be saved is told, and does not disturb the machine.
 
@@ -129,7 +129,6 @@ class Template:
                     self._claims.popleft().fail(None)
             before = shape
         launcher.is_new = False
-        launcher.plug_in()
 
     def give_up(self, error: BaseException | None) -> None:
         """Let it be a machine like any other, see `attest.machine.contracts.Template`."""
@@ -137,8 +136,11 @@ class Template:
             self._warn("no snapshot could be made: it rebooted before it was ready")
         while self._claims:
             self._claims.popleft().fail(error)
-        with suppress(HostError):  # the networks may be gone already
-            self._launcher.plug_in()
+
+    def plug_in(self) -> None:
+        """Put the machine on its networks."""
+        with suppress(HostError):  # they may be gone already
+            self._launcher.set_cables(True)
 
     def _save(self, vmm: Vmm, reach_again: Callable[[], None]) -> None:
         claim, disks = self._claims[0], self._launcher.disks

@@ -42,7 +42,7 @@ def _lines(event: Event, verbose: bool) -> list[str]:
         return [f"{where}{event.kind}: {event.text}"]
     if event.kind is Kind.DEBUG:
         return [f"{where}{event.text}"] if verbose else []
-    if event.kind in (Kind.LOG, Kind.IMAGE):
+    if event.kind in (Kind.LOG, Kind.HOST, Kind.IMAGE):
         return [f"{where}{event.text}"]
     return []
 

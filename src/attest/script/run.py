@@ -19,8 +19,13 @@ __all__ = ["ScriptRun", "TimeLimit"]
 _SIGNAL: Final = signal.SIGUSR1
 """Ends a script from another thread: it interrupts whatever the script waits for."""
 
-_LOCKING: Final = (threading.Condition.__enter__.__code__, threading.Condition.__exit__.__code__)
-"""Where a script is not interrupted: its thread has a lock there that nobody would give back.
+_LOCKING: Final = (
+    threading.Condition.__enter__.__code__,
+    threading.Condition.__exit__.__code__,
+    threading.Condition._acquire_restore.__code__,  # type: ignore[attr-defined]
+)
+"""Where a script is not interrupted: its thread has a lock there that nobody would give back, or is
+about to have one that it then gives back.
 
 Not only attest has conditions: each `threading.Event` and each `Future` has one.
 """
@@ -56,26 +61,19 @@ class ScriptRun:
     """Runs one script in the main thread, where another thread can end it.
 
     Args:
-        text: The script.
-        filename: Its name in tracebacks.
         timeout: Seconds until it is ended.
         doing: Tells what each machine is doing, a line for each.
         again: Seconds until a script that is to end, and caught that, is told again.
+
+    Attributes:
+        filename: The script's name in tracebacks; empty before it is loaded.
     """
 
     def __init__(
-        self,
-        text: str,
-        filename: str,
-        timeout: float,
-        doing: Callable[[], list[str]] = list,
-        *,
-        again: float = 5.0,
+        self, timeout: float, doing: Callable[[], list[str]] = list, *, again: float = 5.0
     ) -> None:
-        self._code = compile(with_values(text, filename), filename, "exec", dont_inherit=True)
-        # Tracebacks show the lines of a script that is in no file, too.
-        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-        self.filename = filename
+        self.filename = ""
+        self._code = compile("", "", "exec")
         self._timeout = timeout
         self._doing = doing
         self._again = again
@@ -84,6 +82,21 @@ class ScriptRun:
         self._over.set()
         self._spared = False
         self._reason: AttestError | None = None
+
+    def load(self, text: str, filename: str) -> None:
+        """Take a script, in the place of the one before.
+
+        Args:
+            text: The script.
+            filename: Its name in tracebacks.
+
+        Raises:
+            SyntaxError: It is no Python.
+        """
+        self._code = compile(with_values(text, filename), filename, "exec", dont_inherit=True)
+        self.filename = filename
+        # Tracebacks show the lines of a script that is in no file, too.
+        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
 
     def abort(self, reason: AttestError) -> None:
         """End the script with ``reason``; the first counts, and none does when it has ended."""

@@ -17,7 +17,7 @@ from typing import Final
 
 from attest.support.user_namespace import removal, remove_as_root
 
-__all__ = ["claimed", "claimed_at_once", "lock", "locked", "release", "remove", "sweep"]
+__all__ = ["claimed", "claimed_at_once", "lock", "locked", "release", "remove", "share", "sweep"]
 
 # Waits for the end of a pipe that only the process with the claim holds. What that has done itself
 # is not done again: the directory is no longer the one that the shared lock is on. The killed steps
@@ -103,6 +103,22 @@ def lock(path: Path, kind: int, waiting: Callable[[], None] | None = None) -> in
         raise
     os.close(descriptor)
     return None
+
+
+def share(path: Path, descriptor: int) -> bool:
+    """Let others hold a directory, too, that a descriptor holds alone.
+
+    For a moment nobody holds it then: False, and it is closed, where it was removed in that moment.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if _is_open(path, descriptor):
+            return True
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return False
 
 
 def release(descriptor: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from attest.errors import HostError
-from attest.support.claims import lock, locked, release
+from attest.support.claims import lock, locked, release, share
 from attest.support.paths import cache_dir
 
 __all__ = ["held", "new_run_directory", "past_runs", "runs_directory"]
@@ -81,8 +81,10 @@ def _make(name: str) -> tuple[Path, int]:
         path = base / (stem if number == 1 else f"{stem}-{number}")
         with suppress(FileExistsError):
             path.mkdir()
-            descriptor = lock(path, fcntl.LOCK_SH)
-            if descriptor is not None:  # else another run has taken it for an old one
+            # Alone at first: another run may have taken it for an old one, and a third have made
+            # one of the same name, which that holds.
+            descriptor = lock(path, fcntl.LOCK_EX)
+            if descriptor is not None and share(path, descriptor):
                 return path, descriptor
     raise FileExistsError(base / stem)
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 import msgspec
 
 from attest.errors import HostError
+from attest.vmm.answers import Program, recall, remember
 
 __all__ = ["Binary", "ask", "ask_version", "locate", "require_version"]
 
@@ -92,11 +93,14 @@ def ask_version(path: Path, pattern: str) -> tuple[int, ...]:
 
 
 def ask(path: Path, option: str, pattern: str) -> re.Match[str]:
-    """What a program prints when it is given an option.
+    """What a program prints, or has printed before, when it is given an option.
 
     Raises:
         HostError: It does not print what the pattern finds.
     """
+    program = Program.at(path)  # as it is before it is asked: it may be replaced meanwhile
+    if program and (match := re.search(pattern, recall(program, option) or "")):
+        return match
     try:
         result = subprocess.run([path, option], capture_output=True, text=True, check=False)
     except OSError as error:  # such as that of a file for another architecture
@@ -104,6 +108,8 @@ def ask(path: Path, option: str, pattern: str) -> re.Match[str]:
     match = re.search(pattern, result.stdout)
     if match is None:
         raise _failed(path, option, (result.stderr or result.stdout).strip())
+    if program:
+        remember(program, option, result.stdout)
     return match
 
 

@@ -6,11 +6,12 @@ from typing import Final
 
 __all__ = ["KERNEL_ARGUMENTS", "processor_features"]
 
-KERNEL_ARGUMENTS: Final = "mitigations=off init_on_alloc=0"
+KERNEL_ARGUMENTS: Final = "mitigations=off init_on_alloc=0 cryptomgr.notests"
 """For Linux (Documentation/admin-guide/kernel-parameters.txt).
 
 An emulated processor does not speculate, so that nothing needs to be mitigated; and Debian's
-kernels zero each page that they take, which most of its users write to at once.
+kernels zero each page that they take, which most of its users write to at once. Its ciphers are not
+tested at each boot and each time that one is loaded.
 """
 
 _SLOW: Final = (

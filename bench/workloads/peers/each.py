@@ -1,0 +1,3 @@
+start_all()
+for machine in machines:
+    machine.succeed("true")
