@@ -273,6 +273,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return None
         return Path(self.directory, self.script)
 
+    def script_dir(self) -> Path:
+        """The directory of the script's file, or else of the manifest."""
+        path = self.script_path()
+        return path.parent if path else Path(self.directory)
+
     def script_text(self) -> tuple[str, str]:
         """The script's text and the file name for its tracebacks.
 

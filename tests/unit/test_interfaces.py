@@ -22,7 +22,7 @@ def _machine(**keys: Any) -> Machine:
     node = Node(**keys)
     interfaces = interfaces_of(attachments_of(node, 3), own_identity=node.own_identity)
     lifecycle: Any = SimpleNamespace(name="web")
-    host = MachineHost(Path(), Path(), Path(), lambda *_: None, interfaces)
+    host = MachineHost(Path(), Path(), Path(), lambda *_: None, Path(), interfaces)
     return Machine(lifecycle, host, EventLog(), lambda *_: pytest.fail("not called"))
 
 

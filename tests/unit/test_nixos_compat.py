@@ -49,7 +49,7 @@ def test_what_is_beyond_nixos_is_there() -> None:
 def _machine() -> Machine:
     """A machine that is not started: its attributes are there, too, not only its methods."""
     lifecycle: Any = SimpleNamespace(name="m", absence="", booted=False)
-    host = MachineHost(Path(), Path(), Path(), lambda *_: None)
+    host = MachineHost(Path(), Path(), Path(), lambda *_: None, Path())
     return Machine(lifecycle, host, EventLog(), lambda *_: pytest.fail("not called"))
 
 

@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     "is a terminal].",
 )  # fmt: skip
 @click.option(
+    "--junit", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a report for a CI, as JUnit XML.",
+)  # fmt: skip
+@click.option(
     "-I", "--interactive", is_flag=True,
     help="Open a Python console with the script's names instead of running the script.",
 )  # fmt: skip
@@ -71,6 +75,7 @@ def run(
     snapshots: Path | None,
     hugepages: bool,
     keep: bool | None,
+    junit: Path | None,
     interactive: bool,
     pause_on_failure: bool,
     watch: bool,
@@ -116,6 +121,7 @@ def run(
                 out=out,
                 keep=keep,
                 verbose=verbose,
+                junit=junit,
                 interactive=interactive,
                 pause_on_failure=pause_on_failure,
                 check=check,

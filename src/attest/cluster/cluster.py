@@ -630,6 +630,7 @@ class Cluster:
         )  # fmt: skip
         host = MachineHost(
             self.out_dir, launcher.directory, self._scripted.shared_dir, launcher.set_links,
+            self.manifest.script_dir(),
             interfaces_of(node.attachments, own_identity=node.declared.own_identity),
         )  # fmt: skip
         lifecycle = Lifecycle(

@@ -203,6 +203,7 @@ class StartScripts:
         self._scratch = scratch
         self._states = states
         self._report = report
+        self._files_dir = manifest.script_dir()
         self._bridged = {vlan for node in manifest.image_nodes().values() for vlan in node.vlans}
         self._switches = Switches(cell)
 
@@ -277,8 +278,9 @@ class StartScripts:
             require_open=self._report.require_open,
         )
         host = MachineHost(
-            self._report.out_dir, script.state_dir, self.shared_dir, script.set_links
-        )
+            self._report.out_dir, script.state_dir, self.shared_dir, script.set_links,
+            self._files_dir,
+        )  # fmt: skip
         lifecycle = self.lifecycles[name] = Lifecycle(name, context, BootSource())
         return Machine(lifecycle, host, self._report.events, _refuse)
 

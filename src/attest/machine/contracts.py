@@ -188,6 +188,7 @@ class MachineHost(msgspec.Struct, frozen=True):
         state_dir: A directory of its own.
         shared_dir: A directory that all machines may share.
         set_links: Plugs or unplugs the network cards of its VMM.
+        files_dir: What paths of files are relative to that are copied into it.
         interfaces: Those of its network cards that attest has made, in order.
     """
 
@@ -195,4 +196,5 @@ class MachineHost(msgspec.Struct, frozen=True):
     state_dir: Path
     shared_dir: Path
     set_links: Callable[[Vmm, bool], None]
+    files_dir: Path
     interfaces: tuple[Interface, ...] = ()

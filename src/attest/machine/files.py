@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,13 @@ class Files(Power):
     """Copies of files and trees."""
 
     def copy_from_host(self, source: str | Path, target: str) -> None:
-        """Copy a file or a directory tree into the machine, with modes, owners, times and links."""
+        """Copy a file or a directory tree into the machine, with modes, owners, times and links.
+
+        A relative path is looked for beside the script, then in the working directory.
+
+        Raises:
+            UsageError: There is no such file or directory, or it is something else.
+        """
         self._copy_from_host(self._channel.put, source, target)
 
     def copy_from_host_via_shell(self, source: str | Path, target: str) -> None:
@@ -26,12 +33,31 @@ class Files(Power):
     def _copy_from_host(
         self, put: Callable[[Path, str], list[str]], source: str | Path, target: str
     ) -> None:
+        path = self._on_host(Path(source))
         with (
             self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),
             self._lifecycle.explained(),
         ):
-            for warning in put(Path(source), target):
+            for warning in put(path, target):
                 self._events.emit(Kind.WARNING, warning, machine=self.name)
+
+    def _on_host(self, source: Path) -> Path:
+        beside = self._host.files_dir.absolute() / source
+        path = beside if os.path.lexists(beside) else source.absolute()
+        if not os.path.lexists(path):
+            places = [str(beside.parent)]
+            if path.parent != beside.parent:
+                places.append(str(path.parent))
+            raise UsageError(
+                f"{self.name}: copy_from_host: there is no {source.name} in {' or '.join(places)}"
+            )
+        if not path.is_file() and not path.is_dir():
+            what = "leads nowhere" if path.is_symlink() else "is no file or directory"
+            raise UsageError(f"{self.name}: copy_from_host: {path} {what}")
+        if path != beside:
+            text = f"{source} is not beside the script; it is that of the working directory: {path}"
+            self._events.emit(Kind.LOG, text, machine=self.name)
+        return path
 
     def copy_from_machine(self, source: str, target_dir: str = "") -> None:
         """Copy a file or a directory tree into ``target_dir`` below the output directory."""

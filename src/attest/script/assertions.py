@@ -8,7 +8,6 @@ the order in which Python does. Where the statement has a message of its own, th
 from __future__ import annotations
 
 import ast
-import difflib
 from typing import Any, Final
 
 __all__ = ["EXPLAIN", "explain", "with_values"]
@@ -74,6 +73,8 @@ def explain(message: object, test: str, *values: Any) -> str:
 
 
 def _difference(left: str, right: str) -> list[str]:
+    import difflib  # 2 ms, and only for what has failed
+
     compared = difflib.ndiff(left.splitlines(), right.splitlines())
     found = [line for line in compared if not line.startswith("?")]  # which only point
     more = [f"  … {len(found) - _LINES} more lines"] if len(found) > _LINES else []

@@ -224,6 +224,8 @@ def namespace(driver: Driver) -> dict[str, Any]:
     """The global names of a test script."""
     names: dict[str, Any] = {name: getattr(driver, name) for name in ALSO_GLOBAL}
     names |= {**IMPORTED, "driver": driver, "__name__": "__attest__"}
+    if (script := driver.cluster.manifest.script_path()) is not None:
+        names["__file__"] = str(script.absolute())
     names |= {f"vlan{vlan.nr}": vlan for vlan in driver.vlans}
     if len(driver.machines) == 1:
         names["machine"] = driver.machines[0]
