@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -104,6 +105,20 @@ def test_who_goes_on_is_a_clone_like_any_other(home: Path, tmp_path: Path) -> No
         assert one.succeed("cat /etc/machine-id").strip() == ids[0]
     assert [text.partition(" for ")[2] for _, text in told.saved] == ["later starts: booted"]
     assert told.warnings == []
+
+
+def test_its_memory_goes_with_its_vmm(home: Path) -> None:
+    with Cluster({"nodes": {"one": {"image": "tiny", "memory": 96}}}, accelerator="tcg") as cluster:
+        cluster["one"].succeed("true")
+        assert _memories() == 1
+        cluster["one"].reboot()
+        assert _memories() == 0
+
+
+def _memories() -> int:
+    """How many memories of guests this process holds."""
+    links = [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
+    return sum("memfd:guest memory" in link for link in links)
 
 
 def test_it_meets_nobody_until_it_was_saved(home: Path) -> None:

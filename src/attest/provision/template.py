@@ -45,14 +45,9 @@ class Claim(msgspec.Struct):
         """Let it be found, by those who wait for it and by later runs.
 
         Raises:
-            OSError: It cannot be written; nobody waits for it any more.
+            OSError: It cannot be written; it is still to `fail`.
         """
-        try:
-            entry = self.making.publish()
-        except OSError:
-            self.entry.set_result(None)
-            raise
-        self.entry.set_result(entry)
+        self.entry.set_result(self.making.publish())
 
     def fail(self, error: BaseException | None) -> None:
         """Let nobody wait for it any more.

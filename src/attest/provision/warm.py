@@ -195,8 +195,9 @@ class WarmSources:
         def publish() -> None:
             try:
                 claim.publish()
-            except OSError as error:
+            except Exception as error:  # whatever it is, nobody may wait for it for ever
                 self._warn_not_made(launcher, error)
+                claim.fail(None)
 
         name = f"publish the snapshot of {launcher.name}"
         self._publishing.append(call_in_thread(publish, name))

@@ -201,6 +201,15 @@ class Qemu(Monitored):
     def _close(self) -> None:
         if self._agent is not None:
             self._agent.close()
+        self._free_memory()
+
+    def _ended(self, exit: VmmExit) -> None:
+        try:
+            self._free_memory()  # a guest that reboots goes on in another one
+        finally:
+            super()._ended(exit)
+
+    def _free_memory(self) -> None:
         if self._memory is not None:
             self._memory.close()
 
