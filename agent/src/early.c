@@ -94,7 +94,7 @@ void mask_idle_generators(const char *root)
         mask_generator("systemd-fstab-generator");
 }
 
-static void unmask(const char *generator)
+static void unmask_generator(const char *generator)
 {
     char path[128], target[16];
     snprintf(path, sizeof path, GENERATORS "/%s", generator);
@@ -105,8 +105,8 @@ static void unmask(const char *generator)
 
 void unmask_generators(void)
 {
-    unmask("systemd-sysv-generator");
-    unmask("systemd-fstab-generator");
+    unmask_generator("systemd-sysv-generator");
+    unmask_generator("systemd-fstab-generator");
 }
 
 /* --- device nodes --- */
