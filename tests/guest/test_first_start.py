@@ -85,7 +85,9 @@ def test_who_goes_on_is_a_clone_like_any_other(home: Path, tmp_path: Path) -> No
             assert abs(int(machine.succeed("date +%s")) - time.time()) < 60
             for other in (one, two, three):
                 machine.succeed(f"ping -c 1 -W 20 {other.name}")
-            presented = machine.succeed("ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null").split()
+            presented = machine.succeed(
+                "ssh-keyscan -T 60 -t ed25519 127.0.0.1 2>/dev/null"
+            ).split()
             assert presented[2] == machine.succeed(f"cat {_KEY}").split()[1]
         for clone in (two, three):  # what it did afterwards is its own
             clone.succeed("test ! -e /root/later && test ! -e /dev/shm/later")
