@@ -191,13 +191,17 @@ class _Run:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             start = Start(theirs.fileno(), dict(ahead) if ahead is not None else None, saved)
-            self._process = subprocess.Popen(
-                # Its own threads may never come to end it, while something in C has Python's lock.
-                ["setpriv", "--pdeathsig", "KILL", sys.executable, *sys.orig_argv[1:]],
-                env={**os.environ, VARIABLE: msgspec.json.encode(start).decode()},
-                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for this process, which then ends the run
-            )  # fmt: skip
+            try:
+                self._process = subprocess.Popen(
+                    # Its threads may never come to end it, while something in C has Python's lock.
+                    ["setpriv", "--pdeathsig", "KILL", sys.executable, *sys.orig_argv[1:]],
+                    env={**os.environ, VARIABLE: msgspec.json.encode(start).decode()},
+                    stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # Ctrl-C is for this process, which then ends the run
+                )  # fmt: skip
+            except FileNotFoundError:
+                hint = "apt-get install util-linux"
+                raise HostError("`setpriv` was not found", hint=hint) from None
 
     def go(self, saved: float) -> None:
         """Let the script run, for a file that was saved at that time."""
