@@ -124,6 +124,7 @@ class Template:
                     self._claims.popleft().fail(None)
             before = shape
         launcher.is_new = False
+        vmm.forget_events()
 
     def give_up(self, error: BaseException | None) -> None:
         """Let it be a machine like any other, see `attest.machine.contracts.Template`."""

@@ -290,6 +290,9 @@ class Vmm(Protocol):
             SaveError: It could not be saved.
         """
 
+    def forget_events(self) -> None:
+        """Forget the events so far that the test may ask for: those of its being saved."""
+
     def fork_disks(self, fresh: Sequence[Path]) -> None:
         """Freeze the files of its disks, of a format that has overlays, and go on with such.
 

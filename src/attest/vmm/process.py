@@ -147,6 +147,9 @@ class VmmProcess:
         """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
         return self._process.wait(timeout)
 
+    def forget_events(self) -> None:
+        """Do nothing: it keeps no events for the test."""
+
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""
         self._process.kill()

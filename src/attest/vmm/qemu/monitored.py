@@ -115,6 +115,10 @@ class Monitored(VmmProcess):
         """
         return self._connect().next_event(accept, timeout)
 
+    def forget_events(self) -> None:
+        """Forget the events so far."""
+        self._connect().forget_events()
+
     def drain(self) -> None:
         """Return when its network cards have read what had come for them before."""
         for _ in range(2):  # both are served by its main loop, in turns

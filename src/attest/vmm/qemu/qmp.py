@@ -193,6 +193,11 @@ class Qmp:
                 if not self._came.wait(until - time.monotonic()):
                     raise TimeoutError(f"no such event in {timeout:g} s")
 
+    def forget_events(self) -> None:
+        """Drop the events so far, for `next_event`."""
+        with self._lock:
+            self._history.clear()
+
     @contextmanager
     def events(self, name: str) -> Iterator[Events]:
         """Collect the events of a name for as long as the ``with`` block lasts."""
