@@ -7,10 +7,12 @@ each machine that boots.
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from typing import Final
 
+from attest.errors import WaitFailed
 from attest.events import EventLog, Kind
-from attest.guest.channel import Channel, Command
+from attest.guest.channel import Channel, Command, WaitFor, WaitKind
 from attest.guest.identity import Identity, Interface
 from attest.machine.completed import command_failed
 from attest.node.launcher import Launcher
@@ -20,6 +22,13 @@ __all__ = ["NotSavedError", "bring_to", "prepare", "prepare_boot"]
 
 _SETTLE: Final = 30.0
 """Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
+
+
+_NEVER_STARTED: Final = "emergency.target"
+"""A unit of each systemd that is not started where a system has come up."""
+
+_UDEV_QUEUE: Final = "/run/udev/queue"
+"""It is there while udevd has events to handle: `udevadm settle` looks at it, too."""
 
 
 class NotSavedError(Exception):
@@ -142,8 +151,15 @@ def _flush(channel: Channel) -> None:
 
 
 def _settle(channel: Channel) -> None:
-    """Wait until the system has done what it has begun: every clone would do that again."""
+    """Wait until the system has done what it has begun: every clone would do that again.
+
+    The agent is asked, which knows: under emulation, `systemctl` and `udevadm` would take longer to
+    start than what they wait for.
+    """
     if channel.welcome.init == "systemd":
-        channel.run(Command(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE))
-        # Links such as /dev/disk/by-id.
-        channel.run(Command(["udevadm", "settle"], timeout=_SETTLE))
+        for wanted in (
+            WaitFor(WaitKind.UNIT, _NEVER_STARTED, _SETTLE),  # given up when no job is left
+            WaitFor(WaitKind.FILE_GONE, _UDEV_QUEUE, _SETTLE),  # of links such as /dev/disk/by-id
+        ):
+            with suppress(WaitFailed):
+                channel.start_wait(wanted).result()
