@@ -184,7 +184,9 @@ class Instance:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._state = State(
-            kind=StartKind.RETURN if back else StartKind.BOOT, ahead=ahead is not None
+            kind=StartKind.RETURN if back else StartKind.BOOT,
+            ahead=ahead is not None,
+            joins=ahead is not None,
         )
         self._queue: deque[Effect] = deque([FindSource()])
         self._worker: threading.Thread | None = None

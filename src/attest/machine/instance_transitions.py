@@ -208,7 +208,8 @@ def _introduced(state: State, event: Introduced) -> Next:
 
 def _ready(state: State, at: float) -> Next:
     seconds = round(at - state.since, 3)
-    return replace(state, phase=Phase.READY, stage=Stage.READY), (TellStage(Stage.READY, seconds),)
+    ready = replace(state, phase=Phase.READY, stage=Stage.READY, joins=False)
+    return ready, (TellStage(Stage.READY, seconds),)
 
 
 def _came_up_ahead(state: State) -> Next:
