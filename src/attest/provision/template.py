@@ -19,7 +19,6 @@ from attest.errors import HostError, reason_of
 from attest.events import EventLog, Kind
 from attest.guest.channel import Channel
 from attest.node.launcher import Launcher
-from attest.provision.making import is_full
 from attest.provision.preparation import NotSavedError, bring_to
 from attest.snapshot.cache import Entry, Making
 from attest.snapshot.shape import Shape
@@ -147,6 +146,8 @@ class Template:
                 vmm.save_running(into)
                 disks.copies(disks.files, into)
             except Exception as error:  # of whichever VMM it is, or of the disk
+                from attest.provision.making import is_full
+
                 why = "the disk is full" if is_full(into) else reason_of(error)
                 raise NotSavedError(why) from error
             finally:
