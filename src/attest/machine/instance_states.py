@@ -146,6 +146,11 @@ class State(Struct, frozen=True):
     outcome: Outcome | None = None
 
     @property
+    def boots(self) -> bool:
+        """Whether its guest boots, and does not go on from what was saved."""
+        return self.kind in (StartKind.BOOT, StartKind.TEMPLATE)
+
+    @property
     def up(self) -> bool:
         """Whether its channel can be used."""
         return self.phase in (Phase.PROBATION, Phase.READY)

@@ -11,18 +11,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 
-from attest.errors import HostError, reason_of
+from attest.errors import HostError
 from attest.events import EventLog, Kind
 from attest.guest.channel import Channel
 from attest.node.launcher import Launcher
-from attest.provision.preparation import NotSavedError, bring_to
+from attest.provision.preparation import NotSavedError, bring_to, not_saved
 from attest.snapshot.cache import Entry, Making
 from attest.snapshot.shape import Shape
-from attest.vmm.base import Vmm, VmmExit
+from attest.vmm.base import OnEvent, OnExit, Vmm
 
 __all__ = ["Claim", "Template"]
 
@@ -90,8 +89,8 @@ class Template:
     def start_vmm(
         self,
         allow_reboot: bool,
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
     ) -> Vmm:
         """Start its VMM, off the networks."""
         return self._launcher.start_apart(allow_reboot, on_exit, on_event)
@@ -145,11 +144,8 @@ class Template:
             try:
                 vmm.save_running(into)
                 disks.copies(disks.files, into)
-            except Exception as error:  # of whichever VMM it is, or of the disk
-                from attest.provision.making import is_full
-
-                why = "the disk is full" if is_full(into) else reason_of(error)
-                raise NotSavedError(why) from error
+            except Exception as error:
+                raise not_saved(error, into) from error
             finally:
                 vmm.resume()
                 reach_again()

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -27,6 +27,8 @@ __all__ = [
     "Greet",
     "MachineSpec",
     "Nic",
+    "OnEvent",
+    "OnExit",
     "SaveError",
     "Saved",
     "Vmm",
@@ -214,6 +216,13 @@ class VmmExit(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         how = f"signal {-self.status}" if self.status < 0 else f"exit code {self.status}"
         return f"{how}: {self.stderr.strip()}" if self.stderr.strip() else how
+
+
+OnExit = Callable[[VmmExit], None]
+"""Called once, in a thread of the VMM's, when it has ended."""
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+"""Called with the name and the data of each of the VMM's events, in a thread of the VMM's."""
 
 
 class Vmm(Protocol):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from attest.vmm.base import VmmExit
+from attest.vmm.base import OnEvent, OnExit, VmmExit
 from attest.vmm.process import VmmProcess
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Monitored(VmmProcess):
         self,
         name: str,
         qmp: socket.socket,
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
         *,
         keyboard: bool = True,
         reply_limit: float = REPLY_LIMIT,
