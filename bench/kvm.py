@@ -210,12 +210,12 @@ def growth(figures: Mapping[str, Figures]) -> dict[str, Figures]:
 
 
 def _cell(value: float | None, digits: int) -> str:
-    return f"{'-' if value is None else format(value, f',.{digits}f'):>10}"
+    return f"{'-' if value is None else format(value, f',.{digits}f'):>16}"
 
 
 def table(figures: Mapping[str, dict[str, Figures]], ours: Mapping[str, Any]) -> list[str]:
     """A row for each figure, with two columns for each VMM: here, and ours."""
-    lines = [f"{'one clone':27}" + "".join(f"  {vmm[:10]:>10}  {'ours':>10}" for vmm in figures)]
+    lines = [f"{'one clone':27}" + "".join(f"  {vmm:>16}  {'ours':>16}" for vmm in figures)]
     for row in (*TIMES, *COUNTS):
         digits = 2 if row in TIMES else 1 if row.startswith("MiB") else 0
         cells = [

@@ -29,7 +29,8 @@ PROGRAMS: Final = ("ATTEST_FIRECRACKER", "ATTEST_JAILER", "ATTEST_CLOUD_HYPERVIS
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _TESTS: Final = (
     "pyproject.toml", "tests/__init__.py", "tests/conftest.py", "tests/leftovers.py", "tests/kvm",
-    "tests/lasting.py", "tests/lasting.toml", "tests/survival.py", "docs/machine-state.md", "bench",
+    "tests/obtaining.py", "tests/lasting.py", "tests/lasting.toml", "tests/survival.py",
+    "docs/machine-state.md", "bench",
 )  # fmt: skip
 
 

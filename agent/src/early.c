@@ -94,6 +94,21 @@ void mask_idle_generators(const char *root)
         mask_generator("systemd-fstab-generator");
 }
 
+static void unmask_generator(const char *generator)
+{
+    char path[128], target[16];
+    snprintf(path, sizeof path, GENERATORS "/%s", generator);
+    ssize_t size = readlink(path, target, sizeof target);
+    if (size == 9 && memcmp(target, "/dev/null", 9) == 0)
+        unlink(path);
+}
+
+void unmask_generators(void)
+{
+    unmask_generator("systemd-sysv-generator");
+    unmask_generator("systemd-fstab-generator");
+}
+
 /* --- device nodes --- */
 
 static void make_node(const char *name, char kind, unsigned int major, unsigned int minor)

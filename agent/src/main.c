@@ -11,6 +11,7 @@
 
 #include "boot.h"
 #include "child.h"
+#include "early.h"
 #include "link.h"
 #include "loop.h"
 #include "operations.h"
@@ -120,7 +121,9 @@ int main(int argc, char **argv)
     session_start(operations);
     if (unix_path && !serve_unix(unix_path))
         return 1;
-    if (!unix_path)
+    if (!unix_path) {
+        unmask_generators();
         serve_devices();
+    }
     run_loop();
 }

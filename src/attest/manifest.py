@@ -32,9 +32,11 @@ __all__ = [
     "Node",
     "VmmName",
     "check_names",
+    "decode_document",
     "global_name",
     "json_schema",
     "load_manifest",
+    "names_script",
     "on_hugepages",
     "parse_manifest",
     "vlans_in",
@@ -269,9 +271,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def script_path(self) -> Path | None:
         """The script's file; None where the manifest has its text, or nothing."""
-        if "\n" in self.script or not self.script.endswith(".py"):
-            return None
-        return Path(self.directory, self.script)
+        return Path(self.directory, self.script) if names_script(self.script) else None
 
     def script_dir(self) -> Path:
         """The directory of the script's file, or else of the manifest."""
@@ -352,13 +352,27 @@ def load_manifest(path: Path | str) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot read the manifest: {unreadable(error)}") from None
     try:
-        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        raw = decode_document(path, text)
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         language = "JSON" if path.suffix == ".json" else "TOML"
         raise ManifestError(f"{path}: not valid {language}: {error}") from None
     if isinstance(raw, dict):
         raw = {"name": _name_of(path), "directory": str(path.parent), **raw}
     return parse_manifest(raw, source=str(path))
+
+
+def decode_document(path: Path, text: str) -> Any:
+    """What is written in a file: JSON where its name says so, else TOML.
+
+    Raises:
+        json.JSONDecodeError, tomllib.TOMLDecodeError: It is not; both are `ValueError`.
+    """
+    return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+
+
+def names_script(script: str) -> bool:
+    """Whether a manifest's ``script`` is the name of a file, and not the script itself."""
+    return script.endswith(".py") and "\n" not in script
 
 
 def _name_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -84,7 +85,9 @@ def test_who_goes_on_is_a_clone_like_any_other(home: Path, tmp_path: Path) -> No
             assert abs(int(machine.succeed("date +%s")) - time.time()) < 60
             for other in (one, two, three):
                 machine.succeed(f"ping -c 1 -W 20 {other.name}")
-            presented = machine.succeed("ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null").split()
+            presented = machine.succeed(
+                "ssh-keyscan -T 60 -t ed25519 127.0.0.1 2>/dev/null"
+            ).split()
             assert presented[2] == machine.succeed(f"cat {_KEY}").split()[1]
         for clone in (two, three):  # what it did afterwards is its own
             clone.succeed("test ! -e /root/later && test ! -e /dev/shm/later")
@@ -104,6 +107,21 @@ def test_who_goes_on_is_a_clone_like_any_other(home: Path, tmp_path: Path) -> No
         assert one.succeed("cat /etc/machine-id").strip() == ids[0]
     assert [text.partition(" for ")[2] for _, text in told.saved] == ["later starts: booted"]
     assert told.warnings == []
+
+
+def test_its_memory_goes_with_its_vmm(home: Path) -> None:
+    others = _memories()  # of machines that several tests share
+    with Cluster({"nodes": {"one": {"image": "tiny", "memory": 96}}}, accelerator="tcg") as cluster:
+        cluster["one"].succeed("true")
+        assert _memories() == others + 1
+        cluster["one"].reboot()
+        assert _memories() == others
+
+
+def _memories() -> int:
+    """How many memories of guests this process holds."""
+    links = [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
+    return sum("memfd:guest memory" in link for link in links)
 
 
 def test_it_meets_nobody_until_it_was_saved(home: Path) -> None:

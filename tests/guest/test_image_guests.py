@@ -107,6 +107,15 @@ def test_generators_run_where_there_is_something_for_them(tmp_path: Path) -> Non
         assert machine.succeed("stat -c %a /dev/own") == "604\n"
 
 
+def test_generators_run_for_what_is_written_after_the_boot(machine: Machine) -> None:
+    machine.succeed("systemctl daemon-reload")  # also after one that had nothing for them
+    machine.succeed("mkdir /scratch; echo 'none /scratch tmpfs size=1M 0 0' >> /etc/fstab")
+    machine.succeed("printf '#!/bin/sh\\n' > /etc/init.d/old; chmod +x /etc/init.d/old")
+    machine.succeed("systemctl daemon-reload && systemctl start scratch.mount old.service")
+    machine.succeed("mountpoint /scratch && umount /scratch && rmdir /scratch")
+    machine.succeed("rm /etc/init.d/old; sed -i /scratch/d /etc/fstab; systemctl daemon-reload")
+
+
 @pytest.mark.parametrize(
     "tool", ["bash", "curl", "ip", "journalctl", "nc", "ping", "ps", "udevadm"]
 )

@@ -14,7 +14,7 @@ packages = ["openssh-server"]
 """
 TYPES = ["ecdsa-sha2-nistp256", "ssh-ed25519", "ssh-rsa"]
 KEYS = "/etc/ssh/ssh_host_*_key"
-PRESENTED = "ssh-keyscan 127.0.0.1 2>/dev/null | cut -d' ' -f2,3 | sort"
+PRESENTED = "ssh-keyscan -T 60 127.0.0.1 2>/dev/null | cut -d' ' -f2,3 | sort"
 SAID = "journalctl --unit ssh --output cat"
 LEASES = "/var/lib/dhcp/dhclient.eth0.leases /run/systemd/netif/leases/2"
 

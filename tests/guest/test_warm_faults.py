@@ -460,6 +460,34 @@ def test_a_disk_that_fills_up_while_another_is_made_from_a_snapshot_is_told(home
     assert said.count("warning") == 1
 
 
+def test_what_is_made_from_a_snapshot_and_cannot_be_written_down_is_told(
+    home: Home, made: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.put(made.shape, made)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home.path))
+    warnings: list[str] = []
+
+    def obstruct(event: Event) -> None:
+        if event.kind is Kind.WARNING:
+            warnings.append(event.text)
+        elif event.kind is Kind.COMMAND and event.text == "true" and event.phase == "end":
+            for place in home.snapshots.glob("making/*/out"):
+                (place / "entry.json").mkdir(exist_ok=True)
+
+    events = EventLog()
+    events.subscribe(obstruct)
+    node = {**NODE, "warm_steps": ["true"]}
+    with Cluster(
+        {"nodes": {"one": node, "two": node}}, accelerator="tcg", events=events
+    ) as cluster:
+        cluster.start_all()
+        assert [cluster[name].succeed("hostname") for name in cluster] == ["one\n", "two\n"]
+    (warning,) = warnings
+    assert warning.startswith(NOT_MADE)
+    assert "Is a directory" in warning
+    assert home.left() == []
+
+
 def test_a_disk_that_is_full_when_the_state_is_written_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

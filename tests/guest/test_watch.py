@@ -30,6 +30,13 @@ memory = 96
 
 _WAITING = "waiting for the next save"
 
+_ENDLESS = """\
+import re
+one.succeed("true")
+log.info("here")
+re.match("(a+)+$", "a" * 99 + "b")  # lets no other thread run
+"""
+
 
 class Watch:
     """`attest run --watch` of a test, and what it has printed; it ends with the ``with`` block."""
@@ -280,14 +287,33 @@ def test_a_module_that_is_imported_is_watched(manifest: Path) -> None:
         assert "echo right" in watch.expect(_WAITING)
 
 
-@pytest.mark.parametrize("when", ["run", "standby"])
+def test_a_run_that_is_killed_is_told(manifest: Path) -> None:
+    (manifest.parent / "test.py").write_text(
+        "import os, signal\none.succeed('true')\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with Watch(manifest) as watch:
+        assert "attest: the run was ended by signal 9\n" in watch.expect(_WAITING)
+
+
+def test_a_script_that_keeps_pythons_lock_is_ended(manifest: Path) -> None:
+    script = manifest.parent / "test.py"
+    script.write_text(_ENDLESS)
+    with Watch(manifest) as watch:
+        watch.expect("here")
+        script.write_text("one.succeed('echo again')\n")
+        assert "again" in watch.expect(_WAITING)
+
+
+@pytest.mark.parametrize("when", ["run", "standby", "endless"])
 def test_nothing_is_left_when_the_watcher_is_killed(manifest: Path, host: Host, when: str) -> None:
     if when == "run":
         (manifest.parent / "test.py").write_text(
             "one.succeed('true')\nlog.info('here')\none.succeed('sleep 1000')\n"
         )
+    elif when == "endless":
+        (manifest.parent / "test.py").write_text(_ENDLESS)
     with Watch(manifest, host=host) as watch:
-        watch.expect("here" if when == "run" else _WAITING)
+        watch.expect(_WAITING if when == "standby" else "here")
         _await(lambda: _standing_by(host) == 1, "no machine runs")
         assert watch.end(signal.SIGKILL) == -signal.SIGKILL
         host.await_nothing_left("after kill -9")

@@ -147,9 +147,13 @@ def test_the_console_tells_the_stages_of_a_boot(make: Callable[..., World]) -> N
     world.guest.answers = False
     instance = world.start()
     vmm = world.guest.await_vmm()
+    reached = threading.Event()
+    world.context.events.subscribe(
+        lambda event: reached.set() if event.text == Stage.INIT else None
+    )
     vmm.say("Linux version")
     vmm.say("attest-stage: init")
-    instance.console.search(re.compile("stage: init"), 30)
+    assert reached.wait(30)
     world.guest.set(answers=True)
     instance.ready()
     assert world.stages() == [Stage.VMM, Stage.KERNEL, Stage.INIT, Stage.AGENT, Stage.READY]

@@ -348,6 +348,17 @@ def test_what_is_done_to_a_template_waits_until_it_was_saved() -> None:
     assert not failed.apart
 
 
+def test_what_is_done_to_one_that_came_up_ahead_waits_until_it_has_joined() -> None:
+    ahead = replace(COMING_UP, ahead=True, joins=True)
+    assert ahead.apart
+    standby, _ = advance(ahead, CameUpAhead(1), DEFAULT_LIMITS)
+    assert standby.phase is Phase.STANDBY
+    called, _ = advance(standby, Called(20), DEFAULT_LIMITS)
+    assert called.apart
+    up, _ = advance(called, CameUp(1, 21), DEFAULT_LIMITS)
+    assert not up.apart
+
+
 @given(kinds, st.booleans(), st.booleans(), st.data())
 def test_every_vmm_that_was_started_ends_and_every_waiter_is_released(
     kind: StartKind, clone: bool, may_boot: bool, data: st.DataObject

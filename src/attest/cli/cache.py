@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import tomllib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -255,9 +253,10 @@ def _recipes(references: Iterable[str]) -> list[Recipe]:
 
 def _is_manifest(path: Path) -> bool:
     """Whether it has nodes; what cannot be read is for `load_recipe` to refuse."""
+    from attest.manifest import decode_document
+
     with suppress(OSError, ValueError):
-        text = path.read_text()
-        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        document = decode_document(path, path.read_text(encoding="utf-8"))
         return isinstance(document, dict) and "nodes" in document
     return False
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 
-from attest.cluster.archive import archive_path, is_archived, remove_archive, resume_command
 from attest.cluster.cluster import Cluster
 from attest.errors import Terminated, message_of
 
@@ -33,7 +32,10 @@ class Keeping:
         self._wanted = wanted
         self._asks = asks and wanted is None and _is_attended()
         self._problem = ""
-        remove_archive(run)  # it may be that of a run before, into the same place
+        if any(run.iterdir()):
+            from attest.cluster.archive import remove_archive
+
+            remove_archive(run)  # it may be that of a run before, into the same place
 
     @contextmanager
     def of(self, cluster: Cluster) -> Iterator[None]:
@@ -49,6 +51,8 @@ class Keeping:
 
     def settle(self, say: Callable[[str], None]) -> None:
         """Ask whether to keep the machines, where the user has not said so; say what is kept."""
+        from attest.cluster.archive import archive_path, is_archived, remove_archive, resume_command
+
         if self._problem:
             say(f"the machines could not be kept: {self._problem}")
         if not is_archived(self._run):
@@ -64,6 +68,8 @@ class Keeping:
         if all(machine.absence for machine in cluster.machines.values()):
             self._problem = "none was running" if self._wanted else ""
             return
+        from attest.cluster.archive import archive_path
+
         try:
             cluster.archive(archive_path(self._run))
         except (Exception, KeyboardInterrupt) as error:  # it must not hide the test's own failure

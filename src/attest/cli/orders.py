@@ -18,12 +18,12 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["LARGEST", "VARIABLE", "Go", "Orders", "Report", "Start", "Told"]
+__all__ = ["LARGEST", "PATIENCE", "VARIABLE", "Go", "Orders", "Report", "Start", "Told"]
 
 VARIABLE: Final = "ATTEST_WATCHED"
 """The environment variable that has a `Start`."""
 
-_PATIENCE: Final = 10.0
+PATIENCE: Final = 10.0
 """Seconds in which a run must have ended that is to end: its script may catch everything."""
 
 LARGEST: Final = 1 << 20
@@ -133,7 +133,7 @@ class Orders:
             return
         self.ended = True
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_PATIENCE)
+        time.sleep(PATIENCE)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _received(self) -> bytes:

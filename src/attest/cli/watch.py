@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 import click
 import msgspec
 
-from attest.cli.orders import LARGEST, VARIABLE, Go, Orders, Report, Start, Told
+from attest.cli.orders import LARGEST, PATIENCE, VARIABLE, Go, Orders, Report, Start, Told
 from attest.cluster.inputs import machine_files, script_file
 from attest.errors import HostError, Terminated
 from attest.manifest import load_manifest
@@ -112,7 +112,7 @@ class _Watcher:
                 run.is_awaited = True
                 _say(_WAITING)
             return
-        run.end()
+        code = run.end()
         self._run = None
         if told is not None and told.report is not None:
             self._learn(told.report)
@@ -123,6 +123,8 @@ class _Watcher:
                 return
             self._run = _Run(self._watched, ahead=self._ahead)
         else:
+            if code < 0:  # else it has said itself why it has no report
+                _say(f"the run was ended by signal {-code}")
             _say(_WAITING)
 
     def _learn(self, report: Report) -> None:
@@ -189,12 +191,17 @@ class _Run:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             start = Start(theirs.fileno(), dict(ahead) if ahead is not None else None, saved)
-            self._process = subprocess.Popen(
-                [sys.executable, *sys.orig_argv[1:]],
-                env={**os.environ, VARIABLE: msgspec.json.encode(start).decode()},
-                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for this process, which then ends the run
-            )  # fmt: skip
+            try:
+                self._process = subprocess.Popen(
+                    # Its threads may never come to end it, while something in C has Python's lock.
+                    ["setpriv", "--pdeathsig", "KILL", sys.executable, *sys.orig_argv[1:]],
+                    env={**os.environ, VARIABLE: msgspec.json.encode(start).decode()},
+                    stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # Ctrl-C is for this process, which then ends the run
+                )  # fmt: skip
+            except FileNotFoundError:
+                hint = "apt-get install util-linux"
+                raise HostError("`setpriv` was not found", hint=hint) from None
 
     def go(self, saved: float) -> None:
         """Let the script run, for a file that was saved at that time."""
@@ -212,10 +219,14 @@ class _Run:
         self.waits = self.waits or (told is not None and told.again)
         return told
 
-    def end(self) -> None:
-        """End it, and wait until it has ended."""
+    def end(self) -> int:
+        """End it, and wait until it has ended; its exit code, or a negative signal."""
         self.socket.close()
-        self._process.wait()
+        try:
+            return self._process.wait(PATIENCE + 1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
 
 def _absolute(path: Path) -> Path:

@@ -13,12 +13,11 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
 
 from msgspec.structs import replace
 
 from attest.cluster.addressing import free_names, hosts_file, next_number
-from attest.cluster.archive import Archive, stand_still, write_archive
 from attest.cluster.checkpoint import Checkpoint
 from attest.cluster.ground import Ground
 from attest.cluster.images import images_of
@@ -27,7 +26,6 @@ from attest.cluster.start_scripts import Report, StartScripts, machine_name
 from attest.errors import AttestError, MachineError, UsageError, reason_of
 from attest.events import EventLog, Kind
 from attest.guest.identity import Identity
-from attest.host import kvm_probe
 from attest.host.descriptors import reserve_descriptors
 from attest.host.hugepages import check_hugepages
 from attest.image.model import Image
@@ -43,7 +41,6 @@ from attest.node.launcher import Launcher
 from attest.node.live_snapshot import save_running
 from attest.node.resolved import ResolvedNode, resolve
 from attest.node.vmm_choice import find_vmm
-from attest.provision.making import make_snapshot
 from attest.provision.preparation import prepare_boot
 from attest.provision.sources import (
     ColdSources,
@@ -60,6 +57,9 @@ from attest.support.validation import did_you_mean
 from attest.vmm.base import Saved
 from attest.vmm.qemu.binary import find_qemu
 from attest.vmm.qemu.tsc import tsc_khz
+
+if TYPE_CHECKING:
+    from attest.cluster.archive import Archive
 
 __all__ = ["Cluster"]
 
@@ -429,6 +429,8 @@ class Cluster:
             HostError: A disk cannot be saved.
             Exception: A machine cannot be saved.
         """
+        from attest.cluster.archive import stand_still, write_archive
+
         self._require_open()
         for machine in self._all_machines():
             self._scripted.refuse_saving(machine)
@@ -459,6 +461,8 @@ class Cluster:
             MachineError: A machine did not come up.
             CommandFailed: A warm step failed.
         """
+        from attest.provision.making import make_snapshot
+
         self._require_open()
         launchers = {each.look_at_shape(): each for each in self._all_launchers()}
         place = directory.absolute()
@@ -546,6 +550,10 @@ class Cluster:
         tried: list[Future[Literal["kvm", "tcg"]]] = []
 
         def try_kvm(image: Image) -> None:
+            if self.options.accelerator == "tcg":
+                return
+            from attest.host import kvm_probe
+
             choose = partial(
                 kvm_probe.choose, self.options.accelerator, image, find_qemu(qemu),
                 tell=lambda line: self.events.emit(Kind.HOST, line),
@@ -560,8 +568,7 @@ class Cluster:
                     try_kvm(image)
             else:
                 images = images_of(self.manifest, self.events, try_kvm)
-        if tried:
-            self._accelerator = tried[0].result()
+        self._accelerator = tried[0].result() if tried else "tcg"
         return images
 
     def _prepare_out_dir(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from attest.image.described import DESCRIBED_FILES, is_description
 from attest.image.recipe import builtin_recipes
+from attest.manifest import decode_document, names_script
 
 __all__ = ["machine_files", "script_file"]
 
@@ -22,7 +21,7 @@ def script_file(manifest: Path) -> Path | None:
     """
     document = _read(manifest)
     script = document.get("script")
-    if isinstance(script, str) and script.endswith(".py") and "\n" not in script:
+    if isinstance(script, str) and names_script(script):
         return _directory(manifest, document) / script
     return None
 
@@ -79,8 +78,7 @@ def _directory(manifest: Path, document: dict[str, Any]) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     """What is written in a file, as far as it can be read."""
     try:
-        text = path.read_text(encoding="utf-8")
-        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        document = decode_document(path, path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}

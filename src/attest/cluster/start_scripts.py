@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,7 +29,7 @@ from attest.net.cell import Cell
 from attest.net.switches import Switches
 from attest.net.vlan import VLan
 from attest.provision.sources import BootSource
-from attest.vmm.base import Saved, Vmm, VmmExit
+from attest.vmm.base import OnEvent, OnExit, Saved, Vmm
 
 if TYPE_CHECKING:
     from attest.vmm.qemu.start_script import StartScript
@@ -95,8 +95,8 @@ class ScriptNode(msgspec.Struct, eq=False):
         self,
         allow_reboot: bool,
         saved: Saved | None,
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
     ) -> Vmm:
         """Run the script; see `attest.machine.contracts.StartVmm`."""
         from attest.vmm.qemu.start_script import ScriptSpec, StartScript

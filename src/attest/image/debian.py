@@ -90,6 +90,10 @@ ExecStart=-/bin/sh -c '\\
         /sys/bus/acpi/*|/sys/bus/clockevents/*|/sys/bus/clocksource/*|/sys/bus/cpu/*) continue ;; \\
         /sys/bus/event_source/*|/sys/bus/memory/*|/sys/bus/memory_tiering/*) continue ;; \\
         /sys/bus/node/*|/sys/bus/workqueue/*) continue ;; \\
+        /sys/class/misc/autofs/*|/sys/class/misc/cpu_dma_latency/*) continue ;; \\
+        /sys/class/misc/snapshot/*|/sys/class/misc/vga_arbiter/*) continue ;; \\
+        /sys/bus/platform/devices/LNRO0005:*|/sys/bus/platform/devices/ACPI0013:*) continue ;; \\
+        /sys/bus/platform/devices/alarmtimer*|/sys/bus/platform/devices/serial8250/*) continue ;; \\
         esac; \\
         echo add >"$$each"; \\
     done 2>/dev/null'

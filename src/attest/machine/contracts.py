@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -15,7 +15,7 @@ from attest.guest.channel import Channel
 from attest.guest.identity import Identity
 from attest.machine.instance_states import DEFAULT_LIMITS, Limits
 from attest.machine.interface import Interface
-from attest.vmm.base import Saved, Vmm, VmmExit
+from attest.vmm.base import OnEvent, OnExit, Saved, Vmm
 
 __all__ = [
     "Ahead",
@@ -35,8 +35,8 @@ class StartVmm(Protocol):
         self,
         allow_reboot: bool,
         saved: Saved | None,
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
     ) -> Vmm:
         """Start it. Called in the instance's worker.
 
@@ -74,8 +74,8 @@ class Template(Protocol):
     def start_vmm(
         self,
         allow_reboot: bool,
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
     ) -> Vmm:
         """Start its VMM, which boots, see `StartVmm`."""
 

@@ -184,7 +184,9 @@ class Instance:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._state = State(
-            kind=StartKind.RETURN if back else StartKind.BOOT, ahead=ahead is not None
+            kind=StartKind.RETURN if back else StartKind.BOOT,
+            ahead=ahead is not None,
+            joins=ahead is not None,
         )
         self._queue: deque[Effect] = deque([FindSource()])
         self._worker: threading.Thread | None = None
@@ -410,10 +412,9 @@ class Instance:
         Raises:
             MachineError: The agent does not answer.
         """
-        if self.vmm.channel != "vsock":
-            return
+        vmm = self.vmm
         try:
-            self._greet(self._state.attempt, self._limits.trial, reason)
+            self._greet_saved(vmm, self._state.attempt, reason)
         except Superseded:  # it begins anew, and is greeted by the worker
             return
         except ChannelError as error:
@@ -664,7 +665,7 @@ class Instance:
 
     def _join(self, attempt: int) -> None:
         """Let one that has come up ahead go on, on its networks; it has seen no time pass."""
-        boots = self._state.kind in (StartKind.BOOT, StartKind.TEMPLATE)
+        boots = self._state.boots
         try:
             assert self._ahead is not None, "it has come up ahead"
             assert self._vmm is not None, "it was started"
@@ -700,6 +701,11 @@ class Instance:
         except DialError as error:
             raise ChannelError(self._name, str(error), attempts=error.attempts) from None
 
+    def _greet_saved(self, vmm: Vmm, attempt: int, reason: str) -> None:
+        """Greet it anew where the connection did not outlive that it was saved, see `_greet`."""
+        if vmm.channel == "vsock":
+            self._greet(attempt, self._limits.trial, reason)
+
     def _greet_on(self, sock: socket.socket, limit: float, attempt: int, reason: str) -> None:
         assert self._vmm is not None, "it was started"
         serial = self._vmm.channel == "serial"
@@ -728,13 +734,11 @@ class Instance:
         assert channel is not None, "an agent has answered"
         assert vmm is not None, "it was started"
 
-        def reach_again() -> None:
-            if vmm.channel == "vsock":
-                self._greet(attempt, self._limits.trial, "the machine was saved")
-
         self._was_saved = True
         try:
-            template.save(channel, vmm, reach_again)
+            template.save(
+                channel, vmm, lambda: self._greet_saved(vmm, attempt, "the machine was saved")
+            )
         except CommandFailed as error:
             error.evidence |= self.console_evidence()
             raise

@@ -114,6 +114,7 @@ class State(Struct, frozen=True):
         introduced: Its agent has been told who it is.
         used: Somebody has had its channel.
         ahead: It comes up ahead of its machine's start, of which nobody is to notice anything.
+        joins: It began so, and has not joined the others yet.
         ending: Its end is wanted: it is no failure.
         killed: It is to end as soon as its VMM has been started.
         may_boot: Where the snapshot is of no use, it boots.
@@ -134,6 +135,7 @@ class State(Struct, frozen=True):
     introduced: bool = False
     used: bool = False
     ahead: bool = False
+    joins: bool = False
     ending: bool = False
     killed: bool = False
     may_boot: bool = False
@@ -142,6 +144,11 @@ class State(Struct, frozen=True):
     panic: str = ""
     resets: int = 0
     outcome: Outcome | None = None
+
+    @property
+    def boots(self) -> bool:
+        """Whether its guest boots, and does not go on from what was saved."""
+        return self.kind in (StartKind.BOOT, StartKind.TEMPLATE)
 
     @property
     def up(self) -> bool:
@@ -155,9 +162,13 @@ class State(Struct, frozen=True):
 
     @property
     def apart(self) -> bool:
-        """Whether it is on its way to being saved, and what is done to it would be saved, too."""
-        is_template = self.kind is StartKind.TEMPLATE and self.phase is Phase.COMING_UP
-        return is_template and not self.introduced
+        """Whether it is on no network yet, which is not for the test to change.
+
+        It is on its way to being saved, where what is done to it would be saved, too; or it joins
+        the others after it has come up ahead.
+        """
+        is_template = self.kind is StartKind.TEMPLATE and not self.introduced
+        return self.phase is Phase.COMING_UP and (is_template or self.joins)
 
     @property
     def launched(self) -> bool:

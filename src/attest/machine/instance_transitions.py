@@ -82,8 +82,6 @@ _RUNNING: Final = frozenset(
 _BOOTED: Final = frozenset({Phase.PROBATION, Phase.COMING_UP, Phase.READY, Phase.FAILED})
 """Those of them in which its guest may reboot by itself."""
 
-_BOOTS: Final = frozenset({StartKind.BOOT, StartKind.TEMPLATE})
-
 _REBOOTS: Final = "the machine reboots"
 
 
@@ -181,9 +179,8 @@ def _vmm_started(state: State, event: VmmStarted) -> Next:
         return replace(state, phase=Phase.STOPPING), (KillVmm(),)
     stage = max(state.stage, Stage.VMM, key=STAGES.index)  # the console may have been faster
     told = [TellStage(each) for each in STAGES[1:] if stage.reached(each)]
-    boots = state.kind in _BOOTS
-    phase = Phase.COMING_UP if boots else Phase.ON_TRIAL
-    effect = ComeUp(state.attempt) if boots else TryClone(state.attempt)
+    phase = Phase.COMING_UP if state.boots else Phase.ON_TRIAL
+    effect = ComeUp(state.attempt) if state.boots else TryClone(state.attempt)
     return replace(state, phase=phase, stage=stage), (*told, effect)
 
 
@@ -208,7 +205,8 @@ def _introduced(state: State, event: Introduced) -> Next:
 
 def _ready(state: State, at: float) -> Next:
     seconds = round(at - state.since, 3)
-    return replace(state, phase=Phase.READY, stage=Stage.READY), (TellStage(Stage.READY, seconds),)
+    ready = replace(state, phase=Phase.READY, stage=Stage.READY, joins=False)
+    return ready, (TellStage(Stage.READY, seconds),)
 
 
 def _came_up_ahead(state: State) -> Next:
@@ -223,7 +221,7 @@ def _called(state: State, at: float) -> Next:
     state = replace(state, ahead=False)
     if state.phase is not Phase.STANDBY:
         return state, ()
-    phase = Phase.COMING_UP if state.kind in _BOOTS else Phase.ON_TRIAL
+    phase = Phase.COMING_UP if state.boots else Phase.ON_TRIAL
     return replace(state, phase=phase, since=at), (Join(state.attempt),)
 
 

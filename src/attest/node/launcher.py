@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -20,12 +19,9 @@ from attest.net.cell import Cell
 from attest.node.host_files import HostFiles
 from attest.node.resolved import ResolvedNode
 from attest.snapshot.shape import Shape
-from attest.vmm.base import MachineSpec, Nic, Saved, Vmm, VmmExit
+from attest.vmm.base import MachineSpec, Nic, OnEvent, OnExit, Saved, Vmm
 
 __all__ = ["Launcher"]
-
-OnExit = Callable[[VmmExit], None]
-OnEvent = Callable[[str, dict[str, Any]], None]
 
 
 class Launcher:

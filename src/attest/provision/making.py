@@ -13,7 +13,6 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -25,7 +24,7 @@ from attest.machine.instance import Instance, Return
 from attest.machine.instance_states import Stage
 from attest.machine.meeting import Meeting
 from attest.node.launcher import Launcher
-from attest.provision.preparation import NotSavedError, bring_to
+from attest.provision.preparation import NotSavedError, bring_to, is_full, not_saved
 from attest.provision.sources import BootSource
 from attest.snapshot.cache import Entry
 from attest.snapshot.record import write_record
@@ -33,10 +32,7 @@ from attest.snapshot.shape import Shape
 from attest.support.cancellation import cancellable
 from attest.vmm.base import Nic, Vmm
 
-__all__ = ["SpoiltError", "is_full", "make", "make_snapshot"]
-
-_ROOM: Final = 1 << 20
-"""Bytes of free disk for the state of a machine's devices: QEMU does not say that they lack."""
+__all__ = ["SpoiltError", "make", "make_snapshot"]
 
 
 class SpoiltError(Exception):
@@ -166,13 +162,8 @@ def _await_return(instance: Instance, into: Path) -> None:
 def _save(vmm: Vmm, into: Path) -> None:
     try:
         vmm.save(into)
-    except Exception as error:  # of whichever VMM it is
-        raise NotSavedError("the disk is full" if is_full(into) else reason_of(error)) from error
-
-
-def is_full(directory: Path) -> bool:
-    """Whether the disk has too little room for the state of a machine's devices."""
-    return shutil.disk_usage(directory).free < _ROOM
+    except Exception as error:
+        raise not_saved(error, into) from error
 
 
 def _ran_out_of_disk(instance: Instance, into: Path) -> bool:

@@ -6,24 +6,54 @@ each machine that boots.
 
 from __future__ import annotations
 
+import shutil
 import uuid
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
+from attest.errors import WaitFailed, reason_of
 from attest.events import EventLog, Kind
-from attest.guest.channel import Channel, Command
+from attest.guest.channel import Channel, Command, WaitFor, WaitKind
 from attest.guest.identity import Identity, Interface
 from attest.machine.completed import command_failed
 from attest.node.launcher import Launcher
 from attest.snapshot.shape import Shape
 
-__all__ = ["NotSavedError", "bring_to", "prepare", "prepare_boot"]
+__all__ = ["NotSavedError", "bring_to", "is_full", "not_saved", "prepare", "prepare_boot"]
 
 _SETTLE: Final = 30.0
 """Seconds that a system may take, once it is ready, to finish the jobs that it has begun."""
 
 
+_NEVER_STARTED: Final = "emergency.target"
+"""A unit of each systemd that is not started where a system has come up."""
+
+_UDEV_QUEUE: Final = "/run/udev/queue"
+"""It is there while udevd has events to handle: `udevadm settle` looks at it, too."""
+
+
+_ROOM: Final = 1 << 20
+"""Bytes of free disk for the state of a machine's devices: QEMU does not say that they lack."""
+
+
 class NotSavedError(Exception):
     """The machine was ready, and could not be saved; the text says why."""
+
+
+def not_saved(error: Exception, into: Path) -> NotSavedError:
+    """What that a VMM could not save a machine in a directory means.
+
+    Args:
+        error: The VMM's, of whichever it is, or the disk's.
+        into: The directory.
+    """
+    return NotSavedError("the disk is full" if is_full(into) else reason_of(error))
+
+
+def is_full(directory: Path) -> bool:
+    """Whether the disk has too little room for the state of a machine's devices."""
+    return shutil.disk_usage(directory).free < _ROOM
 
 
 def prepare_boot(launcher: Launcher, channel: Channel, events: EventLog) -> None:
@@ -142,8 +172,15 @@ def _flush(channel: Channel) -> None:
 
 
 def _settle(channel: Channel) -> None:
-    """Wait until the system has done what it has begun: every clone would do that again."""
+    """Wait until the system has done what it has begun: every clone would do that again.
+
+    The agent is asked, which knows: under emulation, `systemctl` and `udevadm` would take longer to
+    start than what they wait for.
+    """
     if channel.welcome.init == "systemd":
-        channel.run(Command(["systemctl", "is-system-running", "--wait"], timeout=_SETTLE))
-        # Links such as /dev/disk/by-id.
-        channel.run(Command(["udevadm", "settle"], timeout=_SETTLE))
+        for wanted in (
+            WaitFor(WaitKind.UNIT, _NEVER_STARTED, _SETTLE),  # given up when no job is left
+            WaitFor(WaitKind.FILE_GONE, _UDEV_QUEUE, _SETTLE),  # of links such as /dev/disk/by-id
+        ):
+            with suppress(WaitFailed):
+                channel.start_wait(wanted).result()

@@ -11,19 +11,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 
-from attest.errors import HostError, reason_of
+from attest.errors import HostError
 from attest.events import EventLog, Kind
 from attest.guest.channel import Channel
 from attest.node.launcher import Launcher
-from attest.provision.making import is_full
-from attest.provision.preparation import NotSavedError, bring_to
+from attest.provision.preparation import NotSavedError, bring_to, not_saved
 from attest.snapshot.cache import Entry, Making
 from attest.snapshot.shape import Shape
-from attest.vmm.base import Vmm, VmmExit
+from attest.vmm.base import OnEvent, OnExit, Vmm
 
 __all__ = ["Claim", "Template"]
 
@@ -45,14 +43,9 @@ class Claim(msgspec.Struct):
         """Let it be found, by those who wait for it and by later runs.
 
         Raises:
-            OSError: It cannot be written; nobody waits for it any more.
+            OSError: It cannot be written; it is still to `fail`.
         """
-        try:
-            entry = self.making.publish()
-        except OSError:
-            self.entry.set_result(None)
-            raise
-        self.entry.set_result(entry)
+        self.entry.set_result(self.making.publish())
 
     def fail(self, error: BaseException | None) -> None:
         """Let nobody wait for it any more.
@@ -96,8 +89,8 @@ class Template:
     def start_vmm(
         self,
         allow_reboot: bool,
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
     ) -> Vmm:
         """Start its VMM, off the networks."""
         return self._launcher.start_apart(allow_reboot, on_exit, on_event)
@@ -129,6 +122,7 @@ class Template:
                     self._claims.popleft().fail(None)
             before = shape
         launcher.is_new = False
+        vmm.forget_events()
 
     def give_up(self, error: BaseException | None) -> None:
         """Let it be a machine like any other, see `attest.machine.contracts.Template`."""
@@ -150,9 +144,8 @@ class Template:
             try:
                 vmm.save_running(into)
                 disks.copies(disks.files, into)
-            except Exception as error:  # of whichever VMM it is, or of the disk
-                why = "the disk is full" if is_full(into) else reason_of(error)
-                raise NotSavedError(why) from error
+            except Exception as error:
+                raise not_saved(error, into) from error
             finally:
                 vmm.resume()
                 reach_again()

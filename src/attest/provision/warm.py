@@ -19,7 +19,6 @@ from attest.errors import reason_of
 from attest.events import EventLog, Kind
 from attest.machine.contracts import InstanceContext
 from attest.node.launcher import Launcher
-from attest.provision.making import SpoiltError, make
 from attest.provision.preparation import NotSavedError
 from attest.provision.template import Claim, Template
 from attest.snapshot.cache import Entry, Making, NoRoomError, SnapshotCache
@@ -178,6 +177,8 @@ class WarmSources:
         self, base: Entry, claim: Claim, launcher: Launcher, context: InstanceContext
     ) -> Entry | None:
         """Make a snapshot of what an earlier one becomes; None where that does not restore."""
+        from attest.provision.making import SpoiltError, make
+
         directory = claim.making.directory
         try:
             make(claim.shape, launcher, context, directory, base)
@@ -195,8 +196,9 @@ class WarmSources:
         def publish() -> None:
             try:
                 claim.publish()
-            except OSError as error:
+            except Exception as error:  # whatever it is, nobody may wait for it for ever
                 self._warn_not_made(launcher, error)
+                claim.fail(None)
 
         name = f"publish the snapshot of {launcher.name}"
         self._publishing.append(call_in_thread(publish, name))

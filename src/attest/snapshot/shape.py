@@ -20,7 +20,7 @@ from attest.vmm.qemu.tsc import tsc_khz
 
 __all__ = ["Shape", "host_cpu"]
 
-_FORMAT: Final = 7
+_FORMAT: Final = 8
 """Raised when attest makes snapshots in another way; older ones are not found any more."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import ClassVar, Final, Literal
 
-from attest.vmm.base import MachineSpec, VmmExit
+from attest.vmm.base import MachineSpec, OnExit, VmmExit
 from attest.vmm.http_api import Api, explained
 from attest.vmm.process import VmmProcess, WatchedProcess
 from attest.vmm.workdir import Workdir
@@ -37,7 +37,7 @@ class ApiVmm(VmmProcess):
         self,
         spec: MachineSpec,
         workdir: Workdir,
-        on_exit: Callable[[VmmExit], None],
+        on_exit: OnExit,
         *,
         base: str = "",
     ) -> None:

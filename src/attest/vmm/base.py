@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -27,6 +27,8 @@ __all__ = [
     "Greet",
     "MachineSpec",
     "Nic",
+    "OnEvent",
+    "OnExit",
     "SaveError",
     "Saved",
     "Vmm",
@@ -216,6 +218,13 @@ class VmmExit(msgspec.Struct, frozen=True):
         return f"{how}: {self.stderr.strip()}" if self.stderr.strip() else how
 
 
+OnExit = Callable[[VmmExit], None]
+"""Called once, in a thread of the VMM's, when it has ended."""
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+"""Called with the name and the data of each of the VMM's events, in a thread of the VMM's."""
+
+
 class Vmm(Protocol):
     """A running guest. Whoever uses ``console`` closes it.
 
@@ -289,6 +298,9 @@ class Vmm(Protocol):
         Raises:
             SaveError: It could not be saved.
         """
+
+    def forget_events(self) -> None:
+        """Forget the events so far that the test may ask for: those of its being saved."""
 
     def fork_disks(self, fresh: Sequence[Path]) -> None:
         """Freeze the files of its disks, of a format that has overlays, and go on with such.

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from attest.support.procfs import descendants
-from attest.vmm.base import ConsolePipes, VmmExit
+from attest.vmm.base import ConsolePipes, OnExit, VmmExit
 
 __all__ = ["VmmProcess", "WatchedProcess"]
 
@@ -44,7 +44,7 @@ class WatchedProcess:
         *,
         pass_fds: Sequence[int],
         stderr: Path,
-        on_exit: Callable[[VmmExit], None],
+        on_exit: OnExit,
         complete: Callable[[VmmExit], VmmExit] = lambda exit: exit,
         stdin: int = subprocess.DEVNULL,
         stdout: int | None = None,
@@ -146,6 +146,9 @@ class VmmProcess:
     def wait(self, timeout: float | None = None) -> VmmExit | None:
         """Wait for its end, at most ``timeout`` seconds; None when it still runs."""
         return self._process.wait(timeout)
+
+    def forget_events(self) -> None:
+        """Do nothing: it keeps no events for the test."""
 
     def kill(self) -> None:
         """End it at once; nothing happens when it has ended."""

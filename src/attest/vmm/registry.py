@@ -11,7 +11,7 @@ from attest.errors import HostError
 from attest.manifest import VmmName
 from attest.support.validation import check_choice
 from attest.vmm import capabilities
-from attest.vmm.base import MachineSpec, Vmm, VmmExit
+from attest.vmm.base import MachineSpec, OnEvent, OnExit, Vmm
 from attest.vmm.capabilities import Capabilities
 from attest.vmm.program import Binary
 
@@ -30,8 +30,8 @@ class Start(Protocol):
         binary: Any,  # of the same module's `find`
         *,
         enter: Callable[[Sequence[str]], list[str]],
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
     ) -> Vmm:
         """Start it, see `attest.vmm.qemu.vmm.Qemu`."""
 

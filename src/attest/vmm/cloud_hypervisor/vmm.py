@@ -28,7 +28,16 @@ from attest.support.listeners import tell
 from attest.support.sparse_copy import copy_sparse
 from attest.support.unix_sockets import listen
 from attest.vmm.api_vmm import API, ApiVmm
-from attest.vmm.base import ConsolePipes, Greet, MachineSpec, Saved, SaveError, VmmExit
+from attest.vmm.base import (
+    ConsolePipes,
+    Greet,
+    MachineSpec,
+    OnEvent,
+    OnExit,
+    Saved,
+    SaveError,
+    VmmExit,
+)
 from attest.vmm.cloud_hypervisor.binary import CloudHypervisorBinary
 from attest.vmm.cloud_hypervisor.config import VSOCK, vm_config
 from attest.vmm.cloud_hypervisor.event_monitor import GuestEvent, read_events
@@ -81,8 +90,8 @@ class CloudHypervisor(ApiVmm):
         binary: CloudHypervisorBinary,
         *,
         enter: Callable[[Sequence[str]], list[str]],
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
     ) -> None:
         workdir = OpenWorkdir(spec.directory, "cloud-hypervisor-")
         self._memory: Path | None = None

@@ -25,6 +25,8 @@ from attest.vmm.api_vmm import API, ApiVmm
 from attest.vmm.base import (
     Greet,
     MachineSpec,
+    OnEvent,
+    OnExit,
     Saved,
     SaveError,
     VmmExit,
@@ -98,8 +100,8 @@ class Firecracker(ApiVmm):
         binary: FirecrackerBinary,
         *,
         enter: Callable[[Sequence[str]], list[str]],
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
         api_limit: float = 30.0,
     ) -> None:
         super().__init__(spec, _workdir(spec, binary.path), on_exit)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from attest.vmm.base import VmmExit
+from attest.vmm.base import OnEvent, OnExit, VmmExit
 from attest.vmm.process import VmmProcess
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Monitored(VmmProcess):
         self,
         name: str,
         qmp: socket.socket,
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
         *,
         keyboard: bool = True,
         reply_limit: float = REPLY_LIMIT,
@@ -114,6 +114,10 @@ class Monitored(VmmProcess):
             qemu.qmp.QMPError: QEMU has ended.
         """
         return self._connect().next_event(accept, timeout)
+
+    def forget_events(self) -> None:
+        """Forget the events so far."""
+        self._connect().forget_events()
 
     def drain(self) -> None:
         """Return when its network cards have read what had come for them before."""

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar, cast
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
 from attest.support.listeners import tell
+from attest.vmm.base import OnEvent
 
 __all__ = ["ExecuteError", "NoReplyError", "QMPError", "Qmp"]
 
@@ -113,7 +114,7 @@ class Qmp:
         self,
         name: str,
         sock: socket.socket,
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_event: OnEvent,
         fate: Callable[[], str],
         *,
         reply_limit: float,
@@ -192,6 +193,11 @@ class Qmp:
                     raise QMPError("QEMU has ended")
                 if not self._came.wait(until - time.monotonic()):
                     raise TimeoutError(f"no such event in {timeout:g} s")
+
+    def forget_events(self) -> None:
+        """Drop the events so far, for `next_event`."""
+        with self._lock:
+            self._history.clear()
 
     @contextmanager
     def events(self, name: str) -> Iterator[Events]:

@@ -13,12 +13,12 @@ import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from attest.errors import MachineError
-from attest.vmm.base import Greet, Saved, VmmExit
+from attest.vmm.base import Greet, OnEvent, OnExit, Saved, VmmExit
 from attest.vmm.ends import Ends
 from attest.vmm.process import WatchedProcess
 from attest.vmm.qemu.monitored import Monitored
@@ -101,8 +101,8 @@ class StartScript(Monitored):
         spec: ScriptSpec,
         *,
         enter: Callable[[Sequence[str]], list[str]],
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
     ) -> None:
         run = f'{spec.command.strip()} "$@"'
         with Ends() as ends:

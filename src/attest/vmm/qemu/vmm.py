@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from attest.errors import reason_of
 from attest.support.sparse_copy import copy_sparse
@@ -19,6 +19,8 @@ from attest.vmm.base import (
     ConsolePipes,
     Greet,
     MachineSpec,
+    OnEvent,
+    OnExit,
     Saved,
     SaveError,
     VmmExit,
@@ -67,8 +69,8 @@ class Qemu(Monitored):
         binary: QemuBinary,
         *,
         enter: Callable[[Sequence[str]], list[str]],
-        on_exit: Callable[[VmmExit], None],
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_exit: OnExit,
+        on_event: OnEvent,
         reply_limit: float = REPLY_LIMIT,
     ) -> None:
         self.name = spec.name
@@ -201,6 +203,15 @@ class Qemu(Monitored):
     def _close(self) -> None:
         if self._agent is not None:
             self._agent.close()
+        self._free_memory()
+
+    def _ended(self, exit: VmmExit) -> None:
+        try:
+            self._free_memory()  # a guest that reboots goes on in another one
+        finally:
+            super()._ended(exit)
+
+    def _free_memory(self) -> None:
         if self._memory is not None:
             self._memory.close()
 
