@@ -31,7 +31,7 @@ def test_a_duration_is_a_number_of_seconds_or_a_timedelta(
     "given", ["90", True, [3], -1, float("nan"), float("inf"), 1e30, timedelta(seconds=-1), None]
 )
 def test_what_is_none_is_refused_by_the_parameters_name(given: object) -> None:
-    with pytest.raises(UsageError, match="web: wait_for_file: timeout: expected .*, found "):
+    with pytest.raises(UsageError, match=r"^web: wait_for_file: timeout: expected .*, found "):
         seconds(given, "web: wait_for_file: timeout")  # type: ignore[arg-type]
 
 
