@@ -503,15 +503,26 @@ def test_an_unknown_guest_kernel() -> None:
     assert doubt.endswith(": 5.10, 6.1, 6.12, 6.18 are")
 
 
-@pytest.mark.parametrize("version", ["1.15.1", "1.16.0"])
 @pytest.mark.parametrize(("kernel", "unfit"), [("6.1.0", False), ("6.18", True), ("7.2-rc1", True)])
 def test_a_guest_kernel_that_does_not_survive(
-    version: str, kernel: str, unfit: bool, monkeypatch: pytest.MonkeyPatch
+    kernel: str, unfit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ATTEST_STANDIN_VERSION", version)
+    monkeypatch.setenv("ATTEST_STANDIN_VERSION", "1.15.1")
     binary = find_firecracker()
     assert binary.unfit(kernel).endswith(": it needs 1.16.1") is unfit
     assert binary.doubt(kernel) == ""  # where it is unfit, that is told instead
+
+
+@pytest.mark.parametrize("kernel", ["", "5.10.1", "6.1.0", "6.18"])
+def test_a_firecracker_of_which_no_guest_survives(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTEST_STANDIN_VERSION", "1.16.0")
+    binary = find_firecracker()
+    unfit = binary.unfit(kernel)
+    assert unfit.startswith("guests do not answer after a restore by Firecracker 1.16.0 (")
+    assert unfit.endswith("): it needs 1.16.1")
+    assert binary.doubt(kernel) == ""
 
 
 def test_an_old_binary(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kvm.conftest import Vmm
+from tests.kvm.conftest import THERE, Vmm
 from tests.leftovers import Host
 
 _WEB = """
@@ -66,3 +67,27 @@ def test_a_killed_driver_leaves_nothing(vmm: Vmm, tmp_path: Path, host: Host) ->
         assert len(host.left()) > 0
         driver.send_signal(signal.SIGKILL)
     host.await_nothing_left("after the driver was killed")
+
+
+@pytest.mark.skipif("firecracker" not in THERE, reason="give it by ATTEST_FIRECRACKER")
+def test_firecracker_1_16_0_boots_without_snapshots(tmp_path: Path, host: Host) -> None:
+    """By what it calls itself: what runs here is another one, which could."""
+    real = os.environ["ATTEST_FIRECRACKER"]
+    called = tmp_path / "firecracker"
+    called.write_text(
+        f"#!/bin/sh\n[ $# = 1 ] && [ $1 = --version ] && exec echo Firecracker v1.16.0\n"
+        f'exec {real} "$@"\n'
+    )
+    called.chmod(0o755)
+    script = "one.succeed('true')\none.snapshot()\n"
+    result = subprocess.run(
+        _command(Vmm("firecracker"), tmp_path, script, "one"),
+        env={**host.environment, "ATTEST_FIRECRACKER": str(called)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    why = f"guests do not answer after a restore by Firecracker 1.16.0 ({called}): it needs 1.16.1"
+    assert f"it boots without a snapshot: {why}" in result.stderr, result.stderr
+    assert f"one: cannot be saved: {why}" in result.stderr
+    assert result.returncode == 1

@@ -38,7 +38,7 @@ from attest.manifest import Manifest, check_names, load_manifest, on_hugepages, 
 from attest.net.bridge import hold_bridges, join_bridges, remove_taps
 from attest.net.vlan import VLan
 from attest.node.launcher import Launcher
-from attest.node.live_snapshot import save_running
+from attest.node.live_snapshot import require_fit, save_running
 from attest.node.resolved import ResolvedNode, resolve
 from attest.node.vmm_choice import find_vmm
 from attest.provision.preparation import prepare_boot
@@ -427,6 +427,7 @@ class Cluster:
 
         Raises:
             HostError: A disk cannot be saved.
+            MachineError: A machine would not survive it.
             Exception: A machine cannot be saved.
         """
         from attest.cluster.archive import stand_still, write_archive
@@ -434,7 +435,9 @@ class Cluster:
         self._require_open()
         for machine in self._all_machines():
             self._scripted.refuse_saving(machine)
-        machines = [(each, self._lifecycles[each.name]) for each in self._all_launchers()]
+        launchers = self._all_launchers()
+        require_fit(launchers)
+        machines = [(each, self._lifecycles[each.name]) for each in launchers]
         with self.events.span(Kind.ACTION, "keep the machines"), self._saving:
             absent = stand_still(machines, hold_bridges(self._cell, self._bridges()))
             wait(self._baking)  # they use files of disks that are to be kept

@@ -194,6 +194,11 @@ class Launcher:
             )
 
     @property
+    def unfit(self) -> str:
+        """Why it does not survive a snapshot; empty: it does."""
+        return self.node.binary.unfit(self.node.image.kernel_version)
+
+    @property
     def taps(self) -> list[str]:
         """The names of all taps that it has in the cell."""
         return [*(each.tap for each in self.node.attachments), *self._spare_taps]

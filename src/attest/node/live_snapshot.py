@@ -9,7 +9,7 @@ once, pays for reading the memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -23,7 +23,7 @@ from attest.support.concurrency import call_in_thread, wait_all
 from attest.vmm.base import Saved, Vmm
 from attest.vmm.qemu.nested import RAN_A_GUEST
 
-__all__ = ["save_running"]
+__all__ = ["require_fit", "save_running"]
 
 _TRIES = 10
 """How often machines are saved at most until none is met while it runs a guest of its own."""
@@ -42,8 +42,9 @@ def save_running(
         What becomes of each.
 
     Raises:
-        MachineError: One could not be saved.
+        MachineError: One could not be saved, or would not survive it.
     """
+    require_fit([launcher for launcher, _ in machines])
     emulated = [launcher for launcher, _ in machines if launcher.node.nested_in_emulation]
     try:
         for _ in range(_TRIES - 1 if emulated else 0):
@@ -56,6 +57,17 @@ def save_running(
     except Exception as error:  # of whichever VMM, or of the disk
         names = ", ".join(launcher.name for launcher, _ in machines)
         raise MachineError(names, f"could not be saved: {reason_of(error)}") from error
+
+
+def require_fit(launchers: Iterable[Launcher]) -> None:
+    """Check that machines would survive what they are saved for.
+
+    Raises:
+        MachineError: One would not; says why.
+    """
+    for launcher in launchers:
+        if unfit := launcher.unfit:
+            raise MachineError(launcher.name, f"cannot be saved: {unfit}")
 
 
 def _met_a_guest(saved: Future[Saved]) -> bool:

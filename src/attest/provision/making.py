@@ -55,7 +55,7 @@ def make_snapshot(launcher: Launcher, context: InstanceContext, directory: Path)
         MachineError: The machine did not come up.
         CommandFailed: A warm step failed.
     """
-    if unfit := launcher.node.binary.unfit(launcher.node.image.kernel_version):
+    if unfit := launcher.unfit:
         raise HostError(f"{launcher.name}: no snapshot can be made: {unfit}")
     shape = launcher.shape()
     path = directory / shape.key()

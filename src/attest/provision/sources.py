@@ -180,7 +180,7 @@ class PrebuiltSources:
 
     def _find(self, shape: Shape, launcher: Launcher) -> Saved | None:
         try:
-            if unfit := launcher.node.binary.unfit(launcher.node.image.kernel_version):
+            if unfit := launcher.unfit:
                 raise UnfitError(unfit)
             entry = self._snapshots.find(shape)
             saved = self._mappable(entry.saved, launcher)

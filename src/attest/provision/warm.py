@@ -57,7 +57,7 @@ class WarmSources:
         """
         if launcher.disks.written:
             return None
-        if unfit := launcher.node.binary.unfit(launcher.node.image.kernel_version):
+        if unfit := launcher.unfit:
             self._warn(launcher, f"it boots without a snapshot: {unfit}")
             return None
         found = self._entry(launcher.look_at_shape(), launcher)

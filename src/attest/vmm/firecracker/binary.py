@@ -15,8 +15,12 @@ _OLDEST: Final = (1, 15)
 _VARIABLE: Final = "ATTEST_FIRECRACKER"
 _RELEASES: Final = "https://github.com/firecracker-microvm/firecracker/releases"
 
-_MODERN_GUESTS: Final = (1, 16, 1)
-"""The first Firecracker whose restores guest kernel 6.18 survives."""
+_FIT: Final = (1, 16, 1)
+"""The first Firecracker whose restores all its guests survive."""
+
+_DEAF: Final = (1, 16, 0)
+"""The one Firecracker whose restored guests answer nobody over vsock: what has come in before the
+save is not delivered again (its CHANGELOG, 1.16.1, #5958)."""
 
 _GUESTS: Final[dict[tuple[int, ...], tuple[str, ...]]] = {
     (1, 15): ("5.10", "6.1", "6.12"),
@@ -60,8 +64,10 @@ class FirecrackerBinary(Binary, frozen=True):
 
     def unfit(self, kernel: str) -> str:
         """Why guests with this kernel do not survive a snapshot; empty: they do."""
-        if self.version < _MODERN_GUESTS and _number(_series(kernel)) >= (6, 18):
-            needed = ".".join(map(str, _MODERN_GUESTS))
+        needed = ".".join(map(str, _FIT))
+        if self.version == _DEAF:
+            return f"guests do not answer after a restore by {self}: it needs {needed}"
+        if self.version < _FIT and _number(_series(kernel)) >= (6, 18):
             return f"guest kernel {kernel} crashes after a restore by {self}: it needs {needed}"
         return ""
 
