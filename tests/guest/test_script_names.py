@@ -21,6 +21,8 @@ assert driver.log is log and driver.out_dir == machine.out_dir
 for name in ("start_all", "join_all", "retry", "polling_condition", "create_machine", "test_script",
              "run_tests", "subtest", "serial_stdout_on", "serial_stdout_off"):
     assert callable(globals()[name]) and callable(getattr(driver, name)), name
+assert driver.vhost_vsock is None
+dump_machine_ssh()
 
 start_all()
 machine.wait_for_job("multi-user.target")
@@ -59,6 +61,7 @@ def test_script_globals(tmp_path: Path) -> None:
     assert "\nthe end\n" in result.stderr, result.stderr
     for line in ("plain", "informed", "warning: warned", "a group", "subtest: a part"):
         assert f"  {line}" in result.stderr
+    assert "machine: a shell in it: machine.shell_interact() in" in result.stderr
     assert "for the journal" not in result.stderr
     assert "machine: | shown-line" in result.stderr
     assert "machine: | hidden-line" not in result.stderr

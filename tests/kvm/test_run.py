@@ -79,7 +79,7 @@ def test_firecracker_1_16_0_boots_without_snapshots(tmp_path: Path, host: Host) 
         f'exec {real} "$@"\n'
     )
     called.chmod(0o755)
-    script = "one.succeed('true')\none.snapshot()\n"
+    script = "one.succeed('true')\none.snapshot('fresh')\n"
     result = subprocess.run(
         _command(Vmm("firecracker"), tmp_path, script, "one"),
         env={**host.environment, "ATTEST_FIRECRACKER": str(called)},

@@ -28,9 +28,10 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 ALSO_GLOBAL: Final = (
-    "cluster", "create_machine", "debug", "join_all", "log", "machines", "machines_nspawn",
-    "machines_qemu", "polling_condition", "retry", "run_tests", "serial_stdout_off",
-    "serial_stdout_on", "start_all", "subtest", "t", "test_script", "vlans", "wait_all",
+    "cluster", "create_machine", "debug", "dump_machine_ssh", "join_all", "log", "machines",
+    "machines_nspawn", "machines_qemu", "polling_condition", "retry", "run_tests",
+    "serial_stdout_off", "serial_stdout_on", "start_all", "subtest", "t", "test_script",
+    "vlans", "wait_all",
 )  # fmt: skip
 """Attributes and methods of `Driver` that a script finds under their bare names, too."""
 
@@ -62,6 +63,7 @@ class Driver:
         debug: Its `breakpoint()` lets the user look around.
         out_dir: Where logs and the test's artefacts go.
         global_timeout: Seconds until the script is ended.
+        vhost_vsock: None; there is no SSH backdoor.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Driver:
         self.debug = Debug(pause)
         self.out_dir: Path = cluster.out_dir
         self.global_timeout = cluster.manifest.timeout
+        self.vhost_vsock = None
         self._run = run
         self._show_consoles = show_consoles
 
@@ -187,6 +190,13 @@ class Driver:
             if machine.is_up():
                 machine.execute("sync")
 
+    def dump_machine_ssh(self) -> None:
+        """Write into the log how to get into the machines, which takes no SSH backdoor."""
+        for machine in self.machines:
+            name = global_name(machine.name)
+            text = f"a shell in it: {name}.shell_interact() in the console of attest run -I"
+            self.log.log(text, {"machine": machine.name})
+
     def serial_stdout_on(self) -> None:
         """Show what machines print on their consoles."""
         self._show_consoles(True)
@@ -202,8 +212,13 @@ class Debug:
     def __init__(self, pause: Callable[[dict[str, Any]], None]) -> None:
         self._pause = pause
 
-    def breakpoint(self) -> None:
-        """Open a Python console, where the run has a user; the script goes on afterwards."""
+    def breakpoint(self, host: str = "127.0.0.1", port: int = 4444) -> None:
+        """Open a Python console, where the run has a user; the script goes on afterwards.
+
+        Args:
+            host: Where NixOS's driver listens for a debugger; it means nothing here.
+            port: The same.
+        """
         here = sys._getframe(1)
         names = here.f_globals
         self._pause(names if here.f_locals is names else names | here.f_locals)
