@@ -30,6 +30,7 @@ class Kind(StrEnum):
     ALARM = "alarm"  # a kernel panic, oops, OOM kill or hung task on a console
     EXIT = "exit"  # a machine's VMM ended
     COMMAND = "command"  # span: a command in a machine
+    OUTPUT = "output"  # lines that a command has printed, which its end has too
     WAIT = "wait"  # span: a wait for something in a machine
     CONDITION = "condition"  # span: a polling condition is checked
     COPY = "copy"  # span: files in or out
@@ -146,7 +147,13 @@ class EventLog:
 
     def emit(self, kind: Kind, text: str = "", *, machine: str = "", **data: Any) -> None:
         """Record that something happened now, inside the current span."""
-        self._publish(kind=kind, machine=machine, text=text, parent=_current_span.get(), data=data)
+        self.emit_in(_current_span.get(), kind, text, machine=machine, **data)
+
+    def emit_in(
+        self, parent: int, kind: Kind, text: str = "", *, machine: str = "", **data: Any
+    ) -> None:
+        """Record that something happened now, inside the span of that number."""
+        self._publish(kind=kind, machine=machine, text=text, parent=parent, data=data)
 
     @contextmanager
     def span(self, kind: Kind, text: str, *, machine: str = "", **data: Any) -> Iterator[Span]:
