@@ -14,11 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 __all__ = ["Event", "EventLog", "Kind", "Span", "Subscriber", "current_span"]
+
+
+_LONGEST: Final = 32_768
+"""Characters of an error's text that go into the end of a span."""
 
 
 class Kind(StrEnum):
@@ -173,7 +177,7 @@ class EventLog:
         try:
             yield span
         except BaseException as error:
-            span.data["error"] = str(error) or type(error).__name__
+            span.data["error"] = _cut(str(error)) or type(error).__name__
             raise
         finally:
             _current_span.reset(token)
@@ -202,3 +206,9 @@ class EventLog:
                 to.failed = True
                 return f"{to.name} is incomplete: {str(error) or repr(error)}"
         return ""
+
+
+def _cut(text: str) -> str:
+    """What an error says, as its span has it: each span that it leaves has it again."""
+    more = len(text) - _LONGEST
+    return f"{text[:_LONGEST]}[… {more:,} characters …]" if more > 0 else text
