@@ -12,6 +12,7 @@
 
 #include "account.h"
 #include "child.h"
+#include "holders.h"
 #include "loop.h"
 #include "memory.h"
 #include "shells.h"
@@ -20,7 +21,7 @@
 
 enum { COMMAND = 1, ARGUMENT, DIRECTORY, USER, ENVIRONMENT, LIMIT, TERMINAL, FLAGS };
 enum { INPUT_FOLLOWS = 1, LEAVE_BACKGROUND = 2, STRICT = 4 };
-enum { OUTPUT, ERROR, CHANNELS, DEATH_MS = 5000, END_OF_INPUT = 4 };
+enum { OUTPUT, ERROR, CHANNELS, DEATH_MS = 5000, HELD_MS = 3000, END_OF_INPUT = 4 };
 
 static const uint32_t reading = EPOLLIN | EPOLLET;
 static const size_t endless = SIZE_MAX;
@@ -35,20 +36,23 @@ struct exec {
     struct stream *stream;
     struct child child;
     pid_t session;
-    struct timer limit;
+    struct timer limit, held;
     struct output outputs[CHANNELS];
     struct watch input;  /* a pipe; a terminal's input goes to outputs[OUTPUT] */
     struct buffer unread; /* input that the pipe has not taken yet */
     bool terminal, leave_background, input_closed;
-    bool exited;
+    bool is_shell, exited;
     int status;         /* of waitpid(), when exited */
     enum status killed; /* TIMED_OUT or CANCELLED when the agent ended it, else DONE */
+    char *late;         /* why it had not ended by its time limit, though it has exited; else NULL */
 };
 
 static void exec_free(struct exec *exec)
 {
     child_forget(&exec->child);
     timer_stop(&exec->limit);
+    timer_stop(&exec->held);
+    free(exec->late);
     for (int i = 0; i < CHANNELS; i++)
         watch_close(&exec->outputs[i].watch);
     watch_close(&exec->input);
@@ -59,12 +63,11 @@ static void exec_free(struct exec *exec)
 static void exec_finish(struct exec *exec)
 {
     struct stream *stream = exec->stream;
-    struct outcome outcome = {.status = exec->killed};
+    char *late = exec->late;
+    struct outcome outcome = {.status = exec->killed, .message = late};
     /* With the RESULT, so that the host is woken once. */
     for (uint8_t channel = 0; channel < CHANNELS && exec->killed == DONE; channel++)
         stream_send_eof(stream, channel);
-    if (exec->killed == TIMED_OUT)
-        outcome.message = "its time limit was over";
     if (exec->killed == DONE && WIFSIGNALED(exec->status)) {
         outcome.status = KILLED;
         outcome.code = WTERMSIG(exec->status);
@@ -72,8 +75,10 @@ static void exec_finish(struct exec *exec)
         outcome.status = EXITED;
         outcome.code = WEXITSTATUS(exec->status);
     }
+    exec->late = NULL;
     exec_free(exec);
     stream_end(stream, &outcome);
+    free(late);
 }
 
 /* --- output --- */
@@ -189,11 +194,40 @@ static void output_ready(struct watch *watch, uint32_t events)
 
 /* --- the end --- */
 
+/* Why the command has not ended, though its process has. */
+static char *held_text(const struct exec *exec)
+{
+    const char *who = exec->is_shell ? "its shell" : "it";
+    bool killed = WIFSIGNALED(exec->status);
+    char *holders = holders_text(exec->outputs[OUTPUT].watch.fd);
+    char *text = killed ? format_text("%s was killed by signal %d, but %s its output open", who, WTERMSIG(exec->status), holders)
+                        : format_text("%s has exited with %d, but %s its output open", who, WEXITSTATUS(exec->status), holders);
+    free(holders);
+    return text;
+}
+
+/* Whether only its output keeps it; the host may be slow to take that. */
+static bool is_held(const struct exec *exec)
+{
+    return exec->exited && watch_active(&exec->outputs[OUTPUT].watch) && exec->stream->send_window;
+}
+
+static void exec_held(struct timer *timer)
+{
+    struct exec *exec = container_of(timer, struct exec, held);
+    if (!is_held(exec))
+        return;
+    char *text = held_text(exec);
+    stream_note(exec->stream, text);
+    free(text);
+}
+
 static void exec_exited(struct child *child, int status)
 {
     struct exec *exec = container_of(child, struct exec, child);
     exec->exited = true;
     exec->status = status;
+    timer_set(&exec->held, HELD_MS, exec_held);
     exec_progress(exec);
 }
 
@@ -216,7 +250,10 @@ static void exec_kill(struct exec *exec, enum status why)
 
 static void exec_overdue(struct timer *timer)
 {
-    exec_kill(container_of(timer, struct exec, limit), TIMED_OUT);
+    struct exec *exec = container_of(timer, struct exec, limit);
+    if (is_held(exec))
+        exec->late = held_text(exec);
+    exec_kill(exec, TIMED_OUT);
 }
 
 /* --- the start --- */
@@ -350,6 +387,7 @@ static void exec_begin(struct stream *stream, const struct request *request, con
     exec->stream = stream;
     exec->session = running->pid;
     exec->terminal = request_has(request, TERMINAL);
+    exec->is_shell = request_has(request, COMMAND);
     exec->leave_background = flags & LEAVE_BACKGROUND;
     stream->state = exec;
     child_watch(&exec->child, running->pid, exec_exited);

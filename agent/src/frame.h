@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 2,
+    PROTOCOL_VERSION = 3,
     FRAME_MAGIC = 0xA7,
     HEADER_SIZE = 12,
     HELLO_MAGIC_SIZE = 16,
@@ -29,6 +29,7 @@ enum frame_type {
     FRAME_RESIZE,
     FRAME_RESULT,
     FRAME_ERROR,
+    FRAME_NOTE,
 };
 
 struct frame {

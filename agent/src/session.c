@@ -67,6 +67,11 @@ void stream_send_eof(struct stream *stream, uint8_t channel)
     link_send(owner, FRAME_EOF, channel, stream->number, NULL, 0);
 }
 
+void stream_note(struct stream *stream, const char *text)
+{
+    link_send(owner, FRAME_NOTE, 0, stream->number, text, strlen(text));
+}
+
 void stream_consumed(struct stream *stream, size_t size)
 {
     stream->consumed += (uint32_t)size;

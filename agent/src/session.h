@@ -59,6 +59,8 @@ size_t stream_room(struct stream *stream);
 void stream_send(struct stream *stream, uint8_t channel, const void *bytes, size_t size);
 ssize_t stream_send_from(struct stream *stream, uint8_t channel, int fd, size_t limit);
 void stream_send_eof(struct stream *stream, uint8_t channel);
+/* Tell the people at the host how it goes. */
+void stream_note(struct stream *stream, const char *text);
 /* `size` bytes of DATA are used up: the host may send as many more. */
 void stream_consumed(struct stream *stream, size_t size);
 /* Send the RESULT and free the stream. */

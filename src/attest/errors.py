@@ -163,7 +163,9 @@ class CommandFailed(TestFailure):
         stdout: All that it printed.
         stderr: All that it printed on standard error.
         expected: What the test required, such as ``"to succeed"``.
+        message: The sentence without the machine, where there is more to say.
         evidence: The last lines of both and of the machine's console, for ``str()``.
+        log: Path of a file with all of it, where that shows only a part; or an empty string.
     """
 
     def __init__(
@@ -175,19 +177,23 @@ class CommandFailed(TestFailure):
         stderr: str = "",
         *,
         expected: str = "to succeed",
+        message: str = "",
         evidence: Mapping[str, Sequence[str]] | None = None,
+        log: str = "",
+        hint: str = "",
     ) -> None:
         self.machine = machine
         self.command = command
         self.status = status
         self.stdout = stdout
         self.stderr = stderr
-        verdict = f"exit code {status}"
-        if status == 124:
-            verdict += " (time limit)"
-        super().__init__(
-            f"{machine}: command `{command}` was required {expected}: {verdict}", evidence=evidence
-        )
+        self.log = log
+        message = message or f"command `{command}` was required {expected}: exit code {status}"
+        super().__init__(f"{machine}: {message}", hint=hint, evidence=evidence)
+
+    def _details(self) -> list[str]:
+        log = [f"  all that it printed: {self.log}"] if self.log else []
+        return [*super()._details(), *log]
 
 
 class MachineError(TestFailure):

@@ -14,11 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 __all__ = ["Event", "EventLog", "Kind", "Span", "Subscriber", "current_span"]
+
+
+_LONGEST: Final = 32_768
+"""Characters of an error's text that go into the end of a span."""
 
 
 class Kind(StrEnum):
@@ -30,6 +34,7 @@ class Kind(StrEnum):
     ALARM = "alarm"  # a kernel panic, oops, OOM kill or hung task on a console
     EXIT = "exit"  # a machine's VMM ended
     COMMAND = "command"  # span: a command in a machine
+    OUTPUT = "output"  # lines that a command has printed, which its end has too
     WAIT = "wait"  # span: a wait for something in a machine
     CONDITION = "condition"  # span: a polling condition is checked
     COPY = "copy"  # span: files in or out
@@ -146,7 +151,13 @@ class EventLog:
 
     def emit(self, kind: Kind, text: str = "", *, machine: str = "", **data: Any) -> None:
         """Record that something happened now, inside the current span."""
-        self._publish(kind=kind, machine=machine, text=text, parent=_current_span.get(), data=data)
+        self.emit_in(_current_span.get(), kind, text, machine=machine, **data)
+
+    def emit_in(
+        self, parent: int, kind: Kind, text: str = "", *, machine: str = "", **data: Any
+    ) -> None:
+        """Record that something happened now, inside the span of that number."""
+        self._publish(kind=kind, machine=machine, text=text, parent=parent, data=data)
 
     @contextmanager
     def span(self, kind: Kind, text: str, *, machine: str = "", **data: Any) -> Iterator[Span]:
@@ -166,7 +177,7 @@ class EventLog:
         try:
             yield span
         except BaseException as error:
-            span.data["error"] = str(error) or type(error).__name__
+            span.data["error"] = _cut(str(error)) or type(error).__name__
             raise
         finally:
             _current_span.reset(token)
@@ -195,3 +206,9 @@ class EventLog:
                 to.failed = True
                 return f"{to.name} is incomplete: {str(error) or repr(error)}"
         return ""
+
+
+def _cut(text: str) -> str:
+    """What an error says, as its span has it: each span that it leaves has it again."""
+    more = len(text) - _LONGEST
+    return f"{text[:_LONGEST]}[… {more:,} characters …]" if more > 0 else text

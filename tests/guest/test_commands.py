@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
 from attest.cluster.cluster import Cluster
-from attest.errors import CommandFailed, WaitFailed
-from attest.events import Event, Kind
+from attest.errors import CommandFailed, ConditionFailed, WaitFailed
+from attest.events import Event, EventLog, Kind
+from attest.machine.conditions import PollingCondition
 from attest.machine.machine import Machine
-from attest.support.concurrency import wait_all
+from attest.support.concurrency import call_in_thread, wait_all
 
 
 def test_succeed_returns_all_outputs_joined(machine: Machine) -> None:
@@ -34,7 +40,7 @@ def test_an_error_shows_the_end_of_the_output_as_plain_text(machine: Machine) ->
     with pytest.raises(CommandFailed) as caught:
         machine.succeed("seq 1000; printf '\\033[31mred\\033[0m' >&2; false")
     assert caught.value.stdout.startswith("1\n2\n")
-    assert "\n  | […]\n  | 961\n  | 962\n" in str(caught.value)
+    assert "\n  | [… 960 lines before …]\n  | 961\n  | 962\n" in str(caught.value)
     assert "\n  stderr:\n  | red" in str(caught.value)
 
 
@@ -128,3 +134,117 @@ def test_an_emulated_guest_is_spared_what_is_slow(machine: Machine) -> None:
     machine.fail("grep -wE 'erms|fsrm|fzrm|fsrs|fsrc|la57|pku|smap' /proc/cpuinfo")
     machine.succeed("grep Vulnerable /sys/devices/system/cpu/vulnerabilities/spectre_v2")
     machine.succeed("dmesg | grep 'mem auto-init: .*heap alloc:off'")
+
+
+@contextmanager
+def told(events: EventLog, kind: Kind) -> Iterator[list[Event]]:
+    """The events of a kind that happen in the ``with`` block."""
+    found: list[Event] = []
+
+    def take(event: Event) -> None:
+        if event.kind is kind:
+            found.append(event)
+
+    events.subscribe(take)
+    yield found
+    events.unsubscribe(take)
+
+
+def test_who_holds_a_commands_output_is_told_and_in_the_error(
+    debian: Cluster, machine: Machine
+) -> None:
+    held = r"its shell has exited with 0, but process \d+ \(sleep\) holds its output open"
+    calls: list[Callable[[], object]] = [
+        lambda: machine.succeed("sleep 600 & echo started", timeout=5),
+        lambda: machine.run("sleep 600 & echo started", timeout=1),
+        lambda: machine.wait_until_succeeds("sleep 600 & echo started", timeout=1),
+    ]
+    with told(debian.events, Kind.WARNING) as warnings:
+        assert machine.execute("sleep 600 & echo started", timeout=1) == (124, "started\n")
+        for call in calls:
+            with pytest.raises((CommandFailed, WaitFailed)) as caught:
+                call()
+            assert re.search(rf"exit code 124 \(time limit\): {held}\n", str(caught.value))
+            assert re.search(r"\n  \| started\n", str(caught.value))
+        assert machine.fail("sleep 600 & echo started", timeout=1) == "started\n"
+        machine.wait_until_fails("sleep 600 & echo started", timeout=1)
+        machine.succeed("sleep 600 >/dev/null & echo started")  # it may keep the errors
+    expected = rf"`sleep 600 & echo started`: {held}"
+    assert [bool(re.fullmatch(expected, each.text)) for each in warnings] == [True] * 6
+    machine.succeed("pkill sleep")
+
+
+def test_an_exit_code_of_its_own_is_no_time_limit(machine: Machine) -> None:
+    with pytest.raises(CommandFailed) as caught:
+        machine.succeed("exit 124")
+    assert "exit code 124" in str(caught.value)
+    assert "time limit" not in str(caught.value)
+
+
+def test_output_is_told_while_the_command_runs(debian: Cluster, machine: Machine) -> None:
+    machine.succeed("rm -f /tmp/go")
+
+    def let_go(event: Event) -> None:
+        """End the command when its first lines have been told."""
+        if event.kind is Kind.OUTPUT and event.text == "one\ntwo":
+            call_in_thread(lambda: machine.succeed("touch /tmp/go"), "let go")
+
+    debian.events.subscribe(let_go)
+    with told(debian.events, Kind.OUTPUT) as outputs, told(debian.events, Kind.COMMAND) as commands:
+        printed = machine.succeed(
+            "echo one; echo two; printf part; while ! test -e /tmp/go; do sleep 0.1; done;"
+            " printf ' and rest'; echo err >&2"
+        )
+    debian.events.unsubscribe(let_go)
+    assert printed == "one\ntwo\npart and rest"
+    said = {(each.text, each.data["stream"]) for each in outputs}
+    assert said == {("one\ntwo", "stdout"), ("part and rest", "stdout"), ("err", "stderr")}
+    begun = next(each for each in commands if each.text.startswith("echo one"))
+    assert {each.parent for each in outputs} == {begun.span}
+    end = next(each for each in commands if each.span == begun.span and each.phase == "end")
+    assert (end.data["stdout"], end.data["stderr"]) == (printed, "err\n")
+
+
+def test_what_a_command_printed_that_was_interrupted_is_in_the_log(
+    debian: Cluster, machine: Machine
+) -> None:
+    condition = PollingCondition(
+        lambda: machine.execute("test -e /tmp/printed")[0] != 0, debian.events, 0.1, "unprinted"
+    )
+    machine.succeed("rm -f /tmp/printed")
+    with (
+        told(debian.events, Kind.COMMAND) as commands,
+        pytest.raises(ConditionFailed),
+        condition,
+    ):
+        machine.succeed("echo begun; sleep 0.5; touch /tmp/printed; sleep 600")
+    end = next(
+        each for each in commands if each.text.startswith("echo begun") and each.phase == "end"
+    )
+    assert end.data["stdout"] == "begun\n"
+
+
+def test_a_failure_shows_a_part_of_what_is_long_and_says_where_all_is(machine: Machine) -> None:
+    command = "head -c 3000000 /dev/zero | tr '\\0' x; seq 100000 >&2; exit 3 #" + "y" * 100_000
+    with pytest.raises(CommandFailed) as caught:
+        machine.succeed(command)
+    error = caught.value
+    assert (len(error.stdout), len(error.stderr), error.command) == (3_000_000, 588_895, command)
+    assert len(str(error)) < 20_000
+    assert "[… 2,995,904 characters before …]" in str(error)
+    assert "[… 99,960 lines before …]" in str(error)
+    assert re.search(r"#y+\[… 99,\d+ characters …\]y+` was required to succeed", str(error))
+    assert f"all that it printed: {error.log}" in str(error)
+    whole = Path(error.log).read_text()
+    assert whole.startswith(f"$ {command}\n")
+    assert whole.endswith(f"x\nstderr:\n{error.stderr}\n")
+
+
+def test_files_with_whole_outputs_stay_few(machine: Machine) -> None:
+    for _ in range(12):
+        machine.run("seq 1000", check=False)
+        with pytest.raises(CommandFailed) as caught:
+            machine.succeed("seq 1000; false")
+    files = list(machine.out_dir.glob(f"command-{machine.name}-*.log"))
+    assert len(files) == 10
+    assert Path(caught.value.log) in files

@@ -69,6 +69,30 @@ def test_a_test_that_fails_exits_with_1_and_says_why(tmp_path: Path) -> None:
         assert result.stderr.count(words) == 1, result.stderr
 
 
+def test_a_failure_is_short_and_has_what_the_machine_has_logged(tmp_path: Path) -> None:
+    script = (
+        "one.connect()\n"
+        "try:\n"
+        "    two.succeed('echo seen-by-kernel > /dev/kmsg; exit 3 # ' + 'x' * 100_000)\n"
+        "except Exception:\n"
+        "    assert False, 'y' * 3_000_000\n"
+    )
+    out, report = tmp_path / "out", tmp_path / "report.xml"
+    result = _run(_write(tmp_path, script), "--out", str(out), "--junit", str(report))
+    assert result.returncode == 1
+    assert len(result.stderr) < 20_000
+    assert "to succeed: exit code 3\n" in result.stderr
+    for text in (result.stderr, report.read_text()):
+        assert "  kernel log of two since the test began:\n  | " in text
+        assert "seen-by-kernel" in text
+        assert f"journals and kernel logs of one, two: {out}" in text
+    assert f"the whole of it: {out}/failure.txt" in result.stderr
+    assert "y" * 3_000_000 in (out / "failure.txt").read_text()
+    assert "seen-by-kernel" in (out / "kernel-two.log").read_text()
+    assert "x" * 100_000 in (out / "command-two-1.log").read_text()
+    assert (out / "events.jsonl").stat().st_size < 1_000_000
+
+
 def test_an_assertion_names_its_line(tmp_path: Path) -> None:
     result = _run(_write(tmp_path, "x = 1\nassert x == 2, 'x is one'"))
     assert result.returncode == 1
@@ -135,9 +159,15 @@ def test_the_time_limit_ends_the_test(tmp_path: Path) -> None:
 
 def test_verbose_shows_consoles_and_outputs(tmp_path: Path) -> None:
     script = "one.succeed('echo seen-$((6 * 7))', 'echo spoken-$((6 * 7)) > /dev/console')\n"
+    script += "one.succeed('echo begun-$((6 * 7)) >&2; sleep 0.5; echo ended')\n"
     result = _run(_write(tmp_path, f"{script}one.wait_for_console_text('spoken')"), "-v")
     assert "seen-42" in result.stderr
     assert "one: | spoken-42" in result.stderr
+    shown = [line[10:].partition("  [")[0] for line in result.stderr.splitlines()]
+    begin = shown.index("one:   begun-42")
+    command = "one: $ echo begun-$((6 * 7)) >&2; sleep 0.5; echo ended"
+    assert shown[begin - 1 : begin + 3] == [command, "one:   begun-42", "one:   ended", command]
+    assert shown.count("one:   ended") == 1
 
 
 def test_a_run_that_is_terminated_ends_in_order_and_leaves_its_events(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 SOURCES = Path(__file__).parents[2] / "agent"
 
 MAGIC = b"attest-agent\r\n\x1a\n"
-HELLO, WELCOME, OPEN, DATA, EOF, WINDOW, CANCEL, RESIZE, RESULT, ERROR = range(1, 11)
+HELLO, WELCOME, OPEN, DATA, EOF, WINDOW, CANCEL, RESIZE, RESULT, ERROR, NOTE = range(1, 12)
 EXEC, WAIT, PUT, GET, CONNECT, IDENTITY, POWER, INFO = range(1, 9)
 DONE, EXITED, KILLED, TIMED_OUT, CANCELLED, FAILED = range(6)
 STATUS_NAMES = ("DONE", "EXITED", "KILLED", "TIMED_OUT", "CANCELLED", "FAILED")
@@ -87,6 +87,7 @@ class Stream:
     frames: int = 0
     window: int = FIRST_WINDOW
     result: Result | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def stdout(self) -> bytes:
@@ -122,7 +123,7 @@ class AgentClient:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def hello(self, *, padding: int = 0, version: int = 2) -> None:
+    def hello(self, *, padding: int = 0, version: int = 3) -> None:
         """Begin a session: everything before this HELLO's WELCOME is discarded."""
         nonce = os.urandom(16)
         self.streams.clear()
@@ -214,6 +215,8 @@ class AgentClient:
             stream.ended.add(flags)
         elif kind == WINDOW:
             stream.window += int.from_bytes(payload, "little")
+        elif kind == NOTE:
+            stream.notes.append(payload.decode())
         else:
             assert kind == RESULT
             stream.result = self._result(payload)

@@ -204,6 +204,46 @@ def test_the_result_waits_for_background_output(client: AgentClient) -> None:
     assert stream.stdout == b"early\nlate\n"
 
 
+def test_who_holds_the_output_of_a_command_that_has_exited(client: AgentClient) -> None:
+    client.give_windows = False
+    untaken = client.open(EXEC, [(COMMAND, b"head -c 400000 /dev/zero & exit")])
+    many = b"for i in 1 2 3 4 5 6 7; do sleep 60 2>&- & echo $!; done; sleep 60 >&- &"
+    terminal = (TERMINAL, struct.pack("<HH", 24, 80))
+    commands: dict[str, Fields] = {
+        "its shell has exited with 3": [(COMMAND, b"sleep 60 & echo $!; exit 3")],
+        "its shell was killed by signal 9": [(COMMAND, b"sleep 60 & echo $!; kill -9 $$")],
+        "its shell has exited with 0": [(COMMAND, many), (FLAGS, u32(4))],
+        "it has exited with 0": argv("sh", "-c", "sleep 60 & echo $!"),
+        "its shell has exited with 1": [
+            (COMMAND, b"trap '' HUP; sleep 60 & echo $!; false"),
+            terminal,
+        ],
+    }
+    streams = {end: client.open(EXEC, fields) for end, fields in commands.items()}
+    while not all(stream.notes for stream in streams.values()):
+        client.handle()
+    for end, stream in streams.items():
+        one, *more = sorted(stream.stdout.decode().split(), key=int)
+        expected = f"{end}, but process {one} (sleep) holds its output open"
+        if more:
+            named = ", ".join(f"{pid} (sleep)" for pid in (one, *more[:4]))
+            expected = f"{end}, but processes {named} and 2 more hold its output open"
+        assert stream.notes == [expected]
+    assert not untaken.notes, "its output is there for the host to take"
+    for stream in (untaken, *streams.values()):
+        client.cancel(stream)
+        assert client.finish(stream).status == CANCELLED
+
+
+def test_a_time_limit_tells_who_held_the_output(client: AgentClient) -> None:
+    result, stream = client.sh("sleep 60 & echo $!", (LIMIT, u64(200)))
+    pid = stream.stdout.decode().strip()
+    expected = f"its shell has exited with 0, but process {pid} (sleep) holds its output open"
+    assert (result.status, result.message) == (TIMED_OUT, expected)
+    assert not stream.notes
+    assert client.sh("sleep 60", (LIMIT, u64(200)))[0].message == ""
+
+
 def test_background_processes_that_closed_their_output_live_on(client: AgentClient) -> None:
     result, stream = client.sh("sleep 1000 >/dev/null 2>&1 & echo $!")
     assert result.code == 0

@@ -61,7 +61,7 @@ def await_death(pid: int, client: AgentClient) -> None:
 
 
 def test_welcome(client: AgentClient) -> None:
-    assert client.version == 2
+    assert client.version == 3
     assert client.welcome[2] == BOOT_ID
     assert client.welcome[3] in ("systemd", "other")
     assert client.welcome[4].endswith(("/bash", "/sh"))
@@ -70,7 +70,7 @@ def test_welcome(client: AgentClient) -> None:
 
 def test_another_version_is_answered(client: AgentClient) -> None:
     client.hello(version=77)
-    assert client.version == 2
+    assert client.version == 3
 
 
 @pytest.mark.parametrize("size", [1, 12, 262_156])

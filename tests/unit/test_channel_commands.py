@@ -74,8 +74,14 @@ def test_a_command_with_a_nul_is_refused_before_it_is_sent(channel: AgentChannel
 
 
 def test_a_command_that_is_too_long_is_refused_before_it_is_sent(channel: AgentChannel) -> None:
-    with pytest.raises(UsageError, match="262144"):
-        channel.run(Command("#" * 300_000))
+    longest = 131_071
+    done = channel.run(Command(f"test {'x' * (longest - 15)} ; echo ok"))
+    assert done.stdout == b"ok\n"
+    for words in ("#" * (longest + 1), ["echo", *["x" * 100_000] * 2], "ä" * 70_000):
+        with pytest.raises(UsageError, match=r"at most 131,071 bytes, this one has (131,072|2|14)"):
+            channel.run(Command(words))
+    with pytest.raises(UsageError, match="this one has 200,013"):
+        channel.run(Command("true", env={"LARGE_ONE": "x" * 199_999}))
     assert channel.run(Command("true")).status == 0
 
 

@@ -53,7 +53,7 @@ def test_other_failures_are_attached() -> None:
         wait_all(["a", "b"], call)
     (other,) = caught.value.others  # type: ignore[attr-defined]
     assert {str(caught.value), str(other)} == {"a", "b"}
-    assert f"also failed: {other}" in caught.value.__notes__
+    assert f"also failed: ValueError: {other}" in caught.value.__notes__
 
 
 def test_what_several_failed_of_is_told_once() -> None:

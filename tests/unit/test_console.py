@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from attest.guest.console import Alarm, Console
+from attest.support.concurrency import call_in_thread
 from attest.support.text import plain_text
 from attest.vmm.base import ConsolePipes
 
@@ -120,6 +121,61 @@ def test_what_was_found_in_an_unfinished_line_is_not_found_again(guest: Guest) -
     assert not guest.console.search(re.compile("once"), None)
     assert guest.console.search(re.compile("more\nlast"), None)
     assert guest.lines == ["once more", "last"]
+
+
+def test_lines_behind_a_match_are_for_the_next_search(guest: Guest) -> None:
+    guest.screen.write(b"one\ntwo two\nthree\npart")
+    assert guest.console.search(re.compile("part"), 10), "all has come"
+    guest.screen.write(b" of four\nfive\nsix\nseven\nfive\n")
+    guest.end()
+    assert not guest.console.search(re.compile("one"), None)
+    assert guest.console.search(re.compile("^ ?of four\nfive$", re.MULTILINE), None)
+    assert guest.console.search(re.compile("six\n"), None)
+    assert guest.console.search(re.compile("five"), None)
+    assert not guest.console.search(re.compile("five"), None)
+
+
+def many(count: int) -> bytes:
+    return b"".join(b"line %d is \x1b[1m\xc3\xa4hnlich\x1b[0m\r\n\r\n" % n for n in range(count))
+
+
+@pytest.mark.parametrize("before", [b"", b"\xff of an earlier console\nline 17 of it\n"])
+def test_a_search_finds_what_is_long_past(tmp_path: Path, before: bytes) -> None:
+    (tmp_path / "log").write_bytes(before)
+    guest = Guest(tmp_path / "log")
+    _show(guest.screen, many(20_000) + b"x" * 10_000 + b"\nlast\n")
+    guest.end()
+    search = guest.console.search
+    assert not search(re.compile("of an earlier|no such"), None)
+    assert search(re.compile("line 17 is ähnlich\nline 18 is ähnlich$", re.MULTILINE), None)
+    assert not search(re.compile("line 17 is"), None), "it was found before"
+    assert search(re.compile("line 19 is"), None)
+    guest.console.move_log(tmp_path / "moved")
+    for number in (8_997, 9_017, 9_019, 17_990, 17_996, 17_998, 18_000, 19_999):
+        lines = f"^line {number} is.*\n(line {number + 1}|x)"
+        assert search(re.compile(lines, re.MULTILINE), None), number
+        assert not search(re.compile(lines, re.MULTILINE), None), number
+    assert search(re.compile("x{1800}\nlast"), None)
+    assert not search(re.compile("."), None)
+
+
+def test_a_search_goes_on_while_more_comes_than_is_kept(guest: Guest) -> None:
+    found = call_in_thread(
+        lambda: guest.console.search(re.compile("^wanted$", re.MULTILINE), 60), "search"
+    )
+    for _ in range(5):
+        _show(guest.screen, many(3000))
+    _show(guest.screen, b"wanted\n" + many(3000))
+    assert found.result(60)
+
+
+def test_without_its_file_a_search_has_the_last_lines(tmp_path: Path) -> None:
+    (tmp_path / "console.log").symlink_to("/dev/full")
+    guest = Guest(tmp_path / "console.log")
+    _show(guest.screen, many(5000))
+    guest.end()
+    assert not guest.console.search(re.compile("line 2000 "), None)
+    assert guest.console.search(re.compile("line 3500 "), None)
 
 
 def test_a_search_ends_with_the_console(guest: Guest) -> None:

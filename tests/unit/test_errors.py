@@ -109,6 +109,11 @@ def test_the_end_of_a_text() -> None:
     assert last_lines("") == last_lines("\n") == []
     assert last_lines("one\n\ntwo\n") == ["one", "", "two"]
     assert last_lines("\x1b[31mred\x1b[0m\r\n") == ["red"]
-    assert last_lines("".join(f"{n}\n" for n in range(41))) == ["[…]", *map(str, range(1, 41))]
-    assert last_lines("x" * 5000) == ["[…]", "x" * 4096]
+    assert last_lines("".join(f"{n}\n" for n in range(41))) == [
+        "[… 1 lines before …]",
+        *map(str, range(1, 41)),
+    ]
+    assert last_lines("x" * 5000) == ["[… 904 characters before …]", "x" * 4096]
+    assert last_lines("x" * 3_000_000)[0] == "[… 2,995,904 characters before …]"
     assert last_lines("y" * 1_000_000 + "\nlast\n")[-1] == "last"
+    assert last_lines("".join(f"{n}\n" for n in range(100_000)))[0] == "[… 99,960 lines before …]"

@@ -18,8 +18,9 @@ from attest.events import Event, EventLog, Kind
 from attest.report.activity import Activities
 from attest.report.first_answer import first_answer
 from attest.report.journal import journal
-from attest.report.lines import describe, headline
+from attest.report.lines import describe
 from attest.report.live import view
+from attest.support.text import headline
 
 
 def _recorded() -> tuple[EventLog, list[Event]]:

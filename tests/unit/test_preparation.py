@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from attest.disk.qemu_img import create
 from attest.errors import ChannelError
 from attest.events import EventLog
-from attest.guest.channel import Channel, Command, Completed
+from attest.guest.channel import Channel, Command, Completed, Follower
 from attest.image.model import Image
 from attest.manifest import parse_manifest
 from attest.net.cell import Cell
@@ -32,11 +32,18 @@ class Guest:
         self.done.append(target)
         return []
 
-    def run(self, command: Command) -> Completed:
-        if self.fails:
-            raise ChannelError("m", "it was ended")
+    def start(self, command: Command, *, follower: Follower) -> Guest:
         self.done.append(str(command.command))
+        return self
+
+    def wait(self, timeout: float | None) -> Completed:
+        if self.fails:
+            self.done.pop()
+            raise ChannelError("m", "it was ended")
         return Completed(0, b"", b"")
+
+    def abandon(self) -> None:
+        pass
 
 
 def node(

@@ -114,7 +114,7 @@ def test_another_sessions_welcome_is_no_answer() -> None:
     [
         pytest.param(HEADER.pack(0x41, 4, 0, 0, 1, 0), id="magic"),
         pytest.param(HEADER.pack(0xA7, 0, 0, 0, 1, 0), id="type 0"),
-        pytest.param(HEADER.pack(0xA7, 11, 0, 0, 1, 0), id="unknown type"),
+        pytest.param(HEADER.pack(0xA7, 12, 0, 0, 1, 0), id="unknown type"),
         pytest.param(HEADER.pack(0xA7, 4, 2, 0, 1, 0), id="channel"),
         pytest.param(HEADER.pack(0xA7, 9, 1, 0, 1, 0), id="flags"),
         pytest.param(HEADER.pack(0xA7, 4, 0, 1, 1, 0), id="reserved"),

@@ -123,7 +123,7 @@ def run_test(
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 if not _is_success(error):
                     failure = error
-                    span.data["error"] = str(error) or type(error).__name__
+                    span.data["error"] = _said(error)
         seconds = time.monotonic() - begun
         if orders is not None and orders.ended:
             _say(f"{test.name}: ended after {seconds:.1f} s")
@@ -317,7 +317,7 @@ class _Run:
     ) -> None:
         self.began = True
         try:
-            with keeping.of(cluster):
+            with keeping.of(cluster), _logged(cluster):
                 run(names)
         except Terminated:
             raise
@@ -342,13 +342,25 @@ class _Run:
         if self._explained:
             return
         self._explained = True
-        from attest.report.traceback import failure_lines
+        from attest.report.traceback import bounded, failure_lines
 
-        lines = ["", *failure_lines(failure, self._script.filename)]
+        lines = failure_lines(failure, self._script.filename)
         if isinstance(failure, TimeLimit):
             lines += self._consoles()
-        for line in lines:
+        shown = bounded(lines)
+        if shown != lines:
+            shown.append(self._write_failure(lines))
+        for line in ["", *shown]:
             _say(plain_text(line))
+
+    def _write_failure(self, lines: list[str]) -> str:
+        """Write all that is told of the failure into a file; returns a line that says where."""
+        path = self._directory / "failure.txt"
+        try:
+            path.write_text("".join(f"{line}\n" for line in lines), errors="replace")
+        except OSError as error:
+            return f"the whole of it could not be written: {error}"
+        return f"the whole of it: {path}"
 
     def _consoles(self) -> list[str]:
         """What the consoles of all machines have shown last, where they have shown anything."""
@@ -358,6 +370,23 @@ class _Run:
                 lines += [f"  last console lines of {machine.name}:"]
                 lines += [f"  | {line}" for line in last]
         return lines
+
+
+@contextmanager
+def _logged(cluster: Cluster) -> Iterator[None]:
+    """Let the machines' logs be saved when what runs inside the ``with`` block fails."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if not isinstance(error, Terminated) and not _is_success(error):
+            cluster.keep_logs(error)
+        raise
+
+
+def _said(error: BaseException) -> str:
+    from attest.report.traceback import bounded, said
+
+    return "\n".join(bounded(said(error)))
 
 
 def _is_success(error: BaseException) -> bool:

@@ -140,6 +140,7 @@ class Cluster:
         self._baking: list[Future[Saved]] = []
         self._saving = threading.Lock()  # two that save the same machine would disturb each other
         self._closing = threading.RLock()
+        self._logged_failure: BaseException | None = None
 
     def __enter__(self) -> Self:
         return self.open()
@@ -150,7 +151,11 @@ class Cluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            if isinstance(error, Exception):
+                self.keep_logs(error)
+        finally:
+            self.close()
 
     def __del__(self) -> None:
         if self._is_open:
@@ -419,6 +424,25 @@ class Cluster:
         for name in saved:
             self.machines[name].connect()
 
+    def keep_logs(self, failure: BaseException) -> None:
+        """Save what the machines have logged, and note its end in a failure of the test.
+
+        Leaving the cluster does it for an error that passes; before that, whoever ends or stops the
+        machines. A second time does nothing. It takes 3 s at most, and raises nothing.
+
+        Args:
+            failure: What the test has failed with. Each machine that answers gets its journal and
+                its kernel's log written into ``out_dir``; the last lines of those that the failure
+                is about become notes of it (`BaseException.add_note`).
+        """
+        if self._logged_failure is failure or not self._is_open:
+            return
+        self._logged_failure = failure
+        from attest.cluster.failure_logs import add_logs
+
+        with suppress(Exception):  # it must not hide the failure
+            add_logs(failure, self._all_lifecycles(), self.out_dir, self.events)
+
     def archive(self, directory: Path) -> None:
         """Save all machines that run, as of one moment, for `attest resume`; all end.
 
@@ -582,8 +606,9 @@ class Cluster:
             raise UsageError(f"out_dir: cannot make {self.out_dir}: {error.strerror}") from None
 
     def _remove_old_logs(self) -> None:
-        for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place
-            log.unlink()
+        for kind in ("console", "journal", "kernel", "command"):
+            for log in self.out_dir.glob(f"{kind}-*.log"):  # of a run before, into the same place
+                log.unlink()
 
     def _make_sources(self) -> Sources:
         if self.options.cold:

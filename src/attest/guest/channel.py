@@ -14,15 +14,30 @@ from typing import Final, Protocol
 
 import msgspec
 
+from attest.errors import UsageError
 from attest.guest.identity import Identity
 
 __all__ = [
-    "Channel", "Command", "Completed", "PowerAction", "Running", "Sink", "WaitFor", "WaitKind",
-    "Waiting", "Welcome",
+    "Channel", "Command", "Completed", "Follower", "PowerAction", "Running", "Sink", "WaitFor",
+    "WaitKind", "Waiting", "Welcome",
 ]  # fmt: skip
+
+_LONGEST: Final = 131_071
+"""Bytes that a command may have, with what it adds to its environment: more is no argument of a
+program (Linux's MAX_ARG_STRLEN, with a NUL)."""
 
 Sink = Callable[[bytes], object]
 """Is called with each piece of a command's output, as it comes."""
+
+
+class Follower(Protocol):
+    """Is told of a command under way, mostly in the thread that waits for it."""
+
+    def output(self, channel: int, data: bytes) -> None:
+        """Learn what it has printed, on standard output (0) or standard error (1)."""
+
+    def note(self, text: str) -> None:
+        """Learn what keeps it from ending, though it has exited."""
 
 
 class WaitKind(IntEnum):
@@ -81,6 +96,9 @@ class Command(msgspec.Struct, frozen=True):
         pty: Rows and columns of a terminal for it.
         strict: The shell runs it under ``set -euo pipefail``, by default in ``/tmp``.
         wait_for_output: It has ended only when processes in the background have closed its output.
+
+    Raises:
+        UsageError: It is too long.
     """
 
     command: str | list[str]
@@ -92,6 +110,18 @@ class Command(msgspec.Struct, frozen=True):
     pty: tuple[int, int] | None = None
     strict: bool = False
     wait_for_output: bool = True
+
+    def __post_init__(self) -> None:
+        words = [self.command] if isinstance(self.command, str) else self.command
+        words = [*words, *(f"{name}={value}" for name, value in (self.env or {}).items())]
+        if 4 * sum(map(len, words)) <= _LONGEST:  # as it mostly is: bytes need not be counted
+            return
+        if (size := sum(len(word.encode(errors="replace")) for word in words)) > _LONGEST:
+            raise UsageError(
+                f"a command has at most {_LONGEST:,} bytes, this one has {size:,}: "
+                f"`{str(self)[:60]}…`",
+                hint="copy_from_host() brings what is long into the machine as a file",
+            )
 
     def __str__(self) -> str:
         return self.command if isinstance(self.command, str) else " ".join(self.command)
@@ -142,6 +172,7 @@ class Completed(msgspec.Struct, frozen=True):
         stderr: What it printed on standard error, unless that went to a sink.
         timed_out: It was ended by its time limit.
         signal: The signal that ended it, or None.
+        held: What kept it from ending until its time limit, though it had exited; mostly empty.
     """
 
     status: int
@@ -149,6 +180,7 @@ class Completed(msgspec.Struct, frozen=True):
     stderr: bytes
     timed_out: bool = False
     signal: int | None = None
+    held: str = ""
 
 
 class Running(Protocol):
@@ -215,7 +247,12 @@ class Channel(Protocol):
         """Run a command to its end, and return how it ended."""
 
     def start(
-        self, command: Command, *, stdout: Sink | None = None, stderr: Sink | None = None
+        self,
+        command: Command,
+        *,
+        stdout: Sink | None = None,
+        stderr: Sink | None = None,
+        follower: Follower | None = None,
     ) -> Running:
         """Start a command and return it running."""
 

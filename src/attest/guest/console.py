@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
@@ -13,15 +11,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Final, Protocol
 
+from attest.guest.console_text import ConsoleText
 from attest.support.text import plain_text
 
 __all__ = ["Alarm", "Console", "ConsoleEnds"]
 
-_MAX_LINE: Final = 4096
-"""Characters; a guest that never ends its line cannot make the driver grow."""
-
-_KEPT_LINES: Final = 2000
-"""Lines kept in memory for error messages and `Console.search`; the file has all."""
+_BLOCK: Final = 65_536
+"""Bytes that are read at once."""
 
 # Patterns are compiled with the first line: the machine starts meanwhile, and waits for nothing.
 # A kernel's own lines have a time stamp, so that a program that prints these words raises nothing.
@@ -100,26 +96,20 @@ class Console:
         self._on_trouble = on_trouble
         self._in_trouble: set[str] = set()
         self._follower: Callable[[bytes], object] | None = None
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._unsearched: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._partial = ""
-        self._searched = 0  # characters of it in which something was found
-        self._ended = False
+        self._before = self._file.tell()  # bytes of earlier consoles in the same file
+        self._is_complete = True
+        self._text = ConsoleText(self._read_log)
         self._thread = threading.Thread(target=self._read, name=f"console {name}", daemon=True)
         self._thread.start()
 
     def last_lines(self, count: int = 20) -> list[str]:
         """The last lines without control sequences, at most ``count``; an unfinished one counts."""
-        with self._lock:
-            lines = [*self._lines, *([plain_text(self._partial)] if self._partial else [])]
-        return lines[-count:]
+        return self._text.last_lines(count)
 
     @property
     def ended(self) -> bool:
         """Whether the machine has ended, and all that its console showed has been read."""
-        return self._ended
+        return self._text.ended
 
     def text(self) -> str:
         """All that it has shown, without control sequences."""
@@ -132,6 +122,7 @@ class Console:
             OSError: It cannot be written.
         """
         with self._writing, log.open("ab", buffering=0) as file:
+            self._before += file.tell()
             file.write(self.log.read_bytes())
             self.log, before = log, self.log
             if not self._file.closed:
@@ -153,56 +144,50 @@ class Console:
             self._follower = None
 
     def search(self, pattern: re.Pattern[str], timeout: float | None) -> bool:
-        """Wait for a text since the last match (or the start); several lines can be matched.
-
-        Returns:
-            False when ``timeout`` seconds have passed, or the console has ended, without it.
-        """
-
-        def found() -> bool:
-            text = "\n".join([*self._unsearched, plain_text(self._partial[self._searched :])])
-            return pattern.search(text) is not None
-
-        with self._lock:
-            self._changed.wait_for(lambda: found() or self._ended, timeout)
-            if not found():
-                return False
-            self._unsearched.clear()
-            self._searched = len(self._partial)
-            return True
+        """Wait for a text since the last match (or the start), see `ConsoleText.search`."""
+        return self._text.search(pattern, timeout)
 
     def join(self) -> None:
         """Wait until the last byte of an ended machine has been read."""
         self._thread.join()
 
     def _read(self) -> None:
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while data := self._next():
             with self._at_any_rate(f"{self.log} is incomplete"):
                 self._write(data)
             if follower := self._follower:
                 with self._at_any_rate("what follows the console failed"):
                     follower(data)
-            self._take(decoder.decode(data))
+            self._tell(self._text.add(data))
         with self._at_any_rate(f"{self.log} is incomplete"), self._writing:
             self._file.close()
         self._pipes.close()
-        self._finish_line(self._partial)
-        with self._lock:
-            self._ended = True
-            self._changed.notify_all()
+        self._tell(self._text.end())
 
     def _next(self) -> bytes:
         try:
-            return self._pipes.output.read(65536) or b""
+            return self._pipes.output.read(_BLOCK) or b""
         except OSError:  # of a socket whose VMM ended with something unread
             return b""
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
         with self._writing:
+            is_complete, self._is_complete = self._is_complete, False
             while rest:
                 rest = rest[self._file.write(rest) :]
+            self._is_complete = is_complete
+
+    def _read_log(self, start: int) -> Iterator[bytes]:
+        """What it has shown from a place on, of which the file may have more than one console's."""
+        with self._writing:
+            if not self._is_complete:
+                raise OSError("something could not be written")
+            file = self.log.open("rb")
+        with file:
+            file.seek(self._before + start)
+            while data := file.read(_BLOCK):
+                yield data
 
     @contextmanager
     def _at_any_rate(self, trouble: str) -> Iterator[None]:
@@ -215,29 +200,10 @@ class Console:
                 with suppress(Exception):  # nobody is left to be told
                     self._on_trouble(f"{trouble}: {str(error) or repr(error)}")
 
-    def _take(self, text: str) -> None:
-        *lines, rest = re.split(r"\r*\n", self._partial + text)
+    def _tell(self, lines: list[str]) -> None:
         for line in lines:
-            self._finish_line(line)
-        while len(rest) > _MAX_LINE:
-            self._finish_line(rest[:_MAX_LINE])
-            rest = rest[_MAX_LINE:]
-        with self._lock:
-            self._partial = rest
-            self._changed.notify_all()
-
-    def _finish_line(self, line: str) -> None:
-        with self._lock:
-            unsearched = plain_text(line[self._searched : _MAX_LINE]).rstrip()
-            line = plain_text(line[:_MAX_LINE]).rstrip()
-            self._partial = ""
-            self._searched = 0
-            if not line:
-                return
-            self._lines.append(line)
-            self._unsearched.append(unsearched)
-        with self._at_any_rate("what takes the console's lines failed"):
-            self._on_line(line)
-        if alarm := _alarm(line):
-            with self._at_any_rate("what takes the console's alarms failed"):
-                self._on_alarm(alarm, line)
+            with self._at_any_rate("what takes the console's lines failed"):
+                self._on_line(line)
+            if alarm := _alarm(line):
+                with self._at_any_rate("what takes the console's alarms failed"):
+                    self._on_alarm(alarm, line)

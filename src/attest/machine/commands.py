@@ -6,6 +6,7 @@ import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
@@ -14,18 +15,21 @@ from attest.errors import CommandFailed, MachineError
 from attest.events import Kind
 from attest.guest.channel import Channel, Command, Running
 from attest.guest.channel import Completed as GuestCompleted
-from attest.machine.completed import Completed, command_failed, text_of
+from attest.machine.completed import (
+    Completed,
+    command_failed,
+    shown_command,
+    text_of,
+    verdict,
+)
 from attest.machine.conditions import watched
+from attest.machine.output import Output
 from attest.machine.power import Power
 from attest.support.cancellation import cancellable
 from attest.support.polling import DEFAULT_TIMEOUT, tries
-from attest.support.text import last_lines, plain_text
+from attest.support.text import last_lines
 
 __all__ = ["Commands"]
-
-_SHOWN_OUTPUT: Final = 16_384
-"""Characters of a command's output that go into the events; the test itself gets all of it."""
-
 
 _DIRECTORY: Final = "/tmp"
 """Where a program runs without a shell; bash runs there by itself."""
@@ -225,30 +229,36 @@ class Commands(Power):
 
     def _failed(self, command: str, ended: GuestCompleted, expected: str) -> CommandFailed:
         console = self._lifecycle.console_evidence()
-        return command_failed(self.name, command, ended, expected, console)
+        return command_failed(self.name, command, ended, expected, console, self.out_dir)
 
     def _run(self, command: Command, stdin: bytes | None = None) -> GuestCompleted:
         channel = self._channel
         line = _line(command.command).strip()
         with self._events.span(Kind.COMMAND, line, machine=self.name) as span:
-            completed = self._attempt(channel, command, stdin)
-            span.data |= {
-                "status": completed.status,
-                "stdout": _shown(completed.stdout),
-                "stderr": _shown(completed.stderr),
-            }
+            output = Output(self._events, self.name, line)
+            completed: GuestCompleted | None = None
+            try:
+                completed = self._attempt(channel, command, stdin, output)
+                span.data["status"] = completed.status
+            finally:
+                span.data |= output.end(completed)
         return completed
 
     def _attempt(
-        self, channel: Channel, command: Command, stdin: bytes | None = None
+        self,
+        channel: Channel,
+        command: Command,
+        stdin: bytes | None = None,
+        output: Output | None = None,
     ) -> GuestCompleted:
         with self._lifecycle.explained():
-            process = channel.start(replace(command, stdin=bool(stdin)))
+            process = channel.start(replace(command, stdin=bool(stdin)), follower=output)
+            wait = process.wait if output is None else partial(output.await_end, process)
             try:
                 if stdin:
                     process.feed(stdin)
                 with cancellable(process.cancel):
-                    return watched(process.wait)
+                    return watched(wait)
             except BaseException:
                 process.abandon()
                 raise
@@ -263,16 +273,18 @@ class Commands(Power):
             ended: GuestCompleted | None = None
             for left in tries(timeout):
                 strict = Command(command, timeout=max(left, 0.001), strict=True)
-                completed = self._attempt(channel, strict)
+                output = Output(self._events, self.name, command)
+                completed = self._attempt(channel, strict, output=output)
+                shown = output.end(completed)
                 if accept(completed.status):
-                    span.data["stdout"] = _shown(completed.stdout)
+                    span.data["stdout"] = shown["stdout"]
                     return text_of(completed.stdout)
-                if ended is None or not completed.timed_out:
+                if ended is None or completed.held or not completed.timed_out:
                     ended = completed  # one that is cut off by the limit tells nothing
             assert ended is not None
             last = last_lines(text_of(ended.stdout) + text_of(ended.stderr))
-            message = f"`{command}` did not {verb} in {timeout:g} s: exit code {ended.status}"
-            raise self._wait_failed(message, {"last output": last})
+            what = f"`{shown_command(command)}` did not {verb} in {timeout:g} s"
+            raise self._wait_failed(f"{what}: {verdict(ended)}", {"last output": last})
 
 
 def _line(command: str | list[str]) -> str:
@@ -288,8 +300,3 @@ def _drain(process: Running) -> None:
     """Take what nobody wants to see, so that the command never waits for its output to be read."""
     with suppress(MachineError):
         process.wait()
-
-
-def _shown(output: bytes) -> str:
-    text = plain_text(text_of(output[: 4 * _SHOWN_OUTPUT]))
-    return text if len(text) <= _SHOWN_OUTPUT else f"{text[:_SHOWN_OUTPUT]}\n[…]"

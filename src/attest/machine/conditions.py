@@ -62,10 +62,11 @@ class PollingCondition:
         """
         with self._events.span(Kind.WAIT, f"wait for {self.description}"):
             for _ in tries(timeout):
-                failure = self._failure()
+                failure, cause = self._failure()
                 if not failure:
                     return
-            raise WaitFailed("script", f"{self.description}: not so in {timeout:g} s: {failure}")
+            what = f"{self.description}: not so in {timeout:g} s: {failure}"
+            raise WaitFailed("script", what) from cause
 
     @property
     def left(self) -> float:
@@ -84,28 +85,30 @@ class PollingCondition:
             return
         try:
             # Another thread's check may have ended between the two questions.
-            failure = "" if self._until_due() else self._failure()
+            failure, cause = ("", None) if self._until_due() else self._failure()
         finally:
             self._checking.release()
         if failure:
-            raise ConditionFailed(f"polling condition failed: {self.description}: {failure}")
+            what = f"polling condition failed: {self.description}: {failure}"
+            raise ConditionFailed(what) from cause
 
     def _until_due(self) -> float:
         return max(self._due - time.monotonic(), 0.0)
 
-    def _failure(self) -> str:
-        """Check it, and return why it does not hold; an empty text when it does."""
+    def _failure(self) -> tuple[str, Exception | None]:
+        """Check it, and return why it does not hold, and what it raised; empty when it does."""
         token = _active.set(())  # what it does itself checks no condition
         try:
             with self._events.span(Kind.CONDITION, f"check {self.description}") as span:
+                cause: Exception | None = None
                 try:
                     result = self._condition()
                     failure = "" if result is None or result else f"it returned {result!r}"
                 except Exception as error:
-                    failure = message_of(error)
+                    failure, cause = message_of(error), error
                 if failure:
                     span.data["error"] = failure
-                return failure
+                return failure, cause
         finally:
             _active.reset(token)
             self._due = time.monotonic() + self._interval

@@ -8,6 +8,7 @@ from typing import Any, Final
 from attest.errors import AttestError, MachineError, WaitFailed, reason_of
 from attest.guest.console import Console
 from attest.machine.instance_states import Phase, Stage, State
+from attest.support.excerpt import short_line
 from attest.vmm.base import VmmExit
 
 __all__ = ["absence", "blame_snapshot", "error_at", "exit_error", "not_up"]
@@ -37,6 +38,7 @@ def error_at(
     lines = console.last_lines(_PANIC_LINES if state.panic else _LINES)
     if state.panic in lines:  # what comes long before is the tail of something else
         lines = lines[max(lines.index(state.panic) - _BEFORE_PANIC, 0) :]
+    lines = [short_line(line) for line in lines]
     message = f"{message} [stage: {state.stage}]"
     return MachineError(name, message, console=lines, log=str(console.log), attempts=attempts)
 

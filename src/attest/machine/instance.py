@@ -83,6 +83,7 @@ from attest.machine.instance_states import Phase, Stage, StartKind, State
 from attest.machine.instance_transitions import advance
 from attest.machine.meeting import Meeting, MeetingFailed
 from attest.support.cancellation import Cancelled, CancelScope
+from attest.support.excerpt import short_line
 from attest.vmm.base import DialError, Saved, Vmm, VmmExit
 
 __all__ = ["Instance", "Return"]
@@ -299,7 +300,8 @@ class Instance:
 
     def console_evidence(self) -> dict[str, list[str]]:
         """What its console has shown last, for the error of something that was done in it."""
-        return {f"last console lines of {self._name}": self.console_lines(_EVIDENCE)}
+        lines = [short_line(line) for line in self.console_lines(_EVIDENCE)]
+        return {f"last console lines of {self._name}": lines}
 
     def ready(self) -> Channel:
         """The channel, once the machine is ready; waits for that.
@@ -314,6 +316,11 @@ class Instance:
                 assert self._channel is not None, "an agent has answered"
                 return self._channel
             raise self._why_not_there()
+
+    def answering(self) -> Channel | None:
+        """The channel, if the machine is ready now; waits for nothing."""
+        with self._lock:
+            return self._channel if self._state.up else None
 
     def want_end(self) -> None:
         """Take its end for one that is wanted, from now on; not one that has come already."""

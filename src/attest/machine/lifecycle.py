@@ -191,6 +191,10 @@ class Lifecycle:
         """
         return self.alive().ready()
 
+    def answering(self) -> Channel | None:
+        """The connection to its agent, if it is ready now; starts and awaits nothing."""
+        return self.instance.answering() if self.instance else None
+
     def leave(self, reason: str) -> None:
         """End the present instance, so that the machine can `go_back`.
 

@@ -17,6 +17,7 @@ from attest.events import EventLog, Kind
 from attest.guest.channel import Channel, Command, WaitFor, WaitKind
 from attest.guest.identity import Identity, Interface
 from attest.machine.completed import command_failed
+from attest.machine.output import Output
 from attest.node.launcher import Launcher
 from attest.snapshot.shape import Shape
 
@@ -107,8 +108,14 @@ def prepare(
                     events.emit(Kind.WARNING, warning, machine=launcher.name)
     for step in node.warm_steps if steps else ():
         with events.span(Kind.COMMAND, step, machine=launcher.name) as span:
-            done = channel.run(Command(step, strict=True))
-            span.data["status"] = done.status
+            output = Output(events, launcher.name, step)
+            process = channel.start(Command(step, strict=True), follower=output)
+            try:
+                done = output.await_end(process, None)
+            except BaseException:
+                process.abandon()
+                raise
+            span.data |= {"status": done.status, **output.end(done)}
         if done.status != 0:
             raise command_failed(launcher.name, step, done, "to succeed, as a warm step", {})
 

@@ -9,10 +9,11 @@ from typing import Final
 import msgspec
 
 from attest.events import Event, EventLog, Kind
-from attest.report.lines import headline
+from attest.support.text import headline
 
 __all__ = ["Activity", "Activities"]
 
+_SAID: Final = (Kind.OUTPUT, Kind.WARNING)
 _RUNNING: Final = (Kind.COMMAND, Kind.WAIT, Kind.COPY, Kind.ACTION)
 
 
@@ -22,7 +23,8 @@ class Activity(msgspec.Struct, frozen=True):
     Attributes:
         machine: Its name.
         stage: How far it has come; ``"off"`` when it does not run.
-        action: What is being done in it, and since how many seconds; empty for nothing.
+        action: What is being done in it, since how many seconds, and the last line that has come of
+            it; empty for nothing.
     """
 
     machine: str
@@ -46,6 +48,7 @@ class Activities:
         self._lock = threading.Lock()
         self._stages = dict.fromkeys(machines, "off")
         self._spans: dict[str, dict[int, Event]] = {name: {} for name in self._stages}
+        self._said: dict[int, str] = {}  # by the span that it was said in
         events.subscribe(self._take)
 
     def _take(self, event: Event) -> None:
@@ -58,8 +61,11 @@ class Activities:
                 self._stages[event.machine] = "off"
             elif event.kind in _RUNNING and event.phase == "begin":
                 self._spans[event.machine][event.span] = event
+            elif event.kind in _SAID and event.parent in self._spans[event.machine]:
+                self._said[event.parent] = event.text.rpartition("\n")[2]
             elif event.phase == "end":
                 self._spans[event.machine].pop(event.span, None)
+                self._said.pop(event.span, None)
 
     def now(self) -> list[Activity]:
         """What each machine is doing at this moment, in the order of their names."""
@@ -74,4 +80,6 @@ class Activities:
             return ""
         last = running[-1]
         more = f" (+{len(running) - 1})" if len(running) > 1 else ""
-        return f"{headline(last.text, 60)}{more}  {self._events.now() - last.time:.1f} s"
+        said = self._said.get(last.span, "").strip()
+        text = f"{headline(last.text, 60)}{more}  {self._events.now() - last.time:.1f} s"
+        return f"{text}  | {headline(said, 80)}" if said else text

@@ -49,11 +49,13 @@ class _Lines:
         self._torn = False
 
     def write(self, event: Event) -> None:
-        """Write an event.
+        """Write an event, but for output as it comes: the end of its command has that.
 
         Raises:
             OSError: It could not be written whole.
         """
+        if event.kind is Kind.OUTPUT:
+            return
         rest = memoryview(self._encoder.encode(event) + b"\n")
         if self._torn:
             self._file.write(b"\n")

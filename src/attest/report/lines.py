@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from attest.events import Event, Kind
-from attest.support.text import plain_text
+from attest.support.text import headline, plain_text
 
-__all__ = ["describe", "headline"]
+__all__ = ["describe", "output_lines", "title"]
 
 _SPANS = {Kind.COMMAND: "$ ", Kind.WAIT: "", Kind.COPY: "", Kind.ACTION: "", Kind.CONDITION: ""}
 _GROUPS = {Kind.SUBTEST: "subtest: ", Kind.GROUP: ""}
-
-
-def headline(text: str, width: int = 100) -> str:
-    """The first line of a text, shortened: commands can be whole scripts."""
-    lines = plain_text(text).strip().splitlines() or [""]
-    more = len(lines) > 1 or len(lines[0]) > width
-    return lines[0][:width] + (" …" if more else "")
 
 
 def describe(event: Event, *, verbose: bool) -> list[str]:
@@ -24,6 +17,17 @@ def describe(event: Event, *, verbose: bool) -> list[str]:
     They hold no control sequences: a script may log what a guest said.
     """
     return [plain_text(line) for line in _lines(event, verbose)]
+
+
+def title(event: Event) -> str:
+    """What an action is called."""
+    where = f"{event.machine}: " if event.machine else ""
+    return plain_text(f"{where}{_SPANS.get(event.kind, '')}{headline(event.text)}")
+
+
+def output_lines(event: Event) -> list[str]:
+    """The lines for what a command has printed."""
+    return [plain_text(f"{event.machine}:   {line}") for line in event.text.split("\n")]
 
 
 def _lines(event: Event, verbose: bool) -> list[str]:
@@ -48,12 +52,11 @@ def _lines(event: Event, verbose: bool) -> list[str]:
 
 
 def _span(event: Event, where: str, verbose: bool) -> list[str]:
-    title = f"{where}{_SPANS[event.kind]}{headline(event.text)}"
     if event.phase == "begin":
         return []
     if not event.phase:
-        return [title]
-    lines = [f"{title}  [{_outcome(event)}]"]
+        return [title(event)]
+    lines = [f"{title(event)}  [{_outcome(event)}]"]
     if verbose:
         for stream in ("stdout", "stderr"):
             lines += [f"{where}  {line}" for line in event.data.get(stream, "").splitlines()]
@@ -69,8 +72,8 @@ def _outcome(event: Event) -> str:
 
 
 def _group(event: Event, where: str) -> list[str]:
-    title = f"{where}{_GROUPS[event.kind]}{event.text}"
-    return [title if event.phase == "begin" else f"{title}  [{_outcome(event)}]"]
+    name = f"{where}{_GROUPS[event.kind]}{event.text}"
+    return [name if event.phase == "begin" else f"{name}  [{_outcome(event)}]"]
 
 
 def _stage(event: Event, where: str, verbose: bool) -> list[str]:

@@ -11,7 +11,7 @@ import msgspec
 
 from attest.events import Event, EventLog, Kind, Subscriber
 from attest.report.activity import Activities
-from attest.report.lines import describe
+from attest.report.lines import describe, output_lines, title
 from attest.support.nix_sandbox import in_build
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class View(msgspec.Struct, eq=False):
     verbose: bool
     consoles: bool
     _checks: set[int] = set()
+    _running: dict[int, Event] = {}
+    _told: set[int] = set()
 
     def lines(self, event: Event) -> list[str]:
         """The lines that show an event, with its time; none when it is not shown."""
@@ -41,7 +43,23 @@ class View(msgspec.Struct, eq=False):
             self._checks.add(event.span)
         elif event.parent in self._checks:  # what is done again and again would hide the rest
             return []
-        return [f"{event.time:8.3f}  {line}" for line in describe(event, verbose=self.verbose)]
+        lines = self._with_output(event) if self.verbose else describe(event, verbose=False)
+        return [f"{event.time:8.3f}  {line}" for line in lines]
+
+    def _with_output(self, event: Event) -> list[str]:
+        """The lines for an event where output is shown as it comes, and then not at its end."""
+        if event.kind is Kind.OUTPUT:
+            begun = self._running.get(event.parent)
+            heading = [title(begun)] if begun and event.parent not in self._told else []
+            self._told.add(event.parent)
+            return heading + output_lines(event)
+        if event.phase == "begin":
+            self._running[event.span] = event
+        elif event.phase == "end":
+            self._running.pop(event.span, None)
+        told = event.span in self._told and event.phase == "end"
+        self._told.discard(event.span if told else 0)
+        return describe(event, verbose=not told)
 
 
 @contextmanager

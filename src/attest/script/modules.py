@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Final
 
-import attest
+from attest.support.own_files import is_own
 
 __all__ = ["forget_imported", "imported_files"]
-
-_NOT_OWN: Final = (os.path.dirname(os.__file__), *attest.__path__)
-_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 
 
 def imported_files(failure: BaseException | None = None) -> set[Path]:
@@ -35,7 +30,7 @@ def imported_files(failure: BaseException | None = None) -> set[Path]:
     if isinstance(failure, ModuleNotFoundError) and failure.name:
         name = failure.name.replace(".", "/")
         named |= {Path(place, f"{name}.py") for place in sys.path if Path(place or ".").is_dir()}
-    return found | {file for file in named if file.suffix == ".py" and _is_own(file)}
+    return found | {file for file in named if file.suffix == ".py" and is_own(file)}
 
 
 def forget_imported() -> None:
@@ -50,9 +45,4 @@ def _own_modules() -> list[tuple[str, Path]]:
         for name, module in list(sys.modules.items())
         if name != "__main__" and (file := getattr(module, "__file__", None))
     }
-    return [(name, file) for name, file in files.items() if _is_own(file)]
-
-
-def _is_own(file: Path) -> bool:
-    path = Path(os.path.abspath(file))
-    return not _INSTALLED.intersection(path.parts) and not any(map(path.is_relative_to, _NOT_OWN))
+    return [(name, file) for name, file in files.items() if is_own(file)]

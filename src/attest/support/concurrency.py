@@ -9,7 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
-from attest.errors import message_of
+from attest.errors import AttestError, message_of
 from attest.support.cancellation import Cancelled, CancelScope
 
 __all__ = ["call_in_thread", "wait_all"]
@@ -82,7 +82,14 @@ def _with_others(first: BaseException, futures: list[Future[_R]]) -> BaseExcepti
     others = [error for error in errors if error not in (None, first)]
     others = [error for error in others if not isinstance(error, Cancelled)]
     first.others = others  # type: ignore[attr-defined]
-    for message in dict.fromkeys(map(message_of, others)):
-        if message != message_of(first):
+    for message in dict.fromkeys(map(_sentence, others)):
+        if message != _sentence(first):
             first.add_note(f"also failed: {message}")
     return first
+
+
+def _sentence(error: BaseException) -> str:
+    """What it says, with its type where that tells something: a `KeyError` says only the key."""
+    if isinstance(error, AttestError) or not str(error):
+        return message_of(error)
+    return f"{type(error).__name__}: {error}"

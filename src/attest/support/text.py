@@ -6,10 +6,11 @@ import re
 import time
 from typing import Final
 
-__all__ = ["last_lines", "local_time", "plain_text"]
+__all__ = ["headline", "is_part", "last_lines", "local_time", "plain_text"]
 
 _LINES: Final = 40
 _CHARACTERS: Final = 4096
+_LEFT_OUT: Final = "[… "
 
 # ECMA-48 control sequences, operating system commands, and other control characters but the tab.
 _CONTROL: Final = re.compile(
@@ -23,16 +24,32 @@ def plain_text(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
+def headline(text: str, width: int = 100) -> str:
+    """The first line of a text, shortened: commands can be whole scripts."""
+    lines = plain_text(text).strip().splitlines() or [""]
+    more = len(lines) > 1 or len(lines[0]) > width
+    return lines[0][:width] + (" …" if more else "")
+
+
 def last_lines(text: str) -> list[str]:
     """The end of a text, for an error: the last 40 lines of its last 4 KiB, as plain text.
 
-    Where something is left out, a first line says so.
+    Where something is left out, a first line says how much, see `is_part`.
     """
     # Control sequences count for nothing, but a whole text of megabytes need not be searched.
     end = plain_text(text[-4 * _CHARACTERS :]).rstrip("\n")
     lines = end[-_CHARACTERS:].split("\n")[-_LINES:] if end else []
-    left_out = len(text) > 4 * _CHARACTERS or len("\n".join(lines)) < len(end)
-    return ["[…]", *lines] if left_out else lines
+    shown = len("\n".join(lines))
+    if len(text) <= 4 * _CHARACTERS and shown >= len(end):
+        return lines
+    before = text.rstrip("\n").count("\n") - len(lines) + 1
+    left_out = f"{before:,} lines" if before else f"{len(text) - shown:,} characters"
+    return [f"{_LEFT_OUT}{left_out} before …]", *lines]
+
+
+def is_part(lines: list[str]) -> bool:
+    """Whether `last_lines` has left something out."""
+    return bool(lines) and lines[0].startswith(_LEFT_OUT)
 
 
 def local_time(seconds: float) -> str:

@@ -32,7 +32,15 @@ from attest.guest.agent.protocol import (
 from attest.guest.agent.session import Session
 from attest.guest.agent.stream import Limit, Stream, StreamEnded
 from attest.guest.agent.wait import Wait
-from attest.guest.channel import Command, Completed, PowerAction, Sink, WaitFor, Welcome
+from attest.guest.channel import (
+    Command,
+    Completed,
+    Follower,
+    PowerAction,
+    Sink,
+    WaitFor,
+    Welcome,
+)
 from attest.guest.identity import Identity
 
 __all__ = ["AgentChannel"]
@@ -155,7 +163,12 @@ class AgentChannel:
             raise
 
     def start(
-        self, command: Command, *, stdout: Sink | None = None, stderr: Sink | None = None
+        self,
+        command: Command,
+        *,
+        stdout: Sink | None = None,
+        stderr: Sink | None = None,
+        follower: Follower | None = None,
     ) -> Process:
         """Start a command and return it running.
 
@@ -163,6 +176,7 @@ class AgentChannel:
             command: The command.
             stdout: Called with its output by `Process.wait`; default: it is collected.
             stderr: The same for its standard error.
+            follower: Is told of it by `Process.wait`.
         """
         takes_input = command.stdin or command.pty is not None
         limit = self._limit(f"`{command}`", command.timeout)
@@ -173,8 +187,9 @@ class AgentChannel:
             until=limit.until,
         )
         return Process(
-            self._machine, stream, str(command), limit=limit, stdout=stdout, stderr=stderr
-        )
+            self._machine, stream, str(command),
+            limit=limit, stdout=stdout, stderr=stderr, follower=follower,
+        )  # fmt: skip
 
     # Waits
 

@@ -14,8 +14,8 @@ from attest.guest.agent.protocol import (
     encode_frame,
     encode_terminal_size,
 )
-from attest.guest.agent.stream import Limit, Stream, StreamEnded
-from attest.guest.channel import Completed, Sink
+from attest.guest.agent.stream import NOTE, Limit, Stream, StreamEnded
+from attest.guest.channel import Completed, Follower, Sink
 from attest.support.polling import deadline
 
 __all__ = ["Process"]
@@ -39,6 +39,7 @@ class Process:
         limit: How long the agent may take to end it.
         stdout: Takes its output; None collects it.
         stderr: Takes its errors; None collects them.
+        follower: Is told of it by whoever takes its output.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Process:
         limit: Limit,
         stdout: Sink | None = None,
         stderr: Sink | None = None,
+        follower: Follower | None = None,
     ) -> None:
         self._machine = machine
         self._stream = stream
@@ -57,6 +59,7 @@ class Process:
         self._limit = limit
         self._collected = (_Collected(), _Collected())
         self._sinks = (stdout or self._collected[0], stderr or self._collected[1])
+        self._follower = follower
         self._taking = threading.RLock()
         self._completed: Completed | None = None
         self._feed_error: BaseException | None = None
@@ -146,8 +149,13 @@ class Process:
             raise self._feed_error
 
     def _hand_over(self, channel: int, data: bytes) -> None:
-        if data:
+        if channel == NOTE:
+            if self._follower is not None:
+                self._follower.note(data.decode())
+        elif data:
             self._sinks[channel](data)
+            if self._follower is not None:
+                self._follower.output(channel, data)
             self._stream.taken(len(data))
 
     def _feed(self, source: bytes | BinaryIO) -> None:
@@ -172,7 +180,8 @@ class Process:
             case Status.SIGNALLED:
                 return Completed(128 + result.code, stdout, stderr, signal=result.code)
             case Status.TIMED_OUT:
-                return Completed(124, stdout, stderr, timed_out=True, signal=9)
+                held = result.message
+                return Completed(124, stdout, stderr, timed_out=True, signal=9, held=held)
             case Status.CANCELLED:
                 return Completed(128 + 9, stdout, stderr, signal=9)
             case Status.ERROR:

@@ -32,7 +32,7 @@ __all__ = [
     "Status",
 ]
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The version of the protocol that this module speaks."""
 
 MAX_PAYLOAD: Final = 262_144
@@ -76,6 +76,7 @@ class FrameType(IntEnum):
     RESIZE = 0x08
     RESULT = 0x09
     ERROR = 0x0A
+    NOTE = 0x0B
 
 
 class Operation(IntEnum):
@@ -482,6 +483,11 @@ def decode_welcome(payload: bytes) -> Welcome:
         return Welcome(version)  # fields of another version may look different
     fields = decode_fields(payload[NONCE_SIZE + _U16.size :], WelcomeField)
     return Welcome(version, *(_decode_text(fields.get(tag, b"")) for tag in WelcomeField))
+
+
+def decode_note(payload: bytes) -> str:
+    """The text of a NOTE frame, of which a person reads no more than 1,000 characters."""
+    return _decode_text(payload[:4000])[:1000]
 
 
 def decode_pairs(text: str) -> dict[str, str]:

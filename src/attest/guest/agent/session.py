@@ -29,6 +29,7 @@ from attest.guest.agent.protocol import (
     Operation,
     ProtocolError,
     Result,
+    decode_note,
     decode_welcome,
     decode_window,
     encode_frame,
@@ -271,6 +272,8 @@ class Session:
                 stream.eof_came(frame.channel)
             case FrameType.WINDOW:
                 stream.window_came(decode_window(frame.payload))
+            case FrameType.NOTE:
+                stream.note_came(decode_note(frame.payload))
             case FrameType.RESULT:
                 stream.result_came(Result.decode(frame.payload))
                 with self._lock:

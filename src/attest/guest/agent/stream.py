@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 from attest.errors import ChannelError
 from attest.guest.agent.protocol import (
@@ -24,7 +24,10 @@ from attest.guest.agent.protocol import (
 )
 from attest.support.polling import deadline
 
-__all__ = ["Limit", "Stream", "StreamEnded"]
+__all__ = ["NOTE", "Limit", "Stream", "StreamEnded"]
+
+NOTE: Final = 2
+"""What `Stream.take` calls the channel of what the guest says of the operation, as UTF-8."""
 
 
 class StreamEnded(Exception):
@@ -111,6 +114,7 @@ class Stream:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._received = (bytearray(), bytearray())
+        self._note = ""
         self._eof = [False, False]
         self._eof_taken = [False, False]
         self._writing = threading.Lock()
@@ -154,6 +158,12 @@ class Stream:
             self._window_out += size
             self._changed.notify_all()
 
+    def note_came(self, text: str) -> None:
+        """The guest says how the operation goes; the last word counts."""
+        with self._lock:
+            self._note = text
+            self._changed.notify_all()
+
     def result_came(self, result: Result) -> None:
         """The operation has ended."""
         with self._lock:
@@ -195,9 +205,9 @@ class Stream:
                 self.send(encode_frame(FrameType.EOF, self.number))
 
     def take(self, until: float | None = None) -> tuple[int, bytes] | None:
-        """The next data and its data channel; empty data is that channel's end, which is told once.
+        """The next data and its channel; empty data is that channel's end, which is told once.
 
-        Whoever takes data says with `taken` when it is done with it.
+        Whoever takes data says with `taken` when it is done with it, but for a `NOTE`.
 
         Args:
             until: When to give up, on the monotonic clock.
@@ -215,6 +225,9 @@ class Stream:
                 for channel in (1 - self._last_taken, self._last_taken):
                     if self._has_news(channel):
                         return channel, self._take_from(channel)
+                if self._note:
+                    note, self._note = self._note, ""
+                    return NOTE, note.encode()
                 if self._result is not None or self._abandoned:
                     return None
                 self._wait(until)

@@ -20,7 +20,15 @@ import msgspec
 from attest.errors import ChannelError, MachineError, reason_of
 from attest.guest.backdoor.session import NO_OUTPUT, Request, ShellSession, in_lines
 from attest.guest.backdoor.wait import Probe, ShellWait
-from attest.guest.channel import Command, Completed, PowerAction, Sink, WaitFor, Welcome
+from attest.guest.channel import (
+    Command,
+    Completed,
+    Follower,
+    PowerAction,
+    Sink,
+    WaitFor,
+    Welcome,
+)
 from attest.guest.identity import Identity
 
 __all__ = ["ShellChannel", "ShellHost"]
@@ -141,7 +149,12 @@ class ShellChannel:
             raise
 
     def start(
-        self, command: Command, *, stdout: Sink | None = None, stderr: Sink | None = None
+        self,
+        command: Command,
+        *,
+        stdout: Sink | None = None,
+        stderr: Sink | None = None,
+        follower: Follower | None = None,
     ) -> ShellProcess:
         """Start a command when all before it have ended.
 
@@ -151,6 +164,7 @@ class ShellChannel:
                 nor a terminal: a shell has none for it.
             stdout: Called with its output, in a thread of the channel; default: it is collected.
             stderr: Is never called, as what a command says there goes to the console.
+            follower: Is told of its output, in a thread of the channel.
 
         Raises:
             MachineError: It asks for what a shell cannot do.
@@ -162,13 +176,20 @@ class ShellChannel:
             raise self._cannot("end a command before its processes in the background")
         line = in_lines(f"{shlex.join(_words(command, self._kill_after))} </dev/null")
         line = f"cd /tmp; {line}" if command.strict else line
-        return self._submit(line, command.timeout, stdout)
+        return self._submit(line, command.timeout, stdout, follower=follower)
 
     def _submit(
-        self, line: str, timeout: float | None, stdout: Sink | None = None, data: bytes = b""
+        self,
+        line: str,
+        timeout: float | None,
+        stdout: Sink | None = None,
+        data: bytes = b"",
+        follower: Follower | None = None,
     ) -> ShellProcess:
         answer = self._kill_after + self._grace
-        process = ShellProcess(self._machine, line, timeout, stdout, data, answer=answer)
+        process = ShellProcess(
+            self._machine, line, timeout, stdout, data, answer=answer, follower=follower
+        )
         self._session.submit(process.request)
         return process
 
@@ -371,6 +392,7 @@ class ShellProcess:
         data: What the line reads from the shell's own input.
         answer: Seconds after its time limit in which a shell that is alive has said what became of
             it.
+        follower: Is told of its output.
     """
 
     def __init__(
@@ -382,6 +404,7 @@ class ShellProcess:
         data: bytes = b"",
         *,
         answer: float,
+        follower: Follower | None = None,
     ) -> None:
         self._machine = machine
         self._timeout = timeout
@@ -389,9 +412,11 @@ class ShellProcess:
         self.request = Request(
             line,
             limit=None if timeout is None else timeout + answer,
-            sink=stdout or self._output.extend,
+            sink=self._take,
             data=data,
         )
+        self._sink = stdout or self._output.extend
+        self._follower = follower
         self._completed: Completed | None = None
 
     def wait(self, timeout: float | None = None) -> Completed:
@@ -443,6 +468,11 @@ class ShellProcess:
 
     def resize(self, rows: int, columns: int) -> None:
         """Do nothing: a command of a backdoor shell has no terminal."""
+
+    def _take(self, data: bytes) -> None:
+        self._sink(data)
+        if self._follower is not None:
+            self._follower.output(0, data)
 
     def _evaluate(self) -> Completed:
         status = self.request.status

@@ -48,6 +48,10 @@ NO_OUTPUT: Final = "echo ' 0'"
 
 _SHOWN: Final = 200
 _CLOSED: Final = "the machine closed its shell's connection"
+_OVERDUE: Final = (
+    "the shell no longer answers: a command is long overdue, whose output a process in the "
+    "background may hold open"
+)
 
 
 def in_lines(command: str) -> str:
@@ -227,7 +231,7 @@ class ShellSession:
                 try:
                     self._run(request)
                 except TimeoutError:
-                    self._fail("the shell no longer answers: a command is long overdue")
+                    self._fail(_OVERDUE)
                 except OSError:
                     self._fail(_CLOSED)
                 except ValueError as error:
