@@ -373,14 +373,17 @@ class Instance:
     def _is_over(self) -> bool:
         return self._state.phase is Phase.OFF and not self._queue and self._worker is None
 
-    def reboot(self, timeout: float) -> None:
+    def reboot(self, timeout: float) -> bool:
         """Tell the guest to reboot, and wait until it is ready again.
 
         Args:
             timeout: Seconds until the guest must have been reset.
 
+        Returns:
+            False where it was not: it goes on, and is not expected to reboot any more.
+
         Raises:
-            AttestError: It did not reboot, or ended while it did.
+            AttestError: It ended instead, or does not come up.
         """
         channel = self.ready()
         before = self._state.resets
@@ -397,12 +400,34 @@ class Instance:
             if not rebooted():  # nor is it expected to any more
                 self._post(RebootWanted(False))
         if not rebooted():
-            raise self._error(f"did not reboot in {timeout:g} s")
+            return False
         if self._state.phase is Phase.OFF:
             outcome = self._state.outcome
             why = outcome is not None and outcome.error is not None
             raise self._why_not_there() if why else self._error("ended instead of rebooting")
         self.ready()
+        return True
+
+    def ask(self, command: str, timeout: float) -> str:
+        """What a command says in a guest that may be on its way out; empty where it says nothing.
+
+        Args:
+            command: For the guest's shell.
+            timeout: Seconds in which it must have said it.
+        """
+        with self._lock:
+            channel = self._channel if self._state.up else None
+        if channel is None:
+            return ""
+        try:
+            process = channel.start(Command(command, timeout=timeout))
+        except MachineError:
+            return ""
+        try:
+            return process.wait(timeout).stdout.decode(errors="replace")
+        except (MachineError, TimeoutError):
+            process.abandon()
+            return ""
 
     def begin_anew(self, reason: str) -> None:
         """Wait for its agent as after a start: the guest begins anew, its VMM going on.

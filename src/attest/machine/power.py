@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Final
 
 from attest.errors import MachineError, WaitFailed
 from attest.events import EventLog, Kind
 from attest.guest.channel import Channel, PowerAction
 from attest.machine.contracts import MachineHost
+from attest.machine.end_jobs import what_hangs
 from attest.machine.instance import Instance
 from attest.machine.instance_states import Stage
 from attest.machine.lifecycle import Lifecycle
+from attest.support.durations import Duration, seconds
 from attest.support.polling import DEFAULT_TIMEOUT
 
 __all__ = ["Power"]
+
+_CONSOLE_LINES: Final = 10
+"""Last lines of its console that the error shows of a machine that does not leave."""
 
 
 class Power:
@@ -103,12 +109,18 @@ class Power:
         """
         self._lifecycle.ready()
 
-    def shutdown(self) -> None:
+    def shutdown(self, timeout: Duration = DEFAULT_TIMEOUT) -> None:
         """Power the machine off in an orderly way and wait for its end.
 
+        Args:
+            timeout: A number of seconds or a `timedelta` from the order on.
+
         Raises:
-            MachineError: It did not power off; a later end of it is a failure again.
+            MachineError: It did not power off; says which units hang. The machine is still there,
+                `crash` ends it, and a death of it is a failure again.
+            UsageError: ``timeout`` is no duration.
         """
+        limit = self._limit("shutdown", timeout)
         if not self.booted:
             return
         with self._events.span(Kind.ACTION, "shut down", machine=self.name):
@@ -116,7 +128,7 @@ class Power:
             channel = instance.ready()
             with _end_wanted(instance):
                 channel.power(PowerAction.POWER_OFF)
-                self.wait_for_shutdown()
+                self._await_end(instance, limit)
 
     def crash(self) -> None:
         """End the machine at once, as a power cut does."""
@@ -128,31 +140,55 @@ class Power:
             instance.kill()
         instance.accept_death()
 
-    def reboot(self) -> None:
+    def reboot(self, timeout: Duration = DEFAULT_TIMEOUT) -> None:
         """Reboot in an orderly way, and wait until the machine is ready again.
 
-        Raises:
-            MachineError: It did not reboot, or ended while it did.
-        """
-        with self._events.span(Kind.ACTION, "reboot", machine=self.name):
-            self._lifecycle.alive().reboot(DEFAULT_TIMEOUT)
+        Args:
+            timeout: A number of seconds or a `timedelta` from the order until the guest must have
+                been reset; for what follows, its node has a ``start_timeout``.
 
-    def wait_for_shutdown(self) -> None:
+        Raises:
+            MachineError: It did not reboot, and says which units hang; or it ended meanwhile.
+            UsageError: ``timeout`` is no duration.
+        """
+        limit = self._limit("reboot", timeout)
+        with self._events.span(Kind.ACTION, "reboot", machine=self.name):
+            instance = self._lifecycle.alive()
+            if not instance.reboot(limit):
+                raise self._hangs(instance, f"did not reboot in {limit:g} s")
+
+    def wait_for_shutdown(self, timeout: Duration = DEFAULT_TIMEOUT) -> None:
         """Wait until the machine has ended by itself.
 
+        Args:
+            timeout: A number of seconds or a `timedelta`.
+
         Raises:
-            MachineError: It did not; a later end of it is a failure again.
+            MachineError: It did not; says which units hang. The machine is still there, and a death
+                of it is a failure again.
+            UsageError: ``timeout`` is no duration.
         """
-        instance = self._lifecycle.instance
-        if instance is None:
-            return
-        with (
-            self._events.span(Kind.WAIT, "wait for the machine to power off", machine=self.name),
-            _end_wanted(instance),
-        ):
-            if instance.vmm.wait(DEFAULT_TIMEOUT) is None:
-                raise self._error(f"did not power off in {DEFAULT_TIMEOUT:g} s")
+        limit = self._limit("wait_for_shutdown", timeout)
+        if (instance := self._lifecycle.instance) is not None:
+            with _end_wanted(instance):
+                self._await_end(instance, limit)
+
+    def _await_end(self, instance: Instance, limit: float) -> None:
+        with self._events.span(Kind.WAIT, "wait for the machine to power off", machine=self.name):
+            if instance.vmm.wait(limit) is None:
+                raise self._hangs(instance, f"did not power off in {limit:g} s")
             instance.kill()
+
+    def _hangs(self, instance: Instance, message: str) -> MachineError:
+        return MachineError(
+            self.name,
+            f"{message}{what_hangs(instance)}",
+            console=instance.console_lines(_CONSOLE_LINES),
+            hint="crash() ends the machine as it is",
+        )
+
+    def _limit(self, method: str, timeout: Duration) -> float:
+        return seconds(timeout, f"{self.name}: {method}: timeout")
 
     # For the other subjects
 
