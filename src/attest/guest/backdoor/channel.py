@@ -22,6 +22,7 @@ from attest.guest.backdoor.session import NO_OUTPUT, Request, ShellSession, in_l
 from attest.guest.backdoor.wait import Probe, ShellWait
 from attest.guest.channel import Command, Completed, PowerAction, Sink, WaitFor, Welcome
 from attest.guest.identity import Identity
+from attest.support.durations import Duration, limit
 
 __all__ = ["ShellChannel", "ShellHost"]
 
@@ -394,7 +395,7 @@ class ShellProcess:
         )
         self._completed: Completed | None = None
 
-    def wait(self, timeout: float | None = None) -> Completed:
+    def wait(self, timeout: Duration | None = None) -> Completed:
         """Wait for its end.
 
         Raises:
@@ -402,7 +403,7 @@ class ShellProcess:
             ChannelError: The session has ended, or the shell does not answer.
         """
         if self._completed is None:
-            self.request.wait(timeout)
+            self.request.wait(limit(timeout, f"{self._machine}: wait: timeout"))
             self._completed = self._evaluate()
         return self._completed
 
@@ -414,7 +415,7 @@ class ShellProcess:
         """Do the same as `cancel`: a command that has begun cannot be killed."""
         self.request.cancel()
 
-    def read(self, timeout: float | None = None) -> bytes:
+    def read(self, timeout: Duration | None = None) -> bytes:
         """Refuse, as a backdoor shell gives output only when the command has ended.
 
         Raises:
