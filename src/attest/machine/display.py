@@ -97,7 +97,7 @@ class Display(Commands, Monitor):
         from attest.display.keys import key_for
         from attest.vmm.qemu.qmp import ExecuteError
 
-        arguments.text(key, f"{self.name}: send_key: key")
+        arguments.name(key, f"{self.name}: send_key: key")
         delay = limit(delay, f"{self.name}: send_key: delay")
         vmm = self._monitored("a keyboard")
         if not vmm.keyboard:

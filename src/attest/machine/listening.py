@@ -87,5 +87,5 @@ def _covering(address: _Address, *, dual: bool) -> set[_Address]:
     """The addresses that a socket can be bound to which is reached at this one."""
     if isinstance(address, IPv6Address):
         return {IPv6Address(address.packed), IPv6Address("::")}  # without the interface
-    covering = {address, IPv4Address("0.0.0.0"), IPv6Address(f"::ffff:{address}")}
+    covering: set[_Address] = {address, IPv4Address("0.0.0.0"), IPv6Address(f"::ffff:{address}")}
     return covering | {IPv6Address("::")} if dual else covering

@@ -135,6 +135,9 @@ class Units(Waits):
         The agent watches the system's manager only: whoever asks a user's must be that user.
         """
         with self._events.span(Kind.WAIT, f"wait for {what}", machine=self.name) as span:
+            if self._channel.welcome.init != "systemd":
+                seen = "this guest's init is not systemd"
+                raise self._wait_failed(unmet(f"unit {unit}", verb, seen))
             if user is not None and self._quietly(f"id -u -- {shlex.quote(user)}", _LOOK)[0]:
                 raise self._wait_failed(unmet(f"unit {unit}", verb, f"there is no user {user}"))
             for left in tries(timeout):
