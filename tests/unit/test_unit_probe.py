@@ -128,4 +128,4 @@ def test_users_are_asked_by_themselves_and_the_journal_by_root() -> None:
     command = FinishProbe("x.service", "al ice").command
     assert "su -l 'al ice'" in command
     assert command.index("systemctl --user") < command.index("journalctl --sync")
-    assert "USER_UNIT=x.service" in command
+    assert "USER_UNIT=x.service _UID=$(id -u -- 'al ice')" in command

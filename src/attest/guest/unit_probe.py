@@ -105,12 +105,13 @@ class FinishProbe:
     """
 
     def __init__(self, unit: str, user: str | None = None) -> None:
-        field = "UNIT" if user is None else "USER_UNIT"
+        whose = shlex.quote(f"UNIT={unit}")
+        if user is not None:
+            whose = f"{shlex.quote(f'USER_UNIT={unit}')} _UID=$(id -u -- {shlex.quote(user)})"
         kinds = " ".join(f"MESSAGE_ID={each}" for each in (*_FINISHED, *_FAILED, _NOT_STARTED))
         journal = (
             "journalctl --sync; journalctl --boot --quiet --no-pager --lines=1 --output=json "
-            f"--output-fields=MESSAGE_ID,INVOCATION_ID,USER_INVOCATION_ID "
-            f"{shlex.quote(f'{field}={unit}')} {kinds}"
+            f"--output-fields=MESSAGE_ID,INVOCATION_ID,USER_INVOCATION_ID {whose} {kinds}"
         )
         self.command = (
             f"all=$({_look_at(unit, user, _STATE + _HISTORY)}); printf '%s\\n' \"$all\"; "

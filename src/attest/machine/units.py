@@ -65,13 +65,14 @@ class Units(Waits):
         name = _full_name(unit, user, method)
         limit = seconds(timeout, f"{method}: timeout")
         check_choice(state, _STATES, f"{method}: state")
-        what = f"unit {unit}" if state == "active" else f"unit {unit} to be {state}"
+        what = f"unit {unit}" if user is None else f"unit {unit} of {user}"
+        what += "" if state == "active" else f" to be {state}"
         try:
             if user is None:
                 self._wait(what, WaitFor(WaitKind.UNIT, name, limit, wanted=state))
             else:
                 probe = UnitProbe(name, state, user)
-                self._probe_unit(f"{what} of {user}", name, f"become {state}", limit, user, probe)
+                self._probe_unit(what, name, f"become {state}", limit, user, probe)
         except WaitFailed as error:
             raise self._with_journal(name, user, error) from None
 
@@ -158,8 +159,14 @@ class Units(Waits):
         return ended.status, text_of(ended.stdout).strip()
 
     def _with_journal(self, unit: str, user: str | None, error: WaitFailed) -> WaitFailed:
-        option = "--unit" if user is None else "--user-unit"
-        command = f"journalctl --no-pager --quiet -n 20 {option}={shlex.quote(unit)}"
+        entries = f"--unit={shlex.quote(unit)}"
+        if user is not None:
+            whose = f"_UID=$(id -u -- {shlex.quote(user)})"
+            entries = " + ".join(
+                f"{shlex.quote(f'{field}={unit}')} {whose}"
+                for field in ("_SYSTEMD_USER_UNIT", "USER_UNIT")
+            )
+        command = f"journalctl --no-pager --quiet -n 20 {entries}"
         completed = self._attempt(self._channel, Command(command, timeout=30, strict=True))
         journal = last_lines(text_of(completed.stdout))
         error.evidence = {f"last journal lines of {unit}": journal, **error.evidence}
