@@ -39,6 +39,7 @@ OWN: Final = {
     "cluster", "wait_all",
     # of a machine
     "absence", "console_lines", "interfaces", "ip", "restore", "run", "snapshot", "spawn", "stage",
+    "wait_for_listening_port", "wait_until_unit_finishes",
 }  # fmt: skip
 """What attest has beyond NixOS's driver."""
 

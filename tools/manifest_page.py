@@ -17,6 +17,8 @@ from typing import Any, Final
 import msgspec
 
 from attest.manifest import Disk, Document, Node, json_schema
+from attest.support.durations import DURATION_PATTERN
+from attest.support.sizes import SIZE_PATTERN
 
 __all__ = ["EXAMPLES", "PAGE", "SECTIONS", "examples", "page"]
 
@@ -31,6 +33,10 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
 _TYPES: Final = {
     "integer": "whole number", "number": "number", "string": "text", "boolean": "true or false",
     "array": "list", "object": "table",
+}  # fmt: skip
+
+_WRITTEN: Final = {
+    SIZE_PATTERN: '`"512M"` or `"1.5G"`', DURATION_PATTERN: '`"90s"` or `"1h30min"`',
 }  # fmt: skip
 
 _BOUNDS: Final = {
@@ -83,7 +89,7 @@ def _type(keys: dict[str, Any]) -> str:
     if "$ref" in keys:
         return "a table"
     if "pattern" in keys:
-        return 'a text such as `"512M"` or `"1.5G"`'
+        return f"a text such as {_WRITTEN[keys['pattern']]}"
     kind = _TYPES[keys["type"]]
     if keys["type"] == "array":
         return f"a list, each {_type(keys['items'])}"

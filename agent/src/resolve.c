@@ -17,6 +17,13 @@ static bool numeric_ipv4(const char *host, uint16_t port, struct address *addres
     return inet_pton(AF_INET, host, &socket->sin_addr) == 1;
 }
 
+/* By its name, or its number; 0 where there is none. */
+static unsigned interface_index(const char *interface)
+{
+    unsigned index = if_nametoindex(interface);
+    return index ? index : (unsigned)strtoul(interface, NULL, 10);
+}
+
 /* Also ADDRESS%INTERFACE, which link-local addresses need. */
 static bool numeric_ipv6(const char *host, uint16_t port, struct address *address)
 {
@@ -30,7 +37,7 @@ static bool numeric_ipv6(const char *host, uint16_t port, struct address *addres
     memcpy(number, host, length);
     number[length] = 0;
     if (host[length])
-        socket->sin6_scope_id = if_nametoindex(host + length + 1);
+        socket->sin6_scope_id = interface_index(host + length + 1);
     return inet_pton(AF_INET6, number, &socket->sin6_addr) == 1;
 }
 
@@ -95,6 +102,13 @@ bool resolve_addresses(const char *host, uint16_t port, struct addresses *addres
     return addresses->count > 0;
 }
 
+/* The kernel calls it an invalid argument. */
+static bool lacks_interface(const struct address *address)
+{
+    const struct sockaddr_in6 *socket = (const struct sockaddr_in6 *)&address->socket;
+    return socket->sin6_family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&socket->sin6_addr) && !socket->sin6_scope_id;
+}
+
 int connect_next(struct addresses *addresses, int *error)
 {
     while (addresses->next < addresses->count) {
@@ -105,6 +119,8 @@ int connect_next(struct addresses *addresses, int *error)
             return fd;
         if (fd >= 0)
             close(fd);
+        if (*error == EINVAL && lacks_interface(address))
+            *error = ENODEV;
     }
     return -1;
 }

@@ -155,7 +155,7 @@ static bool is_at_rest(const struct unit *unit)
     return strcmp(unit->active, "inactive") == 0 || strcmp(unit->active, "failed") == 0;
 }
 
-static bool is_looking(const struct unit *unit)
+bool unit_is_looked_at(const struct unit *unit)
 {
     for (size_t i = 0; i < UNIT_CALLS_MAX; i++)
         if (unit->calls[i])
@@ -165,7 +165,7 @@ static bool is_looking(const struct unit *unit)
 
 static void touch_unit(struct unit *unit)
 {
-    if (is_looking(unit))
+    if (unit_is_looked_at(unit))
         unit->dirty = true;
     else
         look_at_unit(unit);
@@ -242,7 +242,8 @@ static void take_error(struct unit *unit, size_t which, struct dbus_message *mes
 /* All answers are there. */
 static void conclude_look(struct unit *unit)
 {
-    bool settled = strcmp(unit->active, unit->wanted) == 0 || *unit->refusal;
+    bool inactive = strcmp(unit->active, "inactive") == 0; /* which says little: so is a name that no unit has */
+    bool settled = (strcmp(unit->active, unit->wanted) == 0 && !inactive) || *unit->refusal;
     if (unit->dirty) {
         look_at_unit(unit);
     } else if (!settled && !unit->whole) {
@@ -266,7 +267,7 @@ static void take_answer(struct dbus_message *message)
                 take_reply(unit, i, &message->body);
             else
                 take_error(unit, i, message);
-            if (!is_looking(unit))
+            if (!unit_is_looked_at(unit))
                 conclude_look(unit);
             return;
         }
@@ -278,7 +279,7 @@ static void take_answer(struct dbus_message *message)
 static void reload_due(struct timer *timer)
 {
     struct unit *unit = container_of(timer, struct unit, reload);
-    if (is_looking(unit)) {
+    if (unit_is_looked_at(unit)) {
         timer_set(timer, unit->reload_ms, reload_due);
         return;
     }

@@ -34,6 +34,8 @@ struct unit {
 /* Follow a unit: changed() is called when its state is known and whenever it may be another. */
 void unit_follow(struct unit *unit, const char *name, const char *wanted, void (*changed)(struct unit *));
 void unit_leave(struct unit *unit);
+/* systemd has been asked, and has not answered yet. */
+bool unit_is_looked_at(const struct unit *unit);
 
 /* Why nothing is known: the state of the connection to systemd. */
 const char *unit_trouble(void);

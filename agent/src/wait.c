@@ -17,7 +17,7 @@
 #include "system.h"
 #include "unit.h"
 
-enum { KIND = 1, SUBJECT, PORT, LIMIT, FLAGS, WANTED };
+enum { KIND = 1, SUBJECT, PORT, LIMIT, FLAGS, WANTED, ATTEMPT_LIMIT };
 enum kind { PORT_OPEN = 1, PORT_CLOSED, SOCKET_ACCEPTS, FILE_EXISTS, UNIT_STATE, PROCESS_EXISTS, PROCESS_GONE, FILE_GONE };
 enum { DATAGRAM = 1 };
 enum {
@@ -25,6 +25,7 @@ enum {
     DELAY_MOST_MS = 50,
     PATH_DELAY_MS = 500, /* for what inotify does not tell: mounts, and the far end of symbolic links */
     CONNECT_MS = 1000,
+    FIRST_LOOK_MS = 5000, /* what a look may take beyond the time limit, when it is the first */
 };
 
 struct wait {
@@ -33,8 +34,10 @@ struct wait {
     char *subject, *wanted;
     uint16_t port;
     bool datagram;
+    bool looked, overdue; /* it has been looked once; the time limit has passed */
+    bool was_there;       /* the unit, at one of the looks */
     struct timer limit, retry;
-    uint64_t delay;
+    uint64_t delay, attempt_ms;
     struct watch attempt; /* a connect() under way */
     struct addresses addresses;
     struct path_watch path;
@@ -83,10 +86,21 @@ static void wait_finish(struct wait *wait)
     wait_end(wait, (struct outcome){.status = DONE});
 }
 
+/* It was looked, and it is not so. */
+static void look_again(struct wait *wait, uint64_t delay)
+{
+    wait->looked = true;
+    if (wait->overdue)
+        wait_end(wait, (struct outcome){.status = TIMED_OUT});
+    else
+        timer_set(&wait->retry, delay, try_again);
+}
+
 static void retry_later(struct wait *wait)
 {
-    timer_set(&wait->retry, wait->delay, try_again);
-    wait->delay = wait->delay * 2 < DELAY_MOST_MS ? wait->delay * 2 : DELAY_MOST_MS;
+    uint64_t delay = wait->delay;
+    wait->delay = delay * 2 < DELAY_MOST_MS ? delay * 2 : DELAY_MOST_MS;
+    look_again(wait, delay);
 }
 
 /* --- ports --- */
@@ -112,7 +126,7 @@ static void port_answered(struct wait *wait, int error)
         try_next_address(wait, error);
         return;
     }
-    note_seen(wait, "%s port %u: %s", wait->subject, wait->port, error ? strerror(error) : "open");
+    note_seen(wait, "%s", error ? strerror(error) : "open");
     if ((error == 0) == (wait->kind == PORT_OPEN))
         wait_finish(wait);
     else
@@ -149,7 +163,7 @@ static void try_next_address(struct wait *wait, int error)
     if (fd >= 0)
         watch_start(&wait->attempt, fd, EPOLLOUT, attempt_ready);
     if (fd >= 0 && error == EINPROGRESS)
-        timer_set(&wait->retry, CONNECT_MS, port_unanswered);
+        timer_set(&wait->retry, wait->attempt_ms, port_unanswered);
     else
         port_answered(wait, error);
 }
@@ -160,11 +174,11 @@ static void try_file(struct wait *wait)
 {
     struct stat status;
     bool exists = stat(wait->subject, &status) == 0;
-    note_seen(wait, "%s: %s", wait->subject, exists ? "exists" : strerror(errno));
+    note_seen(wait, "%s", exists ? "it exists" : strerror(errno));
     if (exists == (wait->kind == FILE_EXISTS))
         wait_finish(wait);
     else
-        timer_set(&wait->retry, PATH_DELAY_MS, try_again);
+        look_again(wait, PATH_DELAY_MS);
 }
 
 static int connect_unix(const struct wait *wait)
@@ -182,11 +196,11 @@ static int connect_unix(const struct wait *wait)
 static void try_socket(struct wait *wait)
 {
     int error = connect_unix(wait);
-    note_seen(wait, "%s: %s", wait->subject, error ? strerror(error) : "accepts");
+    note_seen(wait, "%s", error ? strerror(error) : "open");
     if (!error)
         wait_finish(wait);
     else if (error == ENOENT)
-        timer_set(&wait->retry, PATH_DELAY_MS, try_again);
+        look_again(wait, PATH_DELAY_MS);
     else
         retry_later(wait); /* bound, but its owner does not listen yet */
 }
@@ -207,7 +221,7 @@ static void try_process(struct wait *wait)
     if (pid)
         note_seen(wait, "process %d", pid);
     else
-        note_seen(wait, "no process %s", wait->subject);
+        note_seen(wait, "there is none");
     if ((pid != 0) == (wait->kind == PROCESS_EXISTS))
         wait_finish(wait);
     else
@@ -229,27 +243,55 @@ static void fail_unit(struct wait *wait, int error)
     wait_end(wait, (struct outcome){.status = FAILED, .error = error, .state = *state ? state : NULL});
 }
 
+static void note_failure(struct wait *wait)
+{
+    const struct unit *unit = &wait->unit;
+    if (unit->main_status >= 0 && strcmp(unit->result, "exit-code") == 0)
+        note_seen(wait, "it has failed (exit code %d)", unit->main_status);
+    else if (unit->main_status >= 0 && strcmp(unit->result, "signal") == 0)
+        note_seen(wait, "it has failed (signal %d)", unit->main_status);
+    else
+        note_seen(wait, "it has failed (%s)", unit->result);
+}
+
+/* Of a name that no unit has, systemd says that it is inactive. One that is about to start is not what was meant. */
+static bool has_wanted_state(const struct wait *wait)
+{
+    const struct unit *unit = &wait->unit;
+    return strcmp(unit->active, wait->wanted) == 0 &&
+           (strcmp(unit->active, "inactive") != 0 || (wait->was_there && !unit->has_job));
+}
+
 static void unit_changed(struct unit *unit)
 {
     struct wait *wait = container_of(unit, struct wait, unit);
-    bool idle = unit->started && !unit->has_job && unit->jobs == 0;
+    bool idle = unit->started && !unit->has_job && unit->jobs == 0, unknown = strcmp(unit->load, "not-found") == 0;
+    bool hopeless = idle && strcmp(unit->active, "inactive") == 0 && strcmp(wait->wanted, "inactive") != 0;
+    wait->was_there = wait->was_there || !unknown;
+    wait->looked = true;
     note_seen(wait, "%s", unit->active);
     if (*unit->refusal) {
-        note_seen(wait, "%s: %s", unit->name, unit->refusal);
+        note_seen(wait, "%s", unit->refusal);
         fail_unit(wait, EINVAL);
-        return;
-    }
-    if (strcmp(unit->active, wait->wanted) == 0) {
+    } else if (has_wanted_state(wait)) {
         wait_finish(wait);
-        return;
+    } else if (strcmp(unit->active, "failed") == 0 && !unit->has_job) {
+        note_failure(wait);
+        fail_unit(wait, 0);
+    } else if (unknown && unit->started) {
+        note_seen(wait, "systemd knows no unit of that name");
+        fail_unit(wait, ENOENT);
+    } else if (hopeless && strcmp(unit->load, "masked") == 0) {
+        note_seen(wait, "it is masked");
+        fail_unit(wait, 0);
+    } else {
+        note_seen(wait, "it is %s (%s)%s", unit->active, unit->sub,
+                  unit->has_job ? ", with a job pending" : hopeless ? ", and no job is pending" : "");
+        if (hopeless)
+            fail_unit(wait, 0);
+        else if (wait->overdue)
+            wait_end(wait, (struct outcome){.status = TIMED_OUT});
     }
-    bool failed = strcmp(unit->active, "failed") == 0 && !unit->has_job;
-    bool hopeless = idle && strcmp(unit->active, "inactive") == 0 && strcmp(wait->wanted, "active") == 0;
-    bool unknown = unit->started && strcmp(unit->load, "not-found") == 0;
-    note_seen(wait, "unit %s is %s (%s)%s", unit->name, unit->active, unknown ? unit->load : unit->sub,
-              unit->has_job ? ", with a job pending" : hopeless ? ", and no job is pending" : "");
-    if (failed || hopeless || unknown)
-        fail_unit(wait, unknown ? ENOENT : 0);
 }
 
 static void follow_unit(struct wait *wait)
@@ -290,11 +332,18 @@ static void try_again(struct timer *timer)
     }
 }
 
+/* What is so already is seen, however short the limit: a first look that goes on is waited for. */
 static void wait_overdue(struct timer *timer)
 {
     struct wait *wait = container_of(timer, struct wait, limit);
+    bool looks = watch_active(&wait->attempt) || (wait->kind == UNIT_STATE && unit_is_looked_at(&wait->unit));
+    if (looks && !wait->looked && !wait->overdue) {
+        wait->overdue = true;
+        timer_set(timer, FIRST_LOOK_MS, wait_overdue);
+        return;
+    }
     if (wait->kind == UNIT_STATE && !wait->unit.known)
-        note_seen(wait, "nothing is known of unit %s: %s", wait->subject, unit_trouble());
+        note_seen(wait, "nothing is known of it: %s", unit_trouble());
     wait_end(wait, (struct outcome){.status = TIMED_OUT});
 }
 
@@ -328,6 +377,7 @@ static void wait_open(struct stream *stream, const struct request *request)
     wait->port = (uint16_t)request_u32(request, PORT, 0);
     wait->datagram = request_u32(request, FLAGS, 0) & DATAGRAM;
     wait->delay = DELAY_FIRST_MS;
+    wait->attempt_ms = request_u64(request, ATTEMPT_LIMIT, CONNECT_MS);
     const char *wrong = wait_fault(request, wait->subject);
     if (wrong) {
         note_seen(wait, "the wait cannot be: %s", wrong);
@@ -346,4 +396,4 @@ static void wait_drop(struct stream *stream)
     wait_free(stream->state);
 }
 
-const struct operation wait_operation = {.number = 2, .fields = "4t484t", .open = wait_open, .drop = wait_drop};
+const struct operation wait_operation = {.number = 2, .fields = "4t484t8", .open = wait_open, .drop = wait_drop};

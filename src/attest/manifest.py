@@ -3,7 +3,7 @@
 `load_manifest` reads a file, `parse_manifest` takes what was read. Both raise `ManifestError` that
 names the file and the path in it, such as ``nodes.web.memory``.
 
-What is written may have ``defaults`` for its nodes, ranges of names, and sizes with units. A
+What is written may have ``defaults`` for its nodes, ranges of names, and units. A
 `Manifest` has none of that: each node is there under its own name, and complete.
 """
 
@@ -14,13 +14,14 @@ import os
 import posixpath
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from attest.errors import ManifestError
+from attest.support.durations import DURATION_PATTERN, written_seconds
 from attest.support.name_ranges import expand_range
 from attest.support.sizes import SIZE_PATTERN, mebibytes
 from attest.support.validation import check_keys, convert, kind_of, unreadable
@@ -307,8 +308,15 @@ class Document(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = Node()
 
 
-_SIZES: Final = {Node: ("memory", "root_size"), Disk: ("size",)}
-"""The keys that are sizes: they may be written with a unit, and are in MiB then."""
+_SIZE = (mebibytes, SIZE_PATTERN)
+_DURATION = (written_seconds, DURATION_PATTERN)
+
+_WITH_UNITS: Final[dict[type[msgspec.Struct], dict[str, tuple[Callable[[Any], Any], str]]]] = {
+    Document: {"timeout": _DURATION},
+    Node: {"memory": _SIZE, "root_size": _SIZE, "start_timeout": _DURATION},
+    Disk: {"size": _SIZE},
+}
+"""The keys that may be texts with units: what makes MiB or seconds of them, and which texts."""
 
 _OF_ONE_NODE: Final = ("start_command", "number")
 """The keys that no two nodes can share."""
@@ -318,9 +326,9 @@ def json_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of what is written."""
     schema = msgspec.json.schema(Document)
     definitions = schema["$defs"]
-    for struct, names in _SIZES.items():
-        for name in names:
-            _allow_units(definitions[struct.__name__]["properties"], name)
+    for struct, keys in _WITH_UNITS.items():
+        for name, (_, pattern) in keys.items():
+            _allow_units(definitions[struct.__name__]["properties"], name, pattern)
     node = definitions["Node"]
     shared = {key: value for key, value in node["properties"].items() if key not in _OF_ONE_NODE}
     definitions["Defaults"] = {**node, "title": "Defaults", "properties": shared}
@@ -331,12 +339,12 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _allow_units(properties: dict[str, Any], name: str) -> None:
-    """Let a size be a text, too."""
+def _allow_units(properties: dict[str, Any], name: str, pattern: str) -> None:
+    """Let a size or a duration be a text, too."""
     plain = properties[name]
     extra = {key: plain.pop(key) for key in ("description", "default") if key in plain}
     choices = plain.get("anyOf", [plain])
-    text = {"type": "string", "pattern": SIZE_PATTERN}
+    text = {"type": "string", "pattern": pattern}
     properties[name] = {**extra, "anyOf": [*choices, text]}
 
 
@@ -408,6 +416,7 @@ def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
     check_names(names, source=source)
     check_keys(raw, Document, source, "", ManifestError)
     top = {key: value for key, value in raw.items() if key not in ("nodes", "defaults")}
+    top = _without_units(top, Document, source, "")
     fields = convert({**top, "nodes": {"placeholder": {}}}, Manifest, source, "", ManifestError)
     defaults = _defaults(raw.get("defaults", {}), source, fields.directory)
     parsed = {
@@ -470,14 +479,14 @@ class _Written(NamedTuple):
 
 
 def _checked(raw: Any, source: str, where: str, directory: str) -> dict[str, Any]:
-    """A table with keys of a node, each of which is right in itself; sizes are in MiB."""
+    """A table with keys of a node, each of which is right in itself, and without units."""
     if not isinstance(raw, dict):
         raise ManifestError(f"{source}: {where}: expected a table of keys, found {kind_of(raw)}")
     check_keys(raw, Node, source, where, ManifestError)
-    table: dict[str, Any] = _in_mebibytes(raw, Node, source, where)
+    table: dict[str, Any] = _without_units(raw, Node, source, where)
     if isinstance(disks := table.get("disks"), list):
         table["disks"] = [
-            _in_mebibytes(disk, Disk, source, f"{where}.disks.{index}")
+            _without_units(disk, Disk, source, f"{where}.disks.{index}")
             for index, disk in enumerate(disks)
         ]
     node = convert(table, Node, source, where, ManifestError)
@@ -505,18 +514,19 @@ def _check_file(target: str, path: Path, where: str) -> None:
         raise ManifestError(f"{where}: there is no file or directory {path}")
 
 
-def _in_mebibytes(raw: Any, struct: type[Node | Disk], source: str, where: str) -> Any:
-    """A table with its sizes in MiB; what is no table is left to who reads it."""
+def _without_units(raw: Any, struct: type[msgspec.Struct], source: str, where: str) -> Any:
+    """A table with its sizes in MiB and its durations in seconds; what is no table stays."""
     if not isinstance(raw, dict):
         return raw
     table = dict(raw)
-    for key in _SIZES[struct]:
+    for key, (convert_units, _) in _WITH_UNITS[struct].items():
         if table.get(key) is not None:
             try:
-                table[key] = mebibytes(table[key])
+                table[key] = convert_units(table[key])
             except ValueError as error:
+                place = f"{where}.{key}" if where else key
                 found = json.dumps(raw[key], default=str)
-                raise ManifestError(f"{source}: {where}.{key}: {error}, found {found}") from None
+                raise ManifestError(f"{source}: {place}: {error}, found {found}") from None
     return table
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,16 @@ def test_repeated_commands(one: Machine) -> None:
     one.wait_until_fails("test -e /tmp/there")
 
 
+def test_an_attempt_has_a_limit_of_its_own(one: Machine) -> None:
+    one.succeed("rm -f /tmp/tries")
+    command = "echo x >>/tmp/tries; test $(wc -l </tmp/tries) -ge 3 || sleep 60; echo {}"
+    assert one.wait_until_succeeds(command.format("up"), attempt_timeout=0.5) == "up\n"
+    one.wait_until_fails("sleep 60", timeout=60, attempt_timeout=timedelta(seconds=0.5))
+    with pytest.raises(WaitFailed, match="did not succeed in 1 s: it took too long"):
+        one.wait_until_succeeds("sleep 60", timeout=1, attempt_timeout=0.5)
+    assert one.wait_until_succeeds("sleep 0.2; echo once", timeout=0) == "once\n"
+
+
 def test_units(one: Machine) -> None:
     one.wait_for_unit("multi-user.target")
     one.succeed("systemd-run --quiet --no-block --unit later --property Type=notify "
@@ -205,21 +217,101 @@ def test_a_unit_that_failed_ends_the_wait_with_its_journal(one: Machine) -> None
     one.succeed("systemctl reset-failed broken.service")
 
 
-@pytest.mark.parametrize("unit", ["idle.service", "nonesuch.service"])
-def test_a_unit_that_cannot_come_ends_the_wait(one: Machine, unit: str) -> None:
-    one.succeed("printf '[Service]\\nExecStart=true\\n' > /run/systemd/system/idle.service")
+_UNITS = {
+    "idle": "[Service]\nType=oneshot\nExecStart=true",
+    "masked": "",
+    "work": "[Service]\nType=oneshot\nExecStart=sleep 0.5",
+    "stays": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=sleep 0.5",
+    "bad": "[Service]\nType=oneshot\nExecStart=sh -c 'echo the reason; exit 4'",
+    "skipped": "[Unit]\nConditionPathExists=/nope\n[Service]\nType=oneshot\nExecStart=true",
+}
+
+
+@pytest.fixture
+def units(one: Machine) -> Machine:
+    """A machine with units of all kinds."""
+    for name, text in _UNITS.items():
+        path = f"/run/systemd/system/{name}.service"
+        one.succeed(f"echo {shlex.quote(text)} > {path}" if text else f"ln -sf /dev/null {path}")
     one.succeed("systemctl daemon-reload")
-    with pytest.raises(WaitFailed, match=r"no job is pending|not-found"):
-        one.wait_for_unit(unit, timeout=60)
+    return one
+
+
+def test_a_unit_that_cannot_come_ends_the_wait(units: Machine) -> None:
+    for unit, reason in {
+        "idle": r"it is inactive \(dead\), and no job is pending",
+        "masked": "it is masked",
+        "nonesuch": "systemd knows no unit of that name",
+    }.items():
+        said = f"unit {unit}.service did not become active: {reason}"
+        with pytest.raises(WaitFailed, match=said):
+            units.wait_for_unit(unit, timeout=60)
+
+
+def test_a_unit_may_be_awaited_in_any_state(units: Machine) -> None:
+    units.wait_for_unit("multi-user.target", timeout=0)
+    units.succeed("systemctl start stays", _LATER.format("systemctl stop stays"))
+    units.wait_for_unit("stays", state="inactive", timeout=60)
+    units.execute("systemctl start bad")
+    units.wait_for_unit("bad", state="failed", timeout=0)
+    with pytest.raises(WaitFailed, match=r"did not become inactive: it has failed \(exit code 4\)"):
+        units.wait_for_unit("bad", state="inactive", timeout=60)
+    with pytest.raises(WaitFailed, match="systemd knows no unit of that name"):
+        units.wait_for_unit("nonesuch", state="inactive", timeout=60)
+
+
+def test_units_that_end_are_awaited(units: Machine) -> None:
+    units.succeed("systemctl start --no-block work stays")
+    units.wait_until_unit_finishes("work.service", timeout=60)
+    units.wait_until_unit_finishes("work", timeout=0)  # systemd may have forgotten it
+    units.wait_until_unit_finishes("stays", timeout=60)
+    units.succeed("systemd-run --quiet --no-block --unit gone true")
+    units.wait_until_unit_finishes("gone", timeout=60)
+    units.execute("systemctl start bad")
+    units.execute("systemctl start skipped")
+    for unit, reason in {
+        "bad": r"it has failed \(exit code 4\)\n.*:\n(.*\n)*.* the reason",
+        "skipped": "it was not started, as its conditions were not met",
+        "idle": "it has not run, and no job is pending",
+        "masked": "it is masked",
+        "nonesuch": "systemd knows no unit of that name",
+    }.items():
+        with pytest.raises(WaitFailed, match=rf"unit {unit}\.service did not finish: {reason}"):
+            units.wait_until_unit_finishes(unit, timeout=60)
 
 
 def test_ports(one: Machine) -> None:
-    one.succeed("systemd-run --quiet --unit server nc -lk 127.0.0.1 7777")
+    one.succeed("systemd-run --quiet --unit server nc -lk ::1 7777")
     one.wait_for_open_port(7777, timeout=30)
+    one.wait_for_open_port(7777, "[::1]", timeout=0)
+    with pytest.raises(WaitFailed, match=r"port 7777 of localhost did not close in 1 s: open"):
+        one.wait_for_closed_port(7777, timeout=1)
     one.succeed(_LATER.format("systemctl stop server"))
     one.wait_for_closed_port(7777, timeout=30)
-    with pytest.raises(WaitFailed, match="7777"):
-        one.wait_for_open_port(7777, timeout=0.5)
+    with pytest.raises(WaitFailed, match=r"did not open in 0\.5 s: Connection refused"):
+        one.wait_for_open_port(7777, timeout=timedelta(seconds=0.5))
+    for wait in (one.wait_for_open_port, one.wait_for_closed_port):
+        with pytest.raises(WaitFailed, match=r"port 7777 of nobody\.invalid did not "):
+            wait(7777, "nobody.invalid", timeout=60)
+
+
+def test_ports_that_listen_are_seen_without_a_connection(one: Machine) -> None:
+    one.succeed(
+        "systemd-run --quiet --unit once sh -c 'nc -l 127.0.0.1 7780 > /tmp/said'",
+        "systemd-run --quiet --unit datagrams nc -lku ::1 7780",
+    )
+    one.wait_for_listening_port(7780, timeout=30)
+    one.wait_for_listening_port(7780, "localhost", timeout=0)
+    one.wait_for_listening_port(7780, "::1", protocol="udp", timeout=30)
+    with pytest.raises(WaitFailed, match=r"nothing listened on TCP port 7780 of ::1 in 0 s"):
+        one.wait_for_listening_port(7780, "::1", timeout=0)
+    one.succeed("echo all of it | nc -N 127.0.0.1 7780; grep 'all of it' /tmp/said")
+    one.succeed("systemctl stop datagrams", "sysctl -q net.ipv6.bindv6only=1")
+    one.succeed("systemd-run --quiet --unit six nc -lk -6 :: 7781")
+    one.wait_for_listening_port(7781, "::1", timeout=30)
+    with pytest.raises(WaitFailed, match=r"TCP port 7781 of 127\.0\.0\.1 in 0 s"):
+        one.wait_for_listening_port(7781, "127.0.0.1", timeout=0)
+    one.succeed("systemctl stop six", "sysctl -q net.ipv6.bindv6only=0")
 
 
 def test_files(one: Machine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from attest.cluster.cluster import Cluster
 from attest.errors import WaitFailed
 from attest.machine.machine import Machine
 from attest.support.concurrency import wait_all
@@ -57,6 +58,37 @@ def test_ports_open_and_close(machine: Machine) -> None:
     machine.wait_for_closed_port(7777, timeout=30)
     with pytest.raises(WaitFailed, match="7777"):
         machine.wait_for_open_port(7777, timeout=0.5)
+
+
+def test_a_port_is_open_at_any_address_of_a_name(debian: Cluster) -> None:
+    client, server = debian["a"], debian["b"]
+    server.succeed("ip address add 192.168.1.77/24 dev eth0")
+    first = server.spawn("exec nc -lk 192.168.1.77 7778")
+    client.succeed(f"cp /etc/hosts /tmp/hosts; printf '{server.ip()} b2\n192.168.1.77 b2\n"
+                   "192.168.1.99 b3\n192.168.1.77 b3\n' >> /etc/hosts")  # fmt: skip
+    client.wait_for_open_port(7778, "b2", timeout=30)
+    client.wait_for_open_port(7778, "b3", timeout=30, attempt_timeout=0.3)  # nobody is at its first
+    with pytest.raises(WaitFailed, match="port 7778 of b2 did not close in 1 s: open"):
+        client.wait_for_closed_port(7778, "b2", timeout=1)
+    first.cancel()
+    client.wait_for_closed_port(7778, "b2", timeout=30)
+    local = server.succeed("ip -6 -o address show dev eth0 scope link").split()[3].split("/")[0]
+    second = server.spawn(f"exec nc -lk {local}%eth0 7778")
+    client.wait_for_open_port(7778, f"{local}%eth0", timeout=30)
+    second.cancel()
+    client.succeed("cat /tmp/hosts > /etc/hosts")
+    server.succeed("ip address delete 192.168.1.77/24 dev eth0")
+
+
+def test_ports_of_tiny_that_listen(tiny: Machine) -> None:
+    server = tiny.spawn("exec nc -l -p 7779")
+    tiny.wait_for_listening_port(7779, timeout=30)
+    tiny.wait_for_listening_port(7779, "127.0.0.1", timeout=0)
+    with pytest.raises(WaitFailed, match="nothing listened on UDP port 7779 in 0 s"):
+        tiny.wait_for_listening_port(7779, protocol="udp", timeout=0)
+    server.cancel()
+    with pytest.raises(WaitFailed, match="did not finish: this guest's init is not systemd"):
+        tiny.wait_until_unit_finishes("x")
 
 
 def test_a_file_that_appears_later_is_waited_for(machine: Machine) -> None:

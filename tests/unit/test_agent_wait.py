@@ -98,7 +98,53 @@ def test_port_of_a_name_that_is_not_known(
 def test_a_wait_that_is_over_says_what_it_saw(client: AgentClient, port: int) -> None:
     result, _ = client.run(WAIT, fields(PORT_OPEN, "127.0.0.1", port, (4, u64(50))))
     assert result.status == TIMED_OUT
-    assert result.message == f"127.0.0.1 port {port}: Connection refused"
+    assert result.message == "Connection refused"
+
+
+def test_what_is_so_is_seen_in_the_shortest_time(
+    client: AgentClient, port: int, tmp_path: Path
+) -> None:
+    with socket.create_server(("::1", port), family=socket.AF_INET6):
+        result, _ = client.run(WAIT, fields(PORT_OPEN, "localhost", port, (4, u64(1))))
+    assert (result.status, result.value) == (DONE, "open")
+    result, _ = client.run(WAIT, fields(PORT_CLOSED, "localhost", port, (4, u64(1))))
+    assert result.status == DONE
+    result, _ = client.run(WAIT, fields(FILE, tmp_path, 0, (4, u64(1))))
+    assert result.status == DONE
+
+
+def asking(port: int) -> set[str]:
+    """The ports from which connections to a port are under way that nothing has answered."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {words[1] for words in lines if words[2].endswith(f":{port:04X}") and words[3] == "02"}
+
+
+def test_a_connection_that_nothing_answers_is_begun_anew(client: AgentClient, port: int) -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", port))
+        full.listen(0)
+        # Its queue has a place for one; what comes then is dropped.
+        with socket.create_connection(("127.0.0.1", port)):
+            stream = client.open(
+                WAIT, fields(PORT_OPEN, "127.0.0.1", port, *((7, u64(20)), (4, u64(800))))
+            )
+            ports: set[str] = set()
+            while stream.result is None:
+                ports |= asking(port)
+                client.run(8, [])
+            assert stream.result.status == TIMED_OUT
+            assert stream.result.message == "Connection timed out"
+            assert len(ports) > 1
+            waiting = client.open(WAIT, fields(PORT_OPEN, "127.0.0.1", port, (7, u64(20))))
+            client.run(8, [])
+            full.accept()[0].close()
+            assert client.finish(waiting).status == DONE
+
+
+def test_a_link_local_address_needs_its_interface(client: AgentClient) -> None:
+    for host in ("fe80::1", "fe80::1%nonesuch"):
+        result, _ = client.run(WAIT, fields(PORT_OPEN, host, 9, (4, u64(50))))
+        assert (result.status, result.message) == (TIMED_OUT, "No such device")
 
 
 def test_file(client: AgentClient, tmp_path: Path) -> None:
@@ -237,8 +283,12 @@ def unit(name: str, wanted: str = "") -> Fields:
 
 def await_look(client: AgentClient, systemd: FakeSystemd, looks: int) -> None:
     """Return when the agent has asked so often for a unit's state, and has got the answer."""
+    await_calls(client, systemd, "GetAll", looks)
+
+
+def await_calls(client: AgentClient, systemd: FakeSystemd, what: str, count: int) -> None:
     deadline = time.monotonic() + 30
-    while sum(call.startswith("GetAll") for call in systemd.calls) < looks:
+    while sum(call.startswith(what) for call in systemd.calls) < count:
         assert time.monotonic() < deadline, "the agent did not ask"
         time.sleep(0.002)
     client.run(8, [])
@@ -290,10 +340,11 @@ def test_inactive_unit_without_jobs(guest: AgentClient, systemd: FakeSystemd) ->
 def test_inactive_unit_while_others_have_jobs(guest: AgentClient, systemd: FakeSystemd) -> None:
     systemd.unit("x.service", "inactive")
     systemd.jobs = 2
+    last = "Get org.freedesktop.systemd1.Service ExecMainStatus"
     stream = guest.open(WAIT, unit("x.service"))
-    await_look(guest, systemd, 1)
+    await_calls(guest, systemd, last, 1)
     systemd.tell("JobRemoved", "/org/freedesktop/systemd1", "uoss", 5, "/j", "y.service", "done")
-    await_look(guest, systemd, 2)
+    await_calls(guest, systemd, last, 2)
     assert stream.result is None
     systemd.jobs = 0
     systemd.tell("JobRemoved", "/org/freedesktop/systemd1", "uoss", 6, "/j", "z.service", "done")
@@ -318,6 +369,53 @@ def test_unit_that_systemd_does_not_know(guest: AgentClient, systemd: FakeSystem
     systemd.jobs = 3
     errno, _ = failure(guest.run(WAIT, unit("x.service"))[0])
     assert errno == 2
+
+
+@root_only
+def test_what_a_unit_is_said_to_be(guest: AgentClient, systemd: FakeSystemd) -> None:
+    def said(wanted: str = "") -> str:
+        result, _ = guest.run(WAIT, unit("x.service", wanted))
+        assert result.status == FAILED, result
+        return result.message
+
+    systemd.unit("x.service", "failed", result="exit-code", status=4)
+    assert said() == said("inactive") == "it has failed (exit code 4)"
+    systemd.unit("x.service", "failed", result="signal", status=9)
+    assert said() == "it has failed (signal 9)"
+    systemd.unit("x.service", "failed", result="timeout", status=9)
+    assert said() == "it has failed (timeout)"
+    systemd.unit("x.service", "inactive")
+    assert said("failed") == "it is inactive (sub-inactive), and no job is pending"
+    systemd.unit("x.service", "inactive", load="masked")
+    assert said() == "it is masked"
+    systemd.unit("x.service", "inactive", load="not-found")
+    assert said() == said("inactive") == "systemd knows no unit of that name"
+
+
+@root_only
+def test_unit_that_is_about_to_start_is_not_inactive(
+    guest: AgentClient, systemd: FakeSystemd
+) -> None:
+    systemd.unit("x.service", "inactive", job=7)
+    stream = guest.open(WAIT, unit("x.service", "inactive"))
+    await_look(guest, systemd, 1)
+    assert stream.result is None
+    systemd.unit("x.service", "inactive", load="not-found")  # it has run, and is forgotten
+    systemd.changed("x.service")
+    assert guest.finish(stream).status == DONE
+
+
+@root_only
+def test_unit_that_is_so_is_seen_in_the_shortest_time(
+    guest: AgentClient, systemd: FakeSystemd
+) -> None:
+    systemd.unit("x.service", "active")
+    result, _ = guest.run(WAIT, [*unit("x.service"), (4, u64(1))])
+    assert result.status == DONE
+    systemd.unit("x.service", "activating", job=3)
+    result, _ = guest.run(WAIT, [*unit("x.service"), (4, u64(1))])
+    assert result.status == TIMED_OUT
+    assert result.message == "it is activating (sub-activating), with a job pending"
 
 
 @root_only

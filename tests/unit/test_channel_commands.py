@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -266,23 +267,41 @@ def test_a_file_is_seen_when_it_appears(
 
 
 def test_a_wait_that_runs_into_its_limit_says_for_what(channel: AgentChannel) -> None:
-    with pytest.raises(WaitFailed, match=r"alice: no file /nowhere in 0\.05 s"):
+    with pytest.raises(
+        WaitFailed, match=r"^alice: file /nowhere did not appear in 0\.05 s: No such"
+    ):
         channel.start_wait(WaitFor(WaitKind.FILE_EXISTS, "/nowhere", timeout=0.05)).result()
 
 
 @pytest.mark.parametrize(
     ("wanted", "text"),
     [
-        (WaitFor(WaitKind.PORT_OPEN, "localhost", 5, port=80), "open port 80 of localhost"),
-        (WaitFor(WaitKind.PORT_CLOSED, "db", 5, port=80), "closed port 80 of db"),
-        (WaitFor(WaitKind.UNIX_SOCKET, "/run/{0}", 5), "socket /run/{0}"),
-        (WaitFor(WaitKind.UNIT, "web.service", 5), "active unit web.service"),
-        (WaitFor(WaitKind.UNIT, "web.service", 5, wanted="failed"), "failed unit web.service"),
-        (WaitFor(WaitKind.PROCESS_GONE, "12", 5), "end of process 12"),
+        (WaitFor(WaitKind.PORT_OPEN, "localhost", 5, port=80), "port 80 of localhost | open"),
+        (WaitFor(WaitKind.PORT_CLOSED, "db", 5, port=80), "port 80 of db | close"),
+        (WaitFor(WaitKind.UNIX_SOCKET, "/run/{0}", 5), "socket /run/{0} | open"),
+        (WaitFor(WaitKind.FILE_GONE, "/run/x", 5), "file /run/x | go away"),
+        (WaitFor(WaitKind.UNIT, "web.service", 5), "unit web.service | become active"),
+        (
+            WaitFor(WaitKind.UNIT, "web.service", 5, wanted="failed"),
+            "unit web.service | become failed",
+        ),
+        (WaitFor(WaitKind.PROCESS_GONE, "12", 5), "process 12 | end"),
     ],
 )
 def test_errors_call_what_is_waited_for_as_people_do(wanted: WaitFor, text: str) -> None:
-    assert str(wanted) == text
+    what, verb = text.split(" | ")
+    assert str(wanted) == f"{what} to {verb}"
+    assert wanted.unmet("it snows") == f"{what} did not {verb}: it snows"
+    assert wanted.unmet("", in_time=True) == f"{what} did not {verb} in 5 s"
+
+
+def test_a_wait_has_a_timedelta(channel: AgentChannel) -> None:
+    process = channel.start(Command("sleep 60"))
+    with pytest.raises(TimeoutError):
+        process.wait(timedelta(milliseconds=50))
+    with pytest.raises(UsageError, match=r"^alice: read: timeout: expected .* found 'soon'$"):
+        process.read("soon")  # type: ignore[arg-type]
+    process.abandon()
 
 
 def test_a_wait_can_be_cancelled(channel: AgentChannel) -> None:

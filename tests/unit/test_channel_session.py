@@ -218,7 +218,7 @@ def _wait(channel: AgentChannel) -> object:
     ("call", "tried"),
     [
         pytest.param(_run, "`true`, with 0.05 s for it", id="command"),
-        pytest.param(_wait, "the wait for file /x, with 0.05 s for it", id="wait"),
+        pytest.param(_wait, "the wait for file /x to appear, with 0.05 s for it", id="wait"),
         pytest.param(_ask, "ask the agent", id="question"),
         pytest.param(_leave, "reboot now", id="power"),
     ],

@@ -167,6 +167,13 @@ def test_a_mistake_is_found_at_its_place(text: str, expected: str) -> None:
         '"""A docstring."""\nfrom __future__ import annotations\nmachine.start()',
         "machine.explode()  # type: ignore",
         "def up(last: bool) -> bool:\n    return machine.is_up() or last\nretry(up, timeout=5)",
+        "from datetime import timedelta\nsoon = timedelta(seconds=1)\n"
+        "machine.wait_for_unit('x', timeout=soon, state='failed')\n"
+        "machine.succeed('true', timeout=soon)\nmachine.sleep(soon)\n"
+        "machine.wait_until_fails('true', soon, attempt_timeout=soon)\n"
+        "machine.send_chars('x', delay=soon)\nmachine.spawn('x').wait(soon)\n"
+        "retry(lambda last: last, timeout_seconds=soon)\n"
+        "@polling_condition(interval=soon)\ndef up() -> None: ...\nup.wait(soon)",
         "def up(last):\n    return machine.is_up()\nretry(up)",
         "@polling_condition\ndef up():\n    return machine.is_up()\nwith up:\n    up.wait(9)",
         "@polling_condition(seconds_interval=1.0, description='it is up')\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,38 @@ def test_a_size_without_a_good_unit_is_none(written: str) -> None:
         ManifestError, match=r'nodes\.a\.memory: .*such as "512M" or "1\.5G", found'
     ):
         parse_manifest({"nodes": {"a": {"memory": written}}})
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [(7, 7), (0.5, 0.5), ("90s", 90), ("5min", 300), ("1h30min", 5400), ("1.5 h", 5400),
+     ("2min 200ms", 120.2), ("1 d", 86_400), ("2 weeks", 14 * 86_400), ("3m", 180),
+     ("250msec", 0.25), ("1hr 1 second", 3601), (timedelta(minutes=2), 120)],
+)  # fmt: skip
+def test_a_duration_may_have_units(written: object, seconds: float) -> None:
+    raw = {"timeout": written, "nodes": {"a": {"start_timeout": written}, "b": {}}}
+    manifest = parse_manifest(raw | {"defaults": {"start_timeout": written}})
+    found = (manifest.timeout, *(node.start_timeout for node in manifest.nodes.values()))
+    assert found == pytest.approx((seconds,) * 3)
+
+
+@pytest.mark.parametrize("written", ["90", "", "s", "5 minuets", "1h30", "-1s", "1.s", "5M", "∞"])
+def test_a_duration_without_good_units_is_none(written: str) -> None:
+    expected = 'expected a number of seconds, or a text such as "90s" or "1h30min", found '
+    for raw in (
+        {"timeout": written, "nodes": {"a": {}}},
+        {"nodes": {"a": {"start_timeout": written}}},
+    ):
+        with pytest.raises(
+            ManifestError, match=rf"manifest: (nodes\.a\.start_)?timeout: {expected}"
+        ):
+            parse_manifest(raw)
+
+
+@pytest.mark.parametrize("written", ["0s", "60w", True, [1]])
+def test_a_duration_is_within_bounds(written: object) -> None:
+    with pytest.raises(ManifestError, match=r"timeout: expected "):
+        parse_manifest({"timeout": written, "nodes": {"a": {}}})
 
 
 def test_a_test_is_called_as_its_file_or_its_directory(
@@ -275,6 +308,11 @@ def test_the_schema_knows_what_is_written() -> None:
         assert re.search(text["pattern"], "1.5G")
         assert next(each for each in size["anyOf"] if each["type"] == "integer")["minimum"] >= 1
     assert node["memory"]["default"] == 512
+    for limit in (node["start_timeout"], definitions["Document"]["properties"]["timeout"]):
+        text = next(each for each in limit["anyOf"] if each["type"] == "string")
+        assert re.search(text["pattern"], "1h 30min")
+        assert not re.search(text["pattern"], "30")
+        assert next(each for each in limit["anyOf"] if each["type"] == "number")["maximum"]
 
 
 def test_a_script_that_is_no_text_is_named(tmp_path: Path) -> None:

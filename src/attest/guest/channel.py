@@ -16,10 +16,11 @@ import msgspec
 
 from attest.errors import UsageError
 from attest.guest.identity import Identity
+from attest.support.durations import Duration
 
 __all__ = [
     "Channel", "Command", "Completed", "Follower", "PowerAction", "Running", "Sink", "WaitFor",
-    "WaitKind", "Waiting", "Welcome",
+    "WaitKind", "Waiting", "Welcome", "unmet",
 ]  # fmt: skip
 
 _LONGEST: Final = 131_071
@@ -133,10 +134,11 @@ class WaitFor(msgspec.Struct, frozen=True):
     Attributes:
         kind: Which kind of thing.
         subject: Its address, path, unit, or process name or id.
-        timeout: Seconds until it must have come.
+        timeout: Seconds until it must have come; it is looked for once at least.
         port: TCP port.
         wanted: ActiveState of a unit.
         datagram: The Unix socket takes datagrams.
+        attempt: Seconds in which a port must have answered.
     """
 
     kind: WaitKind
@@ -145,22 +147,50 @@ class WaitFor(msgspec.Struct, frozen=True):
     port: int | None = None
     wanted: str = "active"
     datagram: bool = False
+    attempt: float = 1.0
 
     def __str__(self) -> str:
-        return _WANTED[self.kind].format(self)
+        what, verb = self._words()
+        return f"{what} to {verb}"
+
+    def unmet(self, seen: str, *, in_time: bool = False) -> str:
+        """Why it has not come, as a sentence.
+
+        Args:
+            seen: What was last the case.
+            in_time: Its time is over, but it may still come.
+        """
+        return unmet(*self._words(), seen, self.timeout if in_time else None)
+
+    def _words(self) -> tuple[str, str]:
+        what, verb = _WANTED[self.kind]
+        return what.format(self), verb.format(self)
+
+
+def unmet(what: str, verb: str, seen: str, timeout: float | None = None) -> str:
+    """Why something has not come, as a sentence.
+
+    Args:
+        what: What was waited for.
+        verb: What it did not do.
+        seen: What was last the case.
+        timeout: The seconds that it had, where it may still come.
+    """
+    limit = "" if timeout is None else f" in {timeout:g} s"
+    return f"{what} did not {verb}{limit}{f': {seen}' if seen else ''}"
 
 
 _WANTED: Final = {
-    WaitKind.PORT_OPEN: "open port {0.port} of {0.subject}",
-    WaitKind.PORT_CLOSED: "closed port {0.port} of {0.subject}",
-    WaitKind.UNIX_SOCKET: "socket {0.subject}",
-    WaitKind.FILE_EXISTS: "file {0.subject}",
-    WaitKind.FILE_GONE: "removal of {0.subject}",
-    WaitKind.UNIT: "{0.wanted} unit {0.subject}",
-    WaitKind.PROCESS: "process {0.subject}",
-    WaitKind.PROCESS_GONE: "end of process {0.subject}",
+    WaitKind.PORT_OPEN: ("port {0.port} of {0.subject}", "open"),
+    WaitKind.PORT_CLOSED: ("port {0.port} of {0.subject}", "close"),
+    WaitKind.UNIX_SOCKET: ("socket {0.subject}", "open"),
+    WaitKind.FILE_EXISTS: ("file {0.subject}", "appear"),
+    WaitKind.FILE_GONE: ("file {0.subject}", "go away"),
+    WaitKind.UNIT: ("unit {0.subject}", "become {0.wanted}"),
+    WaitKind.PROCESS: ("process {0.subject}", "start"),
+    WaitKind.PROCESS_GONE: ("process {0.subject}", "end"),
 }
-"""What an error calls what it waited for, after "no"."""
+"""What an error calls what it waited for, and what that did not do."""
 
 
 class Completed(msgspec.Struct, frozen=True):
@@ -198,10 +228,10 @@ class Running(Protocol):
     def resize(self, rows: int, columns: int) -> None:
         """Change the size of its terminal."""
 
-    def read(self, timeout: float | None = None) -> bytes:
+    def read(self, timeout: Duration | None = None) -> bytes:
         """Wait for some of its standard output and return that; empty at its end."""
 
-    def wait(self, timeout: float | None = None) -> Completed:
+    def wait(self, timeout: Duration | None = None) -> Completed:
         """Wait for its end, at most ``timeout`` seconds, and return how it ended."""
 
     def cancel(self) -> None:

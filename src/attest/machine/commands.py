@@ -25,7 +25,9 @@ from attest.machine.completed import (
 from attest.machine.conditions import watched
 from attest.machine.output import Output
 from attest.machine.power import Power
+from attest.support.arguments import text
 from attest.support.cancellation import cancellable
+from attest.support.durations import Duration, limit, seconds
 from attest.support.polling import DEFAULT_TIMEOUT, tries
 from attest.support.text import last_lines
 
@@ -55,7 +57,7 @@ class Commands(Power):
         command: str | Sequence[str],
         *,
         check: bool = False,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
@@ -77,7 +79,7 @@ class Commands(Power):
                 `succeed`, and other than with `subprocess`, bash runs it under ``set -euo
                 pipefail``: it stops at the first command that fails.
             check: Raise `CommandFailed` when the exit code is not 0.
-            timeout: Seconds, after which it is killed with all that it has started.
+            timeout: Seconds, or a timedelta, after which it is killed with all that it has started.
             user: Who runs it, a name or a number; default root.
             env: Added to its environment.
             cwd: Its working directory; default ``/tmp``.
@@ -89,6 +91,7 @@ class Commands(Power):
             MachineError: It could not be started; or it needs what the backdoor shell of a NixOS
                 guest cannot do, which is to give a command standard input.
         """
+        timeout = limit(timeout, f"{self.name}: run: timeout")
         if not isinstance(command, str):
             command, cwd = list(command), cwd or _DIRECTORY
         data = stdin.encode() if isinstance(stdin, str) else stdin
@@ -110,7 +113,7 @@ class Commands(Power):
         command: str,
         check_return: bool = True,
         check_output: bool = True,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
     ) -> tuple[int, str]:
         """Run a command with bash in ``/tmp``, under ``set -euo pipefail``.
 
@@ -119,6 +122,8 @@ class Commands(Power):
             output)`` without ``check_return``; ``(-2, "")`` at once, with the command still
             running, without ``check_output``.
         """
+        text(command, f"{self.name}: execute: command")
+        timeout = limit(timeout, f"{self.name}: execute: timeout")
         if not check_output:
             channel = self._channel
             self._events.emit(Kind.COMMAND, f"start: {command.strip()}", machine=self.name)
@@ -131,7 +136,7 @@ class Commands(Power):
         output = text_of(completed.stdout)
         return (completed.status if check_return else -1), output
 
-    def succeed(self, *commands: str, timeout: float | None = None) -> str:
+    def succeed(self, *commands: str, timeout: Duration | None = None) -> str:
         """Run commands, each of which must exit with 0.
 
         Returns:
@@ -140,9 +145,9 @@ class Commands(Power):
         Raises:
             CommandFailed: One did not.
         """
-        return self._require(commands, timeout, lambda status: status == 0, "to succeed")
+        return self._require(commands, timeout, lambda status: status == 0, "succeed")
 
-    def fail(self, *commands: str, timeout: float | None = None) -> str:
+    def fail(self, *commands: str, timeout: Duration | None = None) -> str:
         """Run commands, each of which must exit with another code than 0.
 
         Returns:
@@ -151,7 +156,7 @@ class Commands(Power):
         Raises:
             CommandFailed: One succeeded.
         """
-        return self._require(commands, timeout, lambda status: status != 0, "to fail")
+        return self._require(commands, timeout, lambda status: status != 0, "fail")
 
     def spawn(
         self,
@@ -180,39 +185,63 @@ class Commands(Power):
         """Takes lines for a root shell; see `RootShell`."""
         return RootShell(self)
 
-    def wait_until_succeeds(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
+    def wait_until_succeeds(
+        self,
+        command: str,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        attempt_timeout: Duration | None = None,
+    ) -> str:
         """Repeat a command until it exits with 0, and return its output.
 
+        Args:
+            command: As with `execute`.
+            timeout: Seconds, or a timedelta; with 0 it is tried once.
+            attempt_timeout: The same for one attempt, which is then ended, and has failed.
+
         Raises:
             WaitFailed: It did not in ``timeout`` seconds.
         """
-        return self._wait_until(command, timeout, lambda status: status == 0, "succeed")
+        return self._wait_until(
+            command, timeout, attempt_timeout, lambda each: each == 0, "succeed"
+        )
 
-    def wait_until_fails(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
+    def wait_until_fails(
+        self,
+        command: str,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        attempt_timeout: Duration | None = None,
+    ) -> str:
         """Repeat a command until it exits with another code than 0, and return its output.
 
+        Args:
+            command: As with `execute`.
+            timeout: Seconds, or a timedelta; with 0 it is tried once.
+            attempt_timeout: The same for one attempt, which is then ended, and has failed.
+
         Raises:
             WaitFailed: It did not in ``timeout`` seconds.
         """
-        return self._wait_until(command, timeout, lambda status: status != 0, "fail")
+        return self._wait_until(command, timeout, attempt_timeout, lambda each: each != 0, "fail")
 
-    def sleep(self, secs: float) -> None:
-        """Let ``secs`` seconds pass in the machine."""
-        self.succeed(f"sleep {secs}")
+    def sleep(self, secs: Duration) -> None:
+        """Let ``secs`` seconds, or a timedelta, pass in the machine."""
+        self.succeed(f"sleep {seconds(secs, f'{self.name}: sleep: secs'):.10g}")
 
     def _require(
         self,
         commands: tuple[str, ...],
-        timeout: float | None,
+        timeout: Duration | None,
         accept: Callable[[int], bool],
-        expected: str,
+        method: str,
     ) -> str:
+        timeout = limit(timeout, f"{self.name}: {method}: timeout")
         outputs = []
         for command in commands:
+            text(command, f"{self.name}: {method}: command")
             completed = self._run(Command(command, timeout=timeout, strict=True))
             outputs.append(text_of(completed.stdout))
             if not accept(completed.status):
-                raise self._failed(command, completed, expected)
+                raise self._failed(command, completed, f"to {method}")
         return "".join(outputs)
 
     def _look_at(self, command: str) -> str:
@@ -264,15 +293,24 @@ class Commands(Power):
                 raise
 
     def _wait_until(
-        self, command: str, timeout: float, accept: Callable[[int], bool], verb: str
+        self,
+        command: str,
+        timeout: Duration,
+        attempt_timeout: Duration | None,
+        accept: Callable[[int], bool],
+        verb: str,
     ) -> str:
+        method = f"{self.name}: wait_until_{verb}s"
+        text(command, f"{method}: command")
+        timeout = seconds(timeout, f"{method}: timeout")
+        longest = limit(attempt_timeout, f"{method}: attempt_timeout")
         channel = self._channel
         with self._events.span(
             Kind.WAIT, f"wait until `{command.strip()}` {verb}s", machine=self.name
         ) as span:
             ended: GuestCompleted | None = None
             for left in tries(timeout):
-                strict = Command(command, timeout=max(left, 0.001), strict=True)
+                strict = Command(command, timeout=_allowed(left, timeout, longest), strict=True)
                 output = Output(self._events, self.name, command)
                 completed = self._attempt(channel, strict, output=output)
                 shown = output.end(completed)
@@ -285,6 +323,12 @@ class Commands(Power):
             last = last_lines(text_of(ended.stdout) + text_of(ended.stderr))
             what = f"`{shown_command(command)}` did not {verb} in {timeout:g} s"
             raise self._wait_failed(f"{what}: {verdict(ended)}", {"last output": last})
+
+
+def _allowed(left: float, timeout: float, longest: float | None) -> float:
+    """Seconds for one attempt of a wait; one that has no time makes one, too."""
+    allowed = left if timeout else DEFAULT_TIMEOUT
+    return max(allowed if longest is None else min(allowed, longest), 0.001)
 
 
 def _line(command: str | list[str]) -> str:

@@ -10,7 +10,8 @@ from typing import Final, TypeVar
 
 from attest.errors import ConditionFailed, WaitFailed, message_of
 from attest.events import EventLog, Kind
-from attest.support.polling import tries
+from attest.support.durations import Duration, seconds
+from attest.support.polling import DEFAULT_TIMEOUT, tries
 
 __all__ = ["PollingCondition", "watched"]
 
@@ -54,12 +55,13 @@ class PollingCondition:
         left.remove(self)
         _active.set(tuple(left))
 
-    def wait(self, timeout: float = 900) -> None:
+    def wait(self, timeout: Duration = DEFAULT_TIMEOUT) -> None:
         """Check it again and again until it holds.
 
         Raises:
-            WaitFailed: It does not, after ``timeout`` seconds.
+            WaitFailed: It does not, after ``timeout`` seconds, or a timedelta.
         """
+        timeout = seconds(timeout, f"{self.description}: wait: timeout")
         with self._events.span(Kind.WAIT, f"wait for {self.description}"):
             for _ in tries(timeout):
                 failure, cause = self._failure()

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from attest.events import Kind
 from attest.machine.commands import Commands
 from attest.machine.conditions import watched
+from attest.support.arguments import pattern, text
+from attest.support.durations import Duration, limit
 from attest.support.polling import deadline
 
 __all__ = ["ConsoleAccess"]
@@ -18,19 +20,20 @@ __all__ = ["ConsoleAccess"]
 class ConsoleAccess(Commands):
     """The serial console, and the run's log."""
 
-    def wait_for_console_text(self, regex: str, timeout: float | None = None) -> None:
+    def wait_for_console_text(self, regex: str, timeout: Duration | None = None) -> None:
         """Wait until the console shows a text, searching on from the last match.
 
         Raises:
             WaitFailed: It did not in ``timeout`` seconds, or the machine has ended.
         """
+        method = f"{self.name}: wait_for_console_text"
+        wanted = pattern(regex, f"{method}: regex", re.MULTILINE)
+        until = deadline(limit(timeout, f"{method}: timeout"))
         console = self._lifecycle.alive().console
-        pattern = re.compile(regex, re.MULTILINE)
-        until = deadline(timeout)
 
-        def search(limit: float | None) -> bool:
-            ends = [each for each in (deadline(limit), until) if each is not None]
-            found = console.search(pattern, min(ends) - time.monotonic() if ends else None)
+        def search(most: float | None) -> bool:
+            ends = [each for each in (deadline(most), until) if each is not None]
+            found = console.search(wanted, min(ends) - time.monotonic() if ends else None)
             if not found and not console.ended and (until is None or time.monotonic() < until):
                 raise TimeoutError
             return found
@@ -51,6 +54,7 @@ class ConsoleAccess(Commands):
 
     def send_console(self, chars: str) -> None:
         """Type ``chars`` into the machine's serial console, as its keyboard."""
+        text(chars, f"{self.name}: send_console: chars")
         self._lifecycle.alive().keyboard.send(chars)
 
     def console_interact(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +13,8 @@ from attest.guest.channel import Command
 from attest.machine.commands import Commands
 from attest.machine.conditions import watched
 from attest.machine.monitor import Monitor
+from attest.support import arguments
+from attest.support.durations import Duration, limit, seconds
 from attest.support.polling import DEFAULT_TIMEOUT, tries
 from attest.support.text import last_lines
 
@@ -57,13 +58,14 @@ class Display(Commands, Monitor):
         """The text that the machine shows, as several ways to read the picture have it."""
         return list(self._texts(*self._look()))
 
-    def wait_for_text(self, regex: str, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def wait_for_text(self, regex: str, timeout: Duration = DEFAULT_TIMEOUT) -> None:
         """Wait until the machine shows a text; a picture of what it shows is left where it fails.
 
         Raises:
             WaitFailed: It did not in ``timeout`` seconds.
         """
-        pattern = re.compile(regex)
+        pattern = arguments.pattern(regex, f"{self.name}: wait_for_text: regex")
+        timeout = seconds(timeout, f"{self.name}: wait_for_text: timeout")
         last: tuple[bytes, str | None] | None = None
         text = ""
         with self._events.span(Kind.WAIT, f"wait for the text {regex!r}", machine=self.name):
@@ -80,12 +82,12 @@ class Display(Commands, Monitor):
             message = f"did not show {regex!r} in {timeout:g} s; picture: {picture}"
             raise self._wait_failed(message, {"last seen": last_lines(text)})
 
-    def send_key(self, key: str, delay: float | None = 0.01, log: bool | None = True) -> None:
+    def send_key(self, key: str, delay: Duration | None = 0.01, log: bool | None = True) -> None:
         """Press a key, or several together.
 
         Args:
             key: A character or QEMU's name of a key, such as ``"ret"`` or ``"ctrl-alt-f2"``.
-            delay: Seconds until the next may come.
+            delay: Seconds, or a timedelta, until the next may come.
             log: Report it.
 
         Raises:
@@ -95,6 +97,8 @@ class Display(Commands, Monitor):
         from attest.display.keys import key_for
         from attest.vmm.qemu.qmp import ExecuteError
 
+        arguments.name(key, f"{self.name}: send_key: key")
+        delay = limit(delay, f"{self.name}: send_key: delay")
         vmm = self._monitored("a keyboard")
         if not vmm.keyboard:
             raise MachineError(
@@ -109,8 +113,10 @@ class Display(Commands, Monitor):
             if delay is not None:
                 time.sleep(delay)
 
-    def send_chars(self, chars: str, delay: float | None = 0.01) -> None:
+    def send_chars(self, chars: str, delay: Duration | None = 0.01) -> None:
         """Type characters, with ``delay`` seconds after each; a line's end is the return key."""
+        arguments.text(chars, f"{self.name}: send_chars: chars")
+        delay = limit(delay, f"{self.name}: send_chars: delay")
         with self._events.span(Kind.ACTION, f"type {chars!r}", machine=self.name):
             for character in chars:
                 self.send_key(character, delay, log=False)

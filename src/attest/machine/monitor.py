@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attest.errors import MachineError
 from attest.events import Kind
 from attest.machine.power import Power
+from attest.support.durations import Duration, seconds
 
 if TYPE_CHECKING:
     from attest.vmm.qemu.monitored import Monitored
@@ -55,18 +56,19 @@ class Monitor(Power):
             return vmm.monitor(command)
 
     def wait_for_qmp_event(
-        self, event_filter: Callable[[dict[str, Any]], bool], timeout: float = 600
+        self, event_filter: Callable[[dict[str, Any]], bool], timeout: Duration = 600
     ) -> dict[str, Any]:
         """The next event that ``event_filter`` takes, of those since the first use of QMP.
 
         Args:
             event_filter: Is called with each event, such as ``{"event": "RESET", "data": …}``.
-            timeout: Seconds.
+            timeout: Seconds, or a timedelta.
 
         Raises:
             TimeoutError: It did not come.
             MachineError: Its VMM is not QEMU.
         """
+        timeout = seconds(timeout, f"{self.name}: wait_for_qmp_event: timeout")
         vmm = self._monitored("QMP")
         with self._events.span(Kind.WAIT, "wait for a QMP event", machine=self.name):
             return vmm.wait_for_event(event_filter, timeout)

@@ -8,6 +8,7 @@ from attest.errors import UsageError
 from attest.events import Kind
 from attest.machine.interface import Interface
 from attest.machine.power import Power
+from attest.support.arguments import port
 
 __all__ = ["Network"]
 
@@ -63,6 +64,8 @@ class Network(Power):
 
     def forward_port(self, host_port: int = 8080, guest_port: int = 80) -> None:
         """Carry TCP connections to ``127.0.0.1:host_port`` into the machine; needs no network."""
+        port(host_port, f"{self.name}: forward_port: host_port")
+        port(guest_port, f"{self.name}: forward_port: guest_port")
         self._channel.forward(host_port, guest_port)
 
     def block(self) -> None:

@@ -7,11 +7,15 @@ from typing import Final
 
 from attest.errors import WaitFailed
 from attest.events import Kind
-from attest.guest.channel import Command, WaitFor, WaitKind
+from attest.guest.channel import Command, WaitFor, WaitKind, unmet
+from attest.guest.unit_probe import FinishProbe, HopelessError, UnitProbe, as_user
 from attest.machine.completed import text_of
 from attest.machine.waits import Waits
+from attest.support import arguments
+from attest.support.durations import Duration, seconds
 from attest.support.polling import DEFAULT_TIMEOUT, tries
 from attest.support.text import last_lines
+from attest.support.validation import check_choice
 
 __all__ = ["Units"]
 
@@ -21,25 +25,88 @@ _SUFFIXES: Final = (
 )  # fmt: skip
 
 
+_STATES: Final = (
+    "active", "inactive", "failed", "activating", "deactivating", "reloading", "refreshing",
+    "maintenance",
+)  # fmt: skip
+"""All that a unit's ActiveState can be."""
+
+_LOOK: Final = 30.0
+"""Seconds that a look at a unit may take, whatever the time limit of its wait."""
+
+
 class Units(Waits):
     """Units and jobs of the machine's systemd, and of its users'."""
 
     def wait_for_unit(
-        self, unit: str, user: str | None = None, timeout: float = DEFAULT_TIMEOUT
+        self,
+        unit: str,
+        user: str | None = None,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        state: str = "active",
     ) -> None:
-        """Wait until a systemd unit is active.
+        """Wait until a systemd unit is active, or in another state.
+
+        What it was in for a moment only, another state than this may have hidden. A unit that does
+        its work and ends is waited for by `wait_until_unit_finishes`.
+
+        Args:
+            unit: Its name; ``.service`` may be left out.
+            user: Whose it is; default: the system's.
+            timeout: Seconds, or a timedelta.
+            state: Its ActiveState, such as ``"inactive"`` or ``"failed"``. It is inactive once
+                no job is to start it.
 
         Raises:
-            WaitFailed: It failed, or is inactive with nothing pending, or ``timeout`` seconds
-            passed.
+            WaitFailed: It failed, or is inactive with nothing pending, is masked or not there, or
+                ``timeout`` seconds passed; has the last lines of its journal.
         """
+        method = f"{self.name}: wait_for_unit"
+        name = _full_name(unit, user, method)
+        limit = seconds(timeout, f"{method}: timeout")
+        check_choice(state, _STATES, f"{method}: state")
+        what = f"unit {unit}" if user is None else f"unit {unit} of {user}"
+        what += "" if state == "active" else f" to be {state}"
         try:
             if user is None:
-                self._wait(f"unit {unit}", WaitFor(WaitKind.UNIT, _full_name(unit), timeout))
+                self._wait(what, WaitFor(WaitKind.UNIT, name, limit, wanted=state))
             else:
-                self._wait_for_user_unit(unit, user, timeout)
+                probe = UnitProbe(name, state, user)
+                self._probe_unit(what, name, f"become {state}", limit, user, probe)
         except WaitFailed as error:
-            raise self._with_journal(unit, user, error) from None
+            raise self._with_journal(name, user, error) from None
+
+    def wait_until_unit_finishes(
+        self, unit: str, user: str | None = None, timeout: Duration = DEFAULT_TIMEOUT
+    ) -> None:
+        """Wait until a unit has done its work, since the machine booted, with success.
+
+        That is for units of ``Type=oneshot``, with ``RemainAfterExit=yes`` or not, and others that
+        end by themselves. One that runs again is waited for again.
+
+        Example::
+
+            machine.succeed("systemctl start --no-block backup.service")
+            machine.wait_until_unit_finishes("backup.service")
+
+        Args:
+            unit: Its name; ``.service`` may be left out.
+            user: Whose it is; default: the system's.
+            timeout: Seconds, or a timedelta.
+
+        Raises:
+            WaitFailed: It failed, or has not run, with nothing pending that would start it; its
+                conditions were not met, it is masked or not there; or ``timeout`` seconds passed.
+                Has the last lines of its journal.
+        """
+        method = f"{self.name}: wait_until_unit_finishes"
+        name = _full_name(unit, user, method)
+        limit = seconds(timeout, f"{method}: timeout")
+        what = f"unit {unit} to finish" if user is None else f"unit {unit} of {user} to finish"
+        try:
+            self._probe_unit(what, name, "finish", limit, user, FinishProbe(name, user))
+        except WaitFailed as error:
+            raise self._with_journal(name, user, error) from None
 
     def wait_for_job(self, jobname: str) -> None:
         """Do the same as `wait_for_unit`, under the name that older NixOS drivers have."""
@@ -55,25 +122,51 @@ class Units(Waits):
         self.connected = False
         self.connect()
 
-    def _wait_for_user_unit(self, unit: str, user: str, timeout: float) -> None:
-        # The agent watches the system's manager only: whoever asks a user's must be that user.
-        with self._events.span(Kind.WAIT, f"wait for unit {unit} of {user}", machine=self.name):
-            for _ in tries(timeout):
-                info = self.get_unit_info(unit, user)
-                state = info.get("ActiveState", "unknown")
-                if state == "active":
+    def _probe_unit(
+        self,
+        what: str,
+        unit: str,
+        verb: str,
+        timeout: float,
+        user: str | None,
+        probe: UnitProbe | FinishProbe,
+    ) -> None:
+        """Look at a unit again and again; a user's manager may still have to come up.
+
+        The agent watches the system's manager only: whoever asks a user's must be that user.
+        """
+        with self._events.span(Kind.WAIT, f"wait for {what}", machine=self.name) as span:
+            if self._channel.welcome.init != "systemd":
+                seen = "this guest's init is not systemd"
+                raise self._wait_failed(unmet(f"unit {unit}", verb, seen))
+            if user is not None and self._quietly(f"id -u -- {shlex.quote(user)}", _LOOK)[0]:
+                raise self._wait_failed(unmet(f"unit {unit}", verb, f"there is no user {user}"))
+            for left in tries(timeout):
+                try:
+                    so, seen = probe.judge(self._quietly(probe.command, max(left, _LOOK))[1])
+                except HopelessError as error:
+                    message = unmet(f"unit {unit}", verb, str(error))
+                    raise self._wait_failed(message, state=error.state) from None
+                if so:
+                    span.data["seen"] = seen
                     return
-                now = f'unit "{unit}" of {user} is {state}'
-                if state == "failed":
-                    result = f"{info.get('Result')}, exit code {info.get('ExecMainStatus')}"
-                    raise self._wait_failed(f"{now}: {result}", state=info)
-                if state == "inactive" and "No jobs" in self.systemctl("list-jobs --full", user)[1]:
-                    raise self._wait_failed(f"{now} and there are no pending jobs", state=info)
-            raise self._wait_failed(f"{now} after {timeout:g} s", state=info)
+            raise self._wait_failed(unmet(f"unit {unit}", verb, seen, timeout))
+
+    def _quietly(self, command: str, timeout: float) -> tuple[int, str]:
+        """The exit code of a command, which is no event of its own, and all that it has said."""
+        command = f"{{ {command}; }} 2>&1"
+        ended = self._attempt(self._channel, Command(command, timeout=timeout))
+        return ended.status, text_of(ended.stdout).strip()
 
     def _with_journal(self, unit: str, user: str | None, error: WaitFailed) -> WaitFailed:
-        option = "--unit" if user is None else "--user-unit"
-        command = f"journalctl --no-pager --quiet -n 20 {option}={shlex.quote(unit)}"
+        entries = f"--unit={shlex.quote(unit)}"
+        if user is not None:
+            whose = f"_UID=$(id -u -- {shlex.quote(user)})"
+            entries = " + ".join(
+                f"{shlex.quote(f'{field}={unit}')} {whose}"
+                for field in ("_SYSTEMD_USER_UNIT", "USER_UNIT")
+            )
+        command = f"journalctl --no-pager --quiet -n 20 {entries}"
         completed = self._attempt(self._channel, Command(command, timeout=30, strict=True))
         journal = last_lines(text_of(completed.stdout))
         error.evidence = {f"last journal lines of {unit}": journal, **error.evidence}
@@ -81,44 +174,75 @@ class Units(Waits):
 
     def systemctl(self, q: str, user: str | None = None) -> tuple[int, str]:
         """Run ``systemctl`` with the arguments ``q``, of a user's manager if ``user`` is given."""
+        arguments.text(q, f"{self.name}: systemctl: q")
+        _check_user(user, f"{self.name}: systemctl")
         if user is None:
             return self.execute(f"systemctl {q}")
-        command = f"XDG_RUNTIME_DIR=/run/user/$(id -u) systemctl --user {q}"
-        return self.execute(f"su -l {shlex.quote(user)} --shell /bin/sh -c {shlex.quote(command)}")
+        return self.execute(as_user(f"systemctl --user {q}", user))
 
     def get_unit_info(self, unit: str, user: str | None = None) -> dict[str, str]:
         """All properties of a unit, as ``systemctl show`` prints them."""
-        status, output = self.systemctl(f"--no-pager show {shlex.quote(unit)}", user)
-        if status != 0:
-            raise self._error(f'retrieving systemctl info for unit "{unit}" failed with {status}')
+        arguments.name(unit, f"{self.name}: get_unit_info: unit")
+        _check_user(user, f"{self.name}: get_unit_info")
+        output = self._show(shlex.quote(unit), user)
         pairs = (line.partition("=") for line in output.splitlines())
         return {key: value for key, separator, value in pairs if separator}
 
     def get_unit_property(self, unit: str, property: str, user: str | None = None) -> str:
         """The value of one property of a unit, as ``systemctl show`` prints it."""
-        status, output = self.systemctl(
-            f"--no-pager show {shlex.quote(unit)} --property={shlex.quote(property)}", user
-        )
-        if status != 0 or "=" not in output:
-            raise self._error(f'retrieving property {property} of unit "{unit}" failed')
+        method = f"{self.name}: get_unit_property"
+        arguments.name(unit, f"{method}: unit")
+        arguments.name(property, f"{method}: property")
+        _check_user(user, method)
+        output = self._show(f"{shlex.quote(unit)} --property={shlex.quote(property)}", user)
+        if "=" not in output:
+            raise self._error(f"unit {unit} has no property {property}")
         return output.strip().partition("=")[2]
+
+    def _show(self, what: str, user: str | None) -> str:
+        """What ``systemctl show`` prints.
+
+        Raises:
+            MachineError: It failed; says why.
+        """
+        call = f"systemctl {'' if user is None else '--user '}show {what}"
+        status, output = self.execute(f"{{ {as_user(f'{call} --no-pager', user)}; }} 2>&1")
+        if status != 0:
+            whose = "" if user is None else f" for {user}"
+            reason = "".join(output.splitlines()[-1:])
+            raise self._error(f"`{call}`{whose} failed with exit code {status}: {reason}")
+        return output
 
     def require_unit_state(self, unit: str, require_state: str = "active") -> None:
         """Require a unit's ActiveState to be ``require_state`` now."""
+        check_choice(require_state, _STATES, f"{self.name}: require_unit_state: require_state")
         state = self.get_unit_property(unit, "ActiveState")
         if state != require_state:
-            message = f'unit "{unit}" is "{state}", required was "{require_state}"'
+            message = f"unit {unit} is {state}, and was required to be {require_state}"
             raise self._wait_failed(message)
 
     def start_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
         """Run ``systemctl start`` for a unit, and return its exit code and output."""
+        arguments.name(jobname, f"{self.name}: start_job: jobname")
         return self.systemctl(f"start {jobname}", user)
 
     def stop_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
         """Run ``systemctl stop`` for a unit, and return its exit code and output."""
+        arguments.name(jobname, f"{self.name}: stop_job: jobname")
         return self.systemctl(f"stop {jobname}", user)
 
 
-def _full_name(unit: str) -> str:
-    """The unit's name as systemd has it; like systemctl, people leave ``.service`` out."""
+def _check_user(user: str | None, method: str) -> None:
+    if user is not None:
+        arguments.name(user, f"{method}: user")
+
+
+def _full_name(unit: str, user: str | None, method: str) -> str:
+    """The unit's name as systemd has it; like systemctl, people leave ``.service`` out.
+
+    Raises:
+        UsageError: That of the unit or its user is none.
+    """
+    arguments.name(unit, f"{method}: unit")
+    _check_user(user, method)
     return unit if unit.endswith(_SUFFIXES) else f"{unit}.service"

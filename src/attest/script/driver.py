@@ -18,6 +18,8 @@ from attest.manifest import global_name
 from attest.net.vlan import VLan
 from attest.script.log import Log
 from attest.script.retry import retry
+from attest.support.durations import Duration, seconds
+from attest.support.polling import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from unittest import TestCase
@@ -124,15 +126,15 @@ class Driver:
     def retry(
         self,
         fn: Callable[[bool], object],
-        timeout: float = 900,
+        timeout: Duration = DEFAULT_TIMEOUT,
         *,
-        timeout_seconds: float | None = None,
+        timeout_seconds: Duration | None = None,
     ) -> None:
         """Call ``fn(False)`` until it returns true, and after ``timeout`` seconds ``fn(True)``.
 
         Args:
             fn: Is told whether this is the last call.
-            timeout: Seconds.
+            timeout: Seconds, or a timedelta.
             timeout_seconds: The same, as newer NixOS drivers call it.
 
         Raises:
@@ -145,15 +147,20 @@ class Driver:
 
     @overload
     def polling_condition(
-        self, *, seconds_interval: float = 2.0, description: str | None = None
+        self,
+        *,
+        seconds_interval: Duration | None = None,
+        description: str | None = None,
+        interval: Duration = 2.0,
     ) -> Callable[[Callable[[], bool | None]], PollingCondition]: ...
 
     def polling_condition(
         self,
         fun_: Callable[[], bool | None] | None = None,
         *,
-        seconds_interval: float = 2.0,
+        seconds_interval: Duration | None = None,
         description: str | None = None,
+        interval: Duration = 2.0,
     ) -> PollingCondition | Callable[[Callable[[], bool | None]], PollingCondition]:
         """Make a function a condition that must hold in each ``with`` block of it.
 
@@ -162,12 +169,17 @@ class Driver:
 
         Args:
             fun_: The function, where the decorator has no arguments.
-            seconds_interval: Seconds from one check to the next.
+            seconds_interval: The same as ``interval``, as older NixOS drivers call it.
             description: What errors call it; default: the function's docstring or name.
+            interval: Seconds, or a timedelta, from one check to the next.
         """
+        if seconds_interval is None:
+            every = seconds(interval, "polling_condition: interval")
+        else:
+            every = seconds(seconds_interval, "polling_condition: seconds_interval")
 
         def condition(fun: Callable[[], bool | None]) -> PollingCondition:
-            return PollingCondition(fun, self.cluster.events, seconds_interval, description)
+            return PollingCondition(fun, self.cluster.events, every, description)
 
         return condition if fun_ is None else condition(fun_)
 

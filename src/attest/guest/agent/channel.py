@@ -210,6 +210,7 @@ class AgentChannel:
             .milliseconds(WaitField.TIME_LIMIT, wanted.timeout)
             .u32(WaitField.FLAGS, WaitFlag.DATAGRAM if wanted.datagram else None)
             .text(WaitField.WANTED, wanted.wanted)
+            .milliseconds(WaitField.ATTEMPT_LIMIT, wanted.attempt)
         )
         limit = self._limit(f"the wait for {wanted}", wanted.timeout)
         stream = self._session.open(Operation.WAIT, fields.encode(), until=limit.until)

@@ -16,6 +16,7 @@ from attest.guest.agent.protocol import (
 )
 from attest.guest.agent.stream import NOTE, Limit, Stream, StreamEnded
 from attest.guest.channel import Completed, Follower, Sink
+from attest.support.durations import Duration, limit
 from attest.support.polling import deadline
 
 __all__ = ["Process"]
@@ -96,14 +97,14 @@ class Process:
             size = encode_terminal_size(rows, columns)
             self._stream.send(encode_frame(FrameType.RESIZE, self._stream.number, size))
 
-    def read(self, timeout: float | None = None) -> bytes:
+    def read(self, timeout: Duration | None = None) -> bytes:
         """The next standard output, waiting ``timeout`` seconds for some; empty at its end.
 
         Raises:
             TimeoutError: Nothing came in time.
             ChannelError: The session has ended.
         """
-        until = deadline(timeout)
+        until = deadline(limit(timeout, f"{self._machine}: read: timeout"))
         with self._taking:
             while (piece := self._stream.take(until)) is not None:
                 channel, data = piece
@@ -113,7 +114,7 @@ class Process:
                 self._hand_over(channel, data)
             return b""
 
-    def wait(self, timeout: float | None = None) -> Completed:
+    def wait(self, timeout: Duration | None = None) -> Completed:
         """Wait for its end, handing its output to the sinks meanwhile, in this thread.
 
         Raises:
@@ -121,7 +122,7 @@ class Process:
             MachineError: It could not be started.
             ChannelError: The session has ended.
         """
-        until = deadline(timeout)
+        until = deadline(limit(timeout, f"{self._machine}: wait: timeout"))
         with self._taking:
             if self._completed is None:
                 try:

@@ -133,6 +133,7 @@ class WaitField(IntEnum):
     TIME_LIMIT = 4
     FLAGS = 5
     WANTED = 6
+    ATTEMPT_LIMIT = 7
 
 
 class WaitFlag(IntFlag):

@@ -55,9 +55,6 @@ class Wait:
         raise WaitFailed(self._machine, self._failed(result), state=decode_pairs(result.state))
 
     def _failed(self, result: Result) -> str:
-        if result.status is Status.TIMED_OUT:
-            seen = f"; last seen: {result.message}" if result.message else ""
-            return f"no {self._wanted} in {self._wanted.timeout:g} s{seen}"
         if result.status is Status.CANCELLED:
             return f"the wait for {self._wanted} was cancelled"
-        return f"no {self._wanted}: {result.message}"
+        return self._wanted.unmet(result.message, in_time=result.status is Status.TIMED_OUT)

@@ -30,6 +30,7 @@ from attest.guest.channel import (
     Welcome,
 )
 from attest.guest.identity import Identity
+from attest.support.durations import Duration, limit
 
 __all__ = ["ShellChannel", "ShellHost"]
 
@@ -419,7 +420,7 @@ class ShellProcess:
         self._follower = follower
         self._completed: Completed | None = None
 
-    def wait(self, timeout: float | None = None) -> Completed:
+    def wait(self, timeout: Duration | None = None) -> Completed:
         """Wait for its end.
 
         Raises:
@@ -427,7 +428,7 @@ class ShellProcess:
             ChannelError: The session has ended, or the shell does not answer.
         """
         if self._completed is None:
-            self.request.wait(timeout)
+            self.request.wait(limit(timeout, f"{self._machine}: wait: timeout"))
             self._completed = self._evaluate()
         return self._completed
 
@@ -439,7 +440,7 @@ class ShellProcess:
         """Do the same as `cancel`: a command that has begun cannot be killed."""
         self.request.cancel()
 
-    def read(self, timeout: float | None = None) -> bytes:
+    def read(self, timeout: Duration | None = None) -> bytes:
         """Refuse, as a backdoor shell gives output only when the command has ended.
 
         Raises:

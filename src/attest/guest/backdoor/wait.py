@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -10,26 +12,22 @@ from typing import Final
 
 from attest.errors import WaitFailed
 from attest.guest.channel import Completed, Running, WaitFor, WaitKind
+from attest.guest.unit_probe import HopelessError, UnitProbe
 from attest.support.polling import deadline, pauses
+from attest.support.text import plain_text
 
 __all__ = ["Probe", "ShellWait"]
 
-_CONNECT: Final = 2
-"""Seconds in which a connection to a port must be made."""
+_PORTS: Final = (WaitKind.PORT_OPEN, WaitKind.PORT_CLOSED)
 
-_UNIT_PROPERTIES: Final = ("LoadState", "ActiveState", "SubState", "Result", "ExecMainStatus")
+_STARTING: Final = 1.0
+"""Seconds, beyond those that a connection may take, for the shell that makes it."""
 
+_ONE_LOOK: Final = 30.0
+"""Seconds for the only probe of a wait that has no time, which other commands may delay."""
 
-class HopelessError(Exception):
-    """What is waited for cannot come any more; the text says why.
-
-    Attributes:
-        state: What is known of the subject.
-    """
-
-    def __init__(self, reason: str, state: dict[str, str]) -> None:
-        super().__init__(reason)
-        self.state = state
+_UNKNOWN: Final = 3
+"""The exit code of a probe for whose subject the guest knows no address."""
 
 
 class Probe:
@@ -43,12 +41,9 @@ class Probe:
     """
 
     def __init__(self, wanted: WaitFor) -> None:
-        self._subject = wanted.subject
-        self._port = wanted.port
-        self._wanted = wanted.wanted
-        self._datagram = wanted.datagram
-        self._unit = wanted.kind is WaitKind.UNIT
-        self.command = self._command(wanted.kind)
+        self._wanted = wanted
+        self._unit = UnitProbe(wanted.subject, wanted.wanted)
+        self.command = self._command()
 
     def judge(self, completed: Completed) -> tuple[bool, str]:
         """Whether it is so, and what was seen.
@@ -56,61 +51,61 @@ class Probe:
         Raises:
             HopelessError: It cannot come any more.
         """
-        text = completed.stdout.decode(errors="replace").strip()
-        if self._unit:
-            return self._judge_unit(text)
+        text = plain_text(completed.stdout.decode(errors="replace").strip())
+        if self._wanted.kind is WaitKind.UNIT:
+            return self._unit.judge(text)
+        if self._wanted.kind in _PORTS and completed.status == _UNKNOWN:
+            raise HopelessError(f"the machine knows no address of {self._wanted.subject}", {})
         return completed.status == 0, text
 
-    def _command(self, kind: WaitKind) -> str:
-        quoted = shlex.quote(self._subject)
-        match kind:
-            case WaitKind.PORT_OPEN:
-                return self._port_command(("open", 0), ("closed", 1))
-            case WaitKind.PORT_CLOSED:
-                return self._port_command(("open", 1), ("closed", 0))
+    def _command(self) -> str:
+        subject = self._wanted.subject
+        quoted = shlex.quote(subject)
+        match self._wanted.kind:
+            case WaitKind.PORT_OPEN | WaitKind.PORT_CLOSED:
+                return _port_command(self._wanted)
             case WaitKind.UNIX_SOCKET:
-                return _socket_command(self._subject, datagram=self._datagram)
+                return _socket_command(subject, datagram=self._wanted.datagram)
             case WaitKind.FILE_EXISTS:
                 return f"test -e {quoted}"
             case WaitKind.FILE_GONE:
                 return f"test ! -e {quoted}"
             case WaitKind.PROCESS:
-                return _process_command(self._subject)
+                return _process_command(subject)
             case WaitKind.PROCESS_GONE:
-                return f"! {_process_command(self._subject)}"
+                return f"! {_process_command(subject)}"
             case WaitKind.UNIT:
-                properties = ",".join((*_UNIT_PROPERTIES, "Job"))
-                show = f"systemctl --no-pager show --property={properties} {quoted}"
-                # Whether there are jobs matters where it is inactive; then its own may have ended
-                # since it was looked at.
-                return (
-                    f"state=$({show}); case $state in *ActiveState=inactive*) "
-                    f"systemctl --no-pager list-jobs; {show};; "
-                    '*) printf "%s\\n" "$state";; esac'
-                )
+                return self._unit.command
 
-    def _port_command(self, opened: tuple[str, int], closed: tuple[str, int]) -> str:
-        connect = shlex.quote(f"exec 3<>/dev/tcp/{shlex.quote(self._subject)}/{self._port}")
-        seen = f"{self._subject} port {self._port}"
-        then = [f"echo {shlex.quote(f'{seen}: {word}')}; exit {code}" for word, code in
-                (opened, closed)]  # fmt: skip
-        return f"if timeout {_CONNECT} bash -c {connect} 2>/dev/null; then {then[0]}; fi; {then[1]}"
 
-    def _judge_unit(self, text: str) -> tuple[bool, str]:
-        state = dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
-        idle = "No jobs" in text
-        active, load = state.get("ActiveState", "unknown"), state.get("LoadState")
-        if active == self._wanted:
-            return True, active
-        job = state.get("Job") not in (None, "", "0")
-        hopeless = idle and active == "inactive" and self._wanted == "active"
-        unknown = idle and load == "not-found"
-        detail = load if unknown else state.get("SubState")
-        more = ", with a job pending" if job else ", and no job is pending" if hopeless else ""
-        seen = f"unit {self._subject} is {active} ({detail}){more}"
-        if hopeless or unknown or (active == "failed" and not job):
-            raise HopelessError(seen, {key: state[key] for key in _UNIT_PROPERTIES if key in state})
-        return False, seen
+def _port_command(wanted: WaitFor) -> str:
+    """Try all addresses of a host, and print why none accepts; a name that is unknown is said so.
+
+    A name is looked up as the guest does it; that of the guest itself is fixed (RFC 6761, 6.3).
+    """
+    addresses, longest = _addresses(wanted.subject), f"{wanted.attempt + _STARTING:.3f}"
+    opened, closed = (0, 1) if wanted.kind is WaitKind.PORT_OPEN else (1, 0)
+    return (
+        f'all=$(echo {addresses}); [ "$all" ] || exit {_UNKNOWN}; for one in $all; do '
+        f"said=$(timeout {longest} bash -c 'exec 3<>/dev/tcp/$0/{wanted.port}' $one 2>&1) "
+        f"&& {{ echo open; exit {opened}; }}; [ $? = 124 ] && said='Connection timed out'; done; "
+        f'printf "%s\\n" "${{said##*: }}"; exit {closed}'
+    )
+
+
+def _addresses(host: str) -> str:
+    """What bash expands to the addresses of a host."""
+    if re.fullmatch(r"\[.*\]", host):
+        host = host[1:-1]
+    if host.lower() == "localhost":
+        return "127.0.0.1 ::1"
+    if ":" not in host:
+        return f"$(getent ahosts {shlex.quote(host)} | cut -d ' ' -f 1 | sort -u)"
+    try:  # `getent` knows of no interface, which such an address may have
+        socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    except OSError:
+        return ""
+    return shlex.quote(host)
 
 
 def _socket_command(path: str, *, datagram: bool) -> str:
@@ -152,6 +147,7 @@ class ShellWait:
         self._start = start
         self._wanted = wanted
         self._limit = time.monotonic() + wanted.timeout
+        self._looked_until = time.monotonic() + (wanted.timeout or _ONE_LOOK)
         self._cancelled = threading.Event()
         self._pauses = pauses()
         self._running: Running | None = None
@@ -179,7 +175,7 @@ class ShellWait:
             try:
                 so, self._seen = self._probe.judge(self._run_probe(until))
             except HopelessError as error:
-                reason = f"no {self._wanted}: {error}"
+                reason = self._wanted.unmet(str(error))
                 raise WaitFailed(self._machine, reason, state=error.state) from None
             if self._cancelled.is_set():
                 raise WaitFailed(self._machine, f"the wait for {self._wanted} was cancelled")
@@ -190,17 +186,18 @@ class ShellWait:
                 raise self._overdue()
             self._cancelled.wait(pause)
             if until is not None and time.monotonic() >= until:
-                raise TimeoutError(f"no {self._wanted} in {timeout:g} s, and the wait goes on")
+                raise TimeoutError(f"the wait for {self._wanted} goes on after {timeout:g} s")
 
     def _run_probe(self, until: float | None) -> Completed:
         """Run the probe; one that was begun before goes on."""
         if self._running is None:
             self._running = self._start(self._probe.command)
+        end = self._looked_until
         try:
-            limits = [limit for limit in (until, self._limit) if limit is not None]
+            limits = [limit for limit in (until, end) if limit is not None]
             completed = self._running.wait(max(min(limits) - time.monotonic(), 0))
         except TimeoutError:
-            if time.monotonic() < self._limit:
+            if time.monotonic() < end:
                 raise
             self._running.abandon()
             raise self._overdue() from None
@@ -208,5 +205,4 @@ class ShellWait:
         return completed
 
     def _overdue(self) -> WaitFailed:
-        seen = f"; last seen: {self._seen}" if self._seen else ""
-        return WaitFailed(self._machine, f"no {self._wanted} in {self._wanted.timeout:g} s{seen}")
+        return WaitFailed(self._machine, self._wanted.unmet(self._seen, in_time=True))
