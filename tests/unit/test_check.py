@@ -79,8 +79,8 @@ def test_a_check_can_be_left_out() -> None:
             id="wrong type",
         ),
         pytest.param(
-            "machine.shutdown(3)",
-            'test.py:1:1: error: Too many arguments for "shutdown" of "Power"  [call-arg]',
+            "machine.crash(3)",
+            'test.py:1:1: error: Too many arguments for "crash" of "Power"  [call-arg]',
             id="too many arguments",
         ),
         pytest.param(
