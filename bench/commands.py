@@ -49,8 +49,8 @@ class _Wire:
         """Watch all sessions; ``seconds`` then has the time of each question on its way."""
         write, feed = Session.send, FrameParser.feed
 
-        def send(session: Session, frame: bytes) -> None:
-            write(session, frame)
+        def send(session: Session, frame: bytes, until: float | None = None) -> None:
+            write(session, frame, until)
             self._written = time.perf_counter()
 
         def came(parser: FrameParser, data: Any) -> Any:

@@ -150,6 +150,7 @@ def test_a_search_finds_what_is_long_past(tmp_path: Path, before: bytes) -> None
     assert search(re.compile("line 17 is ähnlich\nline 18 is ähnlich$", re.MULTILINE), None)
     assert not search(re.compile("line 17 is"), None), "it was found before"
     assert search(re.compile("line 19 is"), None)
+    (tmp_path / "moved").write_bytes(1000 * before)
     guest.console.move_log(tmp_path / "moved")
     for number in (8_997, 9_017, 9_019, 17_990, 17_996, 17_998, 18_000, 19_999):
         lines = f"^line {number} is.*\n(line {number + 1}|x)"

@@ -84,6 +84,7 @@ def test_what_is_told_is_plain_and_bounded(told: tuple[EventLog, list[Event]]) -
     assert sum(map(len, texts(found))) < 10_000
     assert "\x1b" not in "".join(texts(found))
     assert found[-1].text.endswith("is shown when it has ended …]")
+    assert "".join(texts(found)).count("is shown when it has ended") == 1
     assert len(data["stdout"]) < 20_000
     assert "bytes are left out here" in data["stdout"]
     assert data["stdout"].endswith("x\nlast\n")

@@ -23,16 +23,18 @@ class Activity(msgspec.Struct, frozen=True):
     Attributes:
         machine: Its name.
         stage: How far it has come; ``"off"`` when it does not run.
-        action: What is being done in it, since how many seconds, and the last line that has come of
-            it; empty for nothing.
+        action: What is being done in it, and since how many seconds; empty for nothing.
+        said: The last line that has come of that, or an empty string.
     """
 
     machine: str
     stage: str
     action: str
+    said: str = ""
 
     def __str__(self) -> str:
-        return f"{self.machine}: {self.stage}, {self.action or 'nothing is being done in it'}"
+        doing = f"{self.machine}: {self.stage}, {self.action or 'nothing is being done in it'}"
+        return f"{doing}  | {self.said}" if self.said else doing
 
 
 class Activities:
@@ -71,15 +73,14 @@ class Activities:
         """What each machine is doing at this moment, in the order of their names."""
         with self._lock:
             return [
-                Activity(name, stage, self._action(list(self._spans[name].values())))
+                Activity(name, stage, *self._action(list(self._spans[name].values())))
                 for name, stage in self._stages.items()
             ]
 
-    def _action(self, running: list[Event]) -> str:
+    def _action(self, running: list[Event]) -> tuple[str, str]:
         if not running:
-            return ""
+            return "", ""
         last = running[-1]
         more = f" (+{len(running) - 1})" if len(running) > 1 else ""
-        said = self._said.get(last.span, "").strip()
-        text = f"{headline(last.text, 60)}{more}  {self._events.now() - last.time:.1f} s"
-        return f"{text}  | {headline(said, 80)}" if said else text
+        action = f"{headline(last.text, 60)}{more}  {self._events.now() - last.time:.1f} s"
+        return action, headline(self._said.get(last.span, ""))

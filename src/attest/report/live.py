@@ -135,9 +135,10 @@ def _table(doing: Activities) -> Table:
     from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 2))
+    for _ in range(3):
+        table.add_column(no_wrap=True, overflow="ellipsis")
     for each in doing.now():
         style = "green" if each.stage == "ready" else "dim" if each.stage == "off" else "cyan"
-        table.add_row(
-            Text(each.machine, style="bold"), Text(each.stage, style=style), Text(each.action)
-        )
+        action = f"{each.action}\n| {each.said}" if each.said else each.action
+        table.add_row(Text(each.machine, style="bold"), Text(each.stage, style=style), Text(action))
     return table
