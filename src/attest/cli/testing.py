@@ -197,7 +197,7 @@ def _load(script: ScriptRun, test: Manifest, options: Options) -> None:
 
 @contextmanager
 def _directory(test: Manifest, options: Options) -> Iterator[Path]:
-    """Where the run's logs and artefacts go, which no other run removes meanwhile."""
+    """Where the run's logs and artefacts go, which no other run has meanwhile."""
     if options.out is None:
         with new_run_directory(test.name) as directory:
             try:
@@ -210,7 +210,7 @@ def _directory(test: Manifest, options: Options) -> Iterator[Path]:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out: cannot make {options.out}: {error.strerror}") from None
-    with held(options.out):
+    with held(options.out, alone=True):
         yield options.out
 
 
@@ -303,6 +303,7 @@ class _Run:
             self._test,
             replace(self._options.cluster, out_dir=self._directory),
             ground=self._ground,
+            holds_out_dir=True,
             events=self._events,
             on_fatal=self._script.abort,
         )

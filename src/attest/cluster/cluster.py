@@ -52,6 +52,7 @@ from attest.provision.sources import (
 from attest.provision.warm import WarmSources
 from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.prebuilt import PrebuiltSnapshots
+from attest.support import run_dirs
 from attest.support.concurrency import call_in_thread, wait_all
 from attest.support.validation import did_you_mean
 from attest.vmm.base import Saved
@@ -83,6 +84,8 @@ class Cluster:
         options: How it is to run.
         archive: What was kept of an earlier cluster with this manifest; see `go_back`.
         ground: What it is to stand on when it is first open; default: it makes its own.
+        holds_out_dir: The caller has the ``out_dir`` for it alone, see `run_dirs.held`; default: it
+            has it so itself, while it is open.
         events: Where everything that happens is reported.
         on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died), in a thread
             of the machine's, which must not wait for it. Default: the error is raised by the next
@@ -112,6 +115,7 @@ class Cluster:
         *,
         archive: Archive | None = None,
         ground: Ground | None = None,
+        holds_out_dir: bool = False,
         events: EventLog | None = None,
         on_fatal: Callable[[AttestError], None] | None = None,
         **settings: Unpack[ClusterSettings],
@@ -129,6 +133,7 @@ class Cluster:
         self.machines: dict[str, Machine] = {}
         self._archive = archive
         self._given_ground = ground
+        self._holds_out_dir = holds_out_dir
         self._on_fatal = on_fatal or (lambda _: None)
         self._programs = {**manifest.programs(), **self.options.programs}
         # Of what follows; it is never held while a machine is waited for.
@@ -199,6 +204,7 @@ class Cluster:
 
         Raises:
             ManifestError: The manifest cannot be used.
+            UsageError: ``out_dir`` cannot be made, or another run has it.
             HostError: This host cannot run it.
             ImageBuildError: An image could not be built.
         """
@@ -222,6 +228,7 @@ class Cluster:
 
         Raises:
             ManifestError: The manifest cannot be used.
+            UsageError: ``out_dir`` cannot be made, or another run has it.
             HostError: This host cannot run it.
             ImageBuildError: An image could not be built.
         """
@@ -269,6 +276,7 @@ class Cluster:
             with self.events.span(Kind.ACTION, "end the machines"), ExitStack() as ends:
                 # Last first, and each whatever becomes of the others. So the cell goes before the
                 # machines: the kernel ends all VMMs in one go, and their machines only notice.
+                ends.callback(self._out_dir_claim.close)
                 ends.callback(self._ground.close)
                 ends.callback(self._sources.close)
                 ends.callback(self._scripted.close)
@@ -529,7 +537,7 @@ class Cluster:
         expected = "tcg" if options.accelerator == "tcg" else "kvm"
         for name, node in nodes.items():
             find_vmm(name, node, options.vmm, self._programs, expected)
-        self._prepare_out_dir()
+        self._prepare_out_dir(undo)
         self._report = Report(self.events, self.out_dir, self._on_fatal, self._require_open)
         self._scripted = StartScripts(
             self._cell, self._scratch.path, manifest, options.state_dir, self._report
@@ -571,12 +579,15 @@ class Cluster:
         self._accelerator = tried[0].result() if tried else "tcg"
         return images
 
-    def _prepare_out_dir(self) -> None:
+    def _prepare_out_dir(self, undo: ExitStack) -> None:
         self.out_dir = self.options.out_dir or self._scratch.path / "out"
         try:
             self.out_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"out_dir: cannot make {self.out_dir}: {error.strerror}") from None
+        self._out_dir_claim = undo.enter_context(ExitStack())
+        if not self._holds_out_dir:
+            self._out_dir_claim.enter_context(run_dirs.held(self.out_dir, alone=True))
 
     def _remove_old_logs(self) -> None:
         for log in self.out_dir.glob("console-*.log"):  # of a run before, into the same place
