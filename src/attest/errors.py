@@ -37,6 +37,7 @@ __all__ = [
     "WaitFailed",
     "ConditionFailed",
     "Terminated",
+    "is_success",
     "message_of",
     "reason_of",
 ]
@@ -277,6 +278,11 @@ class Terminated(SystemExit):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (), self.__dict__
+
+
+def is_success(error: BaseException) -> bool:
+    """Whether a script has ended itself well, as with ``sys.exit(0)``."""
+    return isinstance(error, SystemExit) and error.code in (None, 0)
 
 
 def message_of(error: BaseException) -> str:

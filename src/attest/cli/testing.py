@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +32,7 @@ from attest.report.journal import journal
 from attest.report.live import View, view
 from attest.script.driver import Driver, namespace
 from attest.script.run import ScriptRun, TimeLimit
+from attest.script.watchdog import Watchdog
 from attest.support.concurrency import call_in_thread
 from attest.support.run_dirs import held, new_run_directory
 from attest.support.text import plain_text
@@ -120,10 +128,9 @@ def run_test(
         ):
             try:
                 run.go(shown, keeping)
-            except (Exception, SystemExit, KeyboardInterrupt) as error:
-                if not _is_success(error):
-                    failure = error
-                    span.data["error"] = str(error) or type(error).__name__
+            except BaseException as error:  # such as asyncio's, which are no Exception
+                failure = error
+                span.data["error"] = str(error) or type(error).__name__
         seconds = time.monotonic() - begun
         if orders is not None and orders.ended:
             _say(f"{test.name}: ended after {seconds:.1f} s")
@@ -272,12 +279,17 @@ class _Run:
     def go(self, shown: View, keeping: Keeping) -> None:
         """Open the cluster and do with it what is to be done."""
         self._cluster = self._cluster or self._new_cluster()
-        with self._cluster as cluster:
+        # It is closed last, as it ends while the machines do.
+        with closing(Watchdog(self._test.name)) as watchdog, self._cluster as cluster:
 
             def show_consoles(show: bool) -> None:
                 shown.consoles = show
 
-            run: Callable[[dict[str, Any]], None] = self._script.run
+            def run_watched(names: dict[str, Any]) -> None:
+                with watchdog.watch(self._script.filename, self._test.timeout):
+                    self._script.run(names)
+
+            run: Callable[[dict[str, Any]], None] = run_watched
             names: dict[str, Any] = {}
             if self._options.attended:
                 run, names = self._repeatable(cluster, lambda: namespace(driver))
@@ -320,9 +332,9 @@ class _Run:
         try:
             with keeping.of(cluster):
                 run(names)
-        except Terminated:
+        except (Terminated, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             if self._options.pause_on_failure:
                 self.explain(error)
                 greeting = f"The test has failed; the machines run on.\n{_GREETING}"
@@ -359,11 +371,6 @@ class _Run:
                 lines += [f"  last console lines of {machine.name}:"]
                 lines += [f"  | {line}" for line in last]
         return lines
-
-
-def _is_success(error: BaseException) -> bool:
-    """Whether a script has ended itself, as with ``sys.exit(0)``; as NixOS's driver takes it."""
-    return isinstance(error, SystemExit) and error.code in (None, 0)
 
 
 def _verdict(failure: BaseException, began: bool) -> str:

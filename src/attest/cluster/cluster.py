@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import threading
 import warnings
@@ -123,6 +124,7 @@ class Cluster:
         self._is_open = False  # first, as a cluster that was not made is collected, too
         self._is_closing = False
         self._has_begun = False
+        self._owner = 0
         self.options = replace(options, **settings)
         if isinstance(manifest, dict):
             manifest = parse_manifest(manifest)
@@ -254,6 +256,7 @@ class Cluster:
     def _make_open(self) -> None:
         if self._is_open:
             return
+        self._owner = 0
         with ExitStack() as undo:
             self._open(undo)
             self._is_open = True
@@ -700,8 +703,21 @@ class Cluster:
     # Who is there
 
     def _require_open(self) -> None:
+        if self._owner:
+            raise UsageError(f"the cluster is process {self._owner}'s, and this is a fork of that")
         if not self._is_open or self._is_closing:
             raise UsageError("the cluster is not open", hint="with Cluster(…) as cluster: …")
+
+    def _disown(self) -> None:
+        """Leave all to the process that this one was forked from."""
+        self._is_open = False
+        self._owner = os.getppid()
+        self._lock, self._closing = threading.RLock(), threading.RLock()
+        self._ground.disown()
+        self.events.disown()
+        for machine in self.machines.values():
+            machine.disown()
+        _open_clusters.discard(self)
 
     def _all_machines(self) -> list[Machine]:
         with self._lock:
@@ -739,6 +755,14 @@ class Cluster:
 
 _open_clusters: Final[weakref.WeakSet[Cluster]] = weakref.WeakSet()
 """Those that nobody has closed; one whose machines run is held by their threads until the end."""
+
+
+def _disown_open_clusters() -> None:
+    for cluster in list(_open_clusters):
+        cluster._disown()
+
+
+os.register_at_fork(after_in_child=_disown_open_clusters)
 
 
 @atexit.register

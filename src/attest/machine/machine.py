@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from attest.errors import MachineError, UsageError, reason_of
 from attest.events import EventLog, Kind
@@ -102,6 +102,18 @@ def clone(snapshot: Snapshot, names: Sequence[str]) -> list[Machine]:
     return snapshot._cloner.clone(snapshot, names)
 
 
+class _Elsewhere:
+    """Stands for what a machine is made of, in a process that cannot use it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> NoReturn:
+        raise UsageError(
+            f"{self._name}: this process is a fork of the test's, which alone has its machines"
+        )
+
+
 class Machine(Units, Files, Network, ConsoleAccess, TextConsoles, X11, Display):
     r"""One machine of a cluster, and all that can be done with it.
 
@@ -149,6 +161,10 @@ class Machine(Units, Files, Network, ConsoleAccess, TextConsoles, X11, Display):
     ) -> None:
         super().__init__(lifecycle, host, events)
         self._take = take
+
+    def disown(self) -> None:
+        """Refuse what is asked of it, in a fork of the process whose machine it is."""
+        self._lifecycle = self._host = _Elsewhere(self.name)  # type: ignore[assignment]
 
     def snapshot(self, name: str) -> Snapshot:
         """Save the machine as it is now; it stands still meanwhile, and goes on.
