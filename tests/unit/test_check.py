@@ -220,7 +220,7 @@ def test_a_script_is_not_taken_for_the_one_before() -> None:
 
 
 def test_machines_go_by_their_global_names() -> None:
-    used = "_9a.start()\nweb_1.start()\na_b.start()\nvlan7.nr"
+    used = "_a.start()\nweb_1.start()\na_b.start()\nvlan7.nr"
     assert found(used, "9a", "web-1", "a_b", vlans=(7,)) == []
     assert found("only.start()\nmachine.start()", "only") == []
     assert found("machine.start()", "one", "two") == [

@@ -13,7 +13,7 @@ from attest.check.check import check as findings_of
 from attest.check.subject import Subject
 from attest.errors import UsageError
 from attest.manifest import Manifest, check_names, load_manifest
-from attest.support.validation import unreadable
+from attest.support.validation import read_text, unreadable
 
 
 @click.command()
@@ -68,7 +68,7 @@ def report(subject: Subject, skip: Sequence[str] = ()) -> int:
 def _bare(path: Path, machines: list[str], vlans: list[int]) -> Subject:
     check_names(machines, source="--nodes")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {unreadable(error)}") from None
     return Subject(text, str(path), machines, vlans)

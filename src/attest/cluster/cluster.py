@@ -33,7 +33,7 @@ from attest.image.model import Image
 from attest.machine.contracts import Ahead, InstanceContext, MachineHost
 from attest.machine.interface import interfaces_of
 from attest.machine.lifecycle import Lifecycle
-from attest.machine.machine import Machine, Snapshot
+from attest.machine.machine import Machine, Snapshot, disown
 from attest.machine.meeting import Meeting
 from attest.manifest import Manifest, check_names, load_manifest, on_hugepages, parse_manifest
 from attest.net.bridge import hold_bridges, join_bridges, remove_taps
@@ -716,7 +716,7 @@ class Cluster:
         self._ground.disown()
         self.events.disown()
         for machine in self.machines.values():
-            machine.disown()
+            disown(machine)
         _open_clusters.discard(self)
 
     def _all_machines(self) -> list[Machine]:

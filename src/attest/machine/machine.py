@@ -21,7 +21,7 @@ from attest.machine.x11 import X11
 from attest.node.launcher import Launcher
 from attest.vmm.base import Saved
 
-__all__ = ["Cloner", "Machine", "Snapshot", "clone"]
+__all__ = ["Cloner", "Machine", "Snapshot", "clone", "disown"]
 
 
 class Cloner(Protocol):
@@ -162,10 +162,6 @@ class Machine(Units, Files, Network, ConsoleAccess, TextConsoles, X11, Display):
         super().__init__(lifecycle, host, events)
         self._take = take
 
-    def disown(self) -> None:
-        """Refuse what is asked of it, in a fork of the process whose machine it is."""
-        self._lifecycle = self._host = _Elsewhere(self.name)  # type: ignore[assignment]
-
     def snapshot(self, name: str) -> Snapshot:
         """Save the machine as it is now; it stands still meanwhile, and goes on.
 
@@ -198,3 +194,8 @@ class Machine(Units, Files, Network, ConsoleAccess, TextConsoles, X11, Display):
             reason = f"the machine was restored to {snapshot.name!r}"
             self._lifecycle.go_back(snapshot.saved(), reason, Meeting(1))
             self.connect()
+
+
+def disown(machine: Machine) -> None:
+    """Refuse what is asked of a machine, in a fork of the process whose machine it is."""
+    machine._lifecycle = machine._host = _Elsewhere(machine.name)  # type: ignore[assignment]
