@@ -247,6 +247,7 @@ def test_a_script_is_checked_with_the_names_that_it_is_run_with() -> None:
     driver: Any = SimpleNamespace(**dict.fromkeys(ALSO_GLOBAL))
     driver.machines = [SimpleNamespace(name="web-1")]
     driver.vlans = [SimpleNamespace(nr=3)]
+    driver.cluster = SimpleNamespace(manifest=SimpleNamespace(script_path=lambda: None))
     given = set(namespace(cast(Driver, driver))) - {"__name__"}
     assert given == set(Subject("", "test.py", ["web-1"], [3]).declarations)
 

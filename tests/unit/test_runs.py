@@ -234,8 +234,8 @@ def test_the_time_limit_ends_a_call_that_nothing_interrupts() -> None:
 )
 def test_a_signal_ends_a_script_that_goes_on(number: signal.Signals, why: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", _STUCK, "1000", _CATCHING], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", _STUCK, "1000", _CATCHING],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as stuck:  # fmt: skip
         assert stuck.stdout is not None
         assert stuck.stdout.readline() == "begun\n"
