@@ -24,7 +24,7 @@ from attest.cli.keep_on_failure import Keeping
 from attest.cluster.cluster import Cluster
 from attest.cluster.ground import Ground
 from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions
-from attest.errors import AttestError, Terminated, UsageError
+from attest.errors import AttestError, Terminated, UsageError, host_error
 from attest.events import Event, EventLog, Kind
 from attest.manifest import Manifest
 from attest.report.activity import Activities
@@ -130,7 +130,9 @@ def run_test(
                 run.go(shown, keeping)
             except BaseException as error:  # such as asyncio's, which are no Exception
                 failure = error
-                span.data["error"] = str(error) or type(error).__name__
+                if isinstance(error, OSError) and not run.began:
+                    failure = host_error(error) or error
+                span.data["error"] = str(failure) or type(failure).__name__
         seconds = time.monotonic() - begun
         if orders is not None and orders.ended:
             _say(f"{test.name}: ended after {seconds:.1f} s")
