@@ -202,7 +202,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         bool,
         msgspec.Meta(
             description="its image says who it is: attest sets no host name, addresses or names "
-            "of others"
+            "of others, and tells the others no address of it"
         ),
     ] = False
     vmm: Annotated[

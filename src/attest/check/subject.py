@@ -8,6 +8,7 @@ import symtable
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import CodeType, ModuleType
 
 from attest.script.driver import ALSO_GLOBAL, IMPORTED, Driver
@@ -25,12 +26,14 @@ class Subject:
         filename: Its name in findings.
         machines: The machines' names.
         vlans: The networks' numbers.
+        directory: Where modules may lie that it imports; None: it has no file.
     """
 
     text: str
     filename: str
     machines: Sequence[str]
     vlans: Sequence[int]
+    directory: Path | None = None
 
     @cached_property
     def code(self) -> CodeType:

@@ -58,7 +58,10 @@ def type_check(subject: Subject) -> list[Finding]:
              f"--cache-dir={_cache()}", _FILE],
             cwd=directory,
             # It finds the packages that the script finds, however this program found them.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "MYPYPATH": str(subject.directory.absolute()) if subject.directory else "",
+            },
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
     reports = list(_reports(done.stdout))

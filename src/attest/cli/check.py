@@ -51,7 +51,9 @@ def of_manifest(manifest: Manifest) -> Subject:
         ManifestError: There is none, or it cannot be read.
     """
     text, filename = manifest.script_text()
-    return Subject(text, filename, list(manifest.nodes), manifest.all_vlans())
+    path = manifest.script_path()
+    directory = path.parent if path else None
+    return Subject(text, filename, list(manifest.nodes), manifest.all_vlans(), directory)
 
 
 def report(subject: Subject, skip: Sequence[str] = ()) -> int:
@@ -71,7 +73,7 @@ def _bare(path: Path, machines: list[str], vlans: list[int]) -> Subject:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {unreadable(error)}") from None
-    return Subject(text, str(path), machines, vlans)
+    return Subject(text, str(path), machines, vlans, path.parent)
 
 
 def _numbers(vlans: str) -> list[int]:

@@ -31,6 +31,7 @@ from attest.report.activity import Activities
 from attest.report.journal import journal
 from attest.report.live import View, view
 from attest.script.driver import Driver, namespace
+from attest.script.modules import importable, imported_files
 from attest.script.run import ScriptRun, TimeLimit
 from attest.script.watchdog import Watchdog
 from attest.support.concurrency import call_in_thread
@@ -107,7 +108,11 @@ def run_test(
     script = ScriptRun(test.timeout, lambda: [f"  {each}" for each in doing.now()])
     if not waits:
         _load(script, test, options)
-    with _directory(test, options) as directory, ExitStack() as ends:
+    with (
+        _directory(test, options) as directory,
+        importable(test.script_path()),
+        ExitStack() as ends,
+    ):
         run = _Run(test, options, script, events, directory, ground)
         if orders is not None and orders.ahead is not None:
             ends.callback(run.close)
@@ -154,8 +159,6 @@ def run_test(
 
 def _report(orders: Orders, answer: FirstAnswer, run: _Run, failure: BaseException | None) -> None:
     """Tell the user how long it took from the save on, and whoever gave the orders the rest."""
-    from attest.script.modules import imported_files
-
     if orders.saved is not None and (line := answer.line(orders.saved, "saved")):
         _say(line)
     modules = imported_files(failure)

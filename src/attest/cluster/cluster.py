@@ -508,7 +508,11 @@ class Cluster:
                 machines = self._add_clones(original, names, saved)
             new = {machine.name for machine in machines}
             # Those that come up meanwhile find the new names when they ask who they are.
-            known = [each for each in self._connected() if each.name not in new]
+            known = [
+                each for each in self._connected()
+                if each.name not in new
+                and not self._launchers[each.name].node.declared.own_identity
+            ]  # fmt: skip
             for machine in machines:
                 machine.start()
             for lifecycle in known:
@@ -748,7 +752,10 @@ class Cluster:
 
     def _hosts(self, name: str) -> str:
         with self._lock:
-            launchers = {other: each.node.attachments for other, each in self._launchers.items()}
+            launchers = {
+                other: each.node.attachments for other, each in self._launchers.items()
+                if other == name or not each.node.declared.own_identity
+            }  # fmt: skip
             scripts = {other: each.attachments for other, each in self._scripted.nodes.items()}
         return hosts_file(name, {**launchers, **scripts})
 

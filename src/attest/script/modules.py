@@ -1,19 +1,40 @@
-"""The modules of a user's own that a script has imported."""
+"""The modules of a user's own that a script imports."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import attest
 
-__all__ = ["forget_imported", "imported_files"]
+__all__ = ["forget_imported", "importable", "imported_files"]
 
 _NOT_OWN: Final = (os.path.dirname(os.__file__), *attest.__path__)
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
+
+
+@contextmanager
+def importable(script: Path | None) -> Iterator[None]:
+    """Let what is imported in the ``with`` block lie beside a script, as Python does.
+
+    Python's own modules go first, which attest imports when it needs them; those that are installed
+    come after.
+    """
+    if script is None:
+        yield
+        return
+    place = str(script.absolute().parent)
+    installed = (i for i, each in enumerate(sys.path) if Path(each).name in _INSTALLED)
+    sys.path.insert(next(installed, len(sys.path)), place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
 
 
 def imported_files(failure: BaseException | None = None) -> set[Path]:
