@@ -5,7 +5,7 @@ What is there already is left alone.
 
 Usage: tools/setup.py run|lint|test
 
-    run   what `attest` needs to build images and run machines
+    run   what `attest` needs to build images, check scripts and run machines
     lint  what the code's checks need
     test  all of it, and what the tests need besides, such as a second QEMU version
 """
@@ -97,7 +97,7 @@ _NIX: Final = [
 ]
 
 _PURPOSES: Final = {
-    "run": (_RUN, _QEMU, ["run", "build"]),
+    "run": (_RUN, _QEMU, ["run", "check", "build"]),
     "lint": ([], [], ["dev", "build"]),
     "test": ([*_RUN, *_TEST], _QEMU, ["dev", "build"]),
 }

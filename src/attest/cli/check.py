@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def check(test: Path, nodes: str | None, vlans: str | None, skip: Sequence[str])
     Example: attest check examples/web/test.toml
     Example: attest check test.py --nodes server,client --vlans 1,2
 
-    Exit code: 0 nothing is wrong, 1 something is, 2 bad input, 3 mypy or pyflakes is missing.
+    Exit code: 0 there are no errors, 1 there are, 2 bad input, 3 mypy or pyflakes is missing.
     """
     if test.suffix == ".py":
         subject = _bare(test, (nodes or "machine").split(","), _numbers(vlans or "1"))
@@ -62,9 +63,16 @@ def report(subject: Subject, skip: Sequence[str] = ()) -> int:
     for finding in findings:
         for line in finding.lines(subject.filename):
             click.echo(line)
-    errors = sum(finding.is_error for finding in findings)
-    click.echo(f"{subject.filename}: {errors or 'no'} error{'s' * (errors != 1)}", err=True)
-    return errors
+    counts = Counter(finding.severity for finding in findings)
+    told = _counted(counts["error"], "error")
+    if counts["warning"]:
+        told += f", {_counted(counts['warning'], 'warning')}"
+    click.echo(f"{subject.filename}: {told}", err=True)
+    return counts["error"]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'s' * (count != 1)}"
 
 
 def _bare(path: Path, machines: list[str], vlans: list[int]) -> Subject:
