@@ -49,6 +49,7 @@ lock:
 	$(LOCK) pyproject.toml -o requirements/run.txt
 	$(LOCK) requirements/build.in -c requirements/run.txt -o requirements/build.txt
 	$(LOCK) pyproject.toml --extra dev -c requirements/build.txt -o requirements/dev.txt
+	$(LOCK) requirements/check.in -c requirements/dev.txt -o requirements/check.txt
 	$(LOCK) pyproject.toml requirements/kvm.in -c requirements/dev.txt -o requirements/kvm.txt
 
 clean:

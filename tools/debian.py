@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import progress
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+from attest.image.apt_progress import AptProgress  # which needs no other package
 
 __all__ = ["Package", "PrivateApt", "codename", "with_backports"]
 
@@ -31,11 +36,16 @@ class Package:
 class PrivateApt:
     """apt-get with package sources and lists in ``directory``.
 
+    Args:
+        directory: Where they are.
+        tell: Told what takes time.
+
     Raises:
         SystemExit: From each method: apt-get failed; the message holds its last output.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+        self._tell = tell
         self._parts = directory / "sources"
         self._lists = directory / "lists"
         self._updated = False
@@ -50,6 +60,7 @@ class PrivateApt:
         (self._lists / "partial").mkdir(parents=True, exist_ok=True)
         for name, text in with_backports(_ETC, codename()).items():
             (self._parts / name).write_text(text)
+        self._tell("fetching the package lists")
         # A mirror without backports makes it fail though all else was fetched.
         self._run(["-qq", "-o", "APT::Sandbox::User=root", "update"], check=False)
         self._updated = True
@@ -61,8 +72,9 @@ class PrivateApt:
 
     def install(self, packages: Sequence[str], *, release: str = "") -> None:
         """Install packages, as root or through sudo, preferring those of ``release``."""
-        command = ["-qq", "--yes", "--no-install-recommends", *_target(release)]
+        command = ["-q", "--yes", "--no-install-recommends", *_target(release)]
         self._run([*command, "install", *packages], root=True)
+        self._tell("")
 
     def plan(self, package: str, *, release: str = "", status: Path) -> list[Package]:
         """What would be installed for ``package`` where ``status`` lists the installed packages."""
@@ -84,14 +96,13 @@ class PrivateApt:
         command = ["apt-get", *self._options(), *arguments]
         if root:
             command = [*_as_root(command), "env", "DEBIAN_FRONTEND=noninteractive", *command]
-        result = subprocess.run(
-            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, env=os.environ | {"LC_ALL": "C.UTF-8"},
-        )  # fmt: skip
-        if check and result.returncode != 0:
-            last = "\n".join(result.stdout.splitlines()[-12:])
+        status, output = progress.run(
+            command, AptProgress(self._tell).line, cwd=cwd, env=os.environ | {"LC_ALL": "C.UTF-8"}
+        )
+        if check and status != 0:
+            last = "\n".join(output.splitlines()[-12:])
             raise SystemExit(f"{last}\nthis failed: {' '.join(command)}")
-        return result.stdout
+        return output
 
     def _options(self) -> list[str]:
         settings = {

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from progress import PipProgress, run
 
 __all__ = ["bring"]
 
 
-def bring(root: Path, locks: Sequence[str]) -> None:
+def bring(root: Path, locks: Sequence[str], tell: Callable[[str], None] = lambda _: None) -> None:
     """Make `.venv` in ``root``, or bring it up to date; nothing happens where it already is.
 
     Args:
         root: The checkout.
         locks: Names of the lock files in `requirements/` whose packages it is to hold.
+        tell: Told what takes time.
     """
     environment = root / ".venv"
     files = [root / "requirements" / f"{name}.txt" for name in locks]
@@ -29,10 +31,15 @@ def bring(root: Path, locks: Sequence[str]) -> None:
     print(f"installing Python packages into {environment}, compiling the agent", flush=True)
     python = environment / "bin/python"
     if not usable:
+        tell("making the environment")
         _run([sys.executable, "-m", "venv", "--clear", environment])
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-    _run([*pip, "--require-hashes", *(f"--requirement={file}" for file in files)])
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--progress-bar=off"]
+    count = sum(file.read_text().count("==") for file in files)
+    follow = PipProgress(count, tell).line
+    _run([*pip, "--require-hashes", *(f"--requirement={file}" for file in files)], follow)
+    tell("compiling the programs in C")
     _run([*pip, "--no-deps", "--no-build-isolation", "--editable", root])
+    tell("")
     record.write_text(wanted)
 
 
@@ -52,10 +59,9 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _run(command: Sequence[object]) -> None:
+def _run(command: Sequence[object], follow: Callable[[str], None] = lambda _: None) -> None:
     words = [str(word) for word in command]
-    status = subprocess.call(
-        words, stdin=subprocess.DEVNULL, env=os.environ | {"LC_ALL": "C.UTF-8"}
-    )
+    status, output = run(words, follow, env=os.environ | {"LC_ALL": "C.UTF-8"})
     if status != 0:
-        raise SystemExit(f"this failed: {' '.join(words)}")
+        last = "\n".join(output.splitlines()[-12:])
+        raise SystemExit(f"{last}\nthis failed: {' '.join(words)}")

@@ -5,7 +5,7 @@ What is there already is left alone.
 
 Usage: tools/setup.py run|lint|test
 
-    run   what `attest` needs to build images and run machines
+    run   what `attest` needs to build images, check scripts and run machines
     lint  what the code's checks need
     test  all of it, and what the tests need besides, such as a second QEMU version
 """
@@ -30,6 +30,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - not installed yet, so nothing el
 import python_env
 import second_qemu
 from debian import PrivateApt
+from progress import Progress
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _SBIN: Final = "/usr/sbin:/sbin"  # not on an ordinary user's PATH in Debian
@@ -97,7 +98,7 @@ _NIX: Final = [
 ]
 
 _PURPOSES: Final = {
-    "run": (_RUN, _QEMU, ["run", "build"]),
+    "run": (_RUN, _QEMU, ["run", "check", "build"]),
     "lint": ([], [], ["dev", "build"]),
     "test": ([*_RUN, *_TEST], _QEMU, ["dev", "build"]),
 }
@@ -107,7 +108,8 @@ def main(purpose: str) -> None:
     """Set up for a purpose, one of those in the module's usage."""
     needs, qemu, locks = _PURPOSES[purpose]
     test = purpose == "test"
-    apt = PrivateApt(_cache() / "apt")
+    progress = Progress()
+    apt = PrivateApt(_cache() / "apt", lambda text: progress.tell("Debian packages", text))
     missing = _missing([*_VENV, *needs, *qemu, *(_NIX if test else [])])
     _announce(missing)
     if missing:
@@ -116,7 +118,7 @@ def main(purpose: str) -> None:
     # apt waits for the network and the disk, the compiler for the processor: they go together.
     with ThreadPoolExecutor() as pool:
         packages = pool.submit(_packages, apt, needs, qemu, test=test)
-        python_env.bring(_ROOT, locks)
+        python_env.bring(_ROOT, locks, lambda text: progress.tell("Python packages", text))
         agent = [_ROOT / ".venv/bin/python", _ROOT / "tools/build_programs.py"]
         if status := subprocess.call(agent):
             raise SystemExit(status)

@@ -20,8 +20,9 @@ next step, where there is one. All can be pickled, as test runners with several 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 __all__ = [
     "AttestError",
@@ -37,12 +38,22 @@ __all__ = [
     "WaitFailed",
     "ConditionFailed",
     "Terminated",
+    "host_error",
+    "is_success",
     "message_of",
     "reason_of",
 ]
 
 
 _E = TypeVar("_E", bound="AttestError")
+
+_SPACE: Final = "images and snapshots are in XDG_CACHE_HOME, what machines write is in TMPDIR"
+
+_LACKS: Final = {
+    errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE, errno.EROFS: _SPACE, errno.EIO: "",
+    errno.EMFILE: "`ulimit -n` is how many files may be open", errno.ENFILE: "", errno.ENOMEM: "",
+}  # fmt: skip
+"""What a host may lack for any call to work, and what to do about it."""
 
 
 class AttestError(Exception):
@@ -283,6 +294,19 @@ class Terminated(SystemExit):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (), self.__dict__
+
+
+def host_error(error: OSError) -> HostError | None:
+    """What this host lacks, where that is why a call failed; None: it may be attest's mistake."""
+    if error.errno not in _LACKS:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return HostError(f"{where}{error.strerror}", hint=_LACKS[error.errno])
+
+
+def is_success(error: BaseException) -> bool:
+    """Whether a script has ended itself well, as with ``sys.exit(0)``."""
+    return isinstance(error, SystemExit) and error.code in (None, 0)
 
 
 def message_of(error: BaseException) -> str:

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import msgspec
 
+from attest.errors import is_success
+
 __all__ = ["Event", "EventLog", "Kind", "Span", "Subscriber", "current_span"]
 
 
@@ -137,6 +139,11 @@ class EventLog:
             kept = [each for each in self._subscriptions if each.subscriber != subscriber]
             self._subscriptions = kept
 
+    def disown(self) -> None:
+        """Tell nobody any more: this is a fork of the process whose log it is."""
+        self._lock = threading.RLock()  # a thread may have had it that is not here
+        self._subscriptions = []
+
     def release(self) -> None:
         """Begin now: hand out what was held back, as of this moment, and then what happens."""
         with self._lock:
@@ -177,7 +184,8 @@ class EventLog:
         try:
             yield span
         except BaseException as error:
-            span.data["error"] = _cut(str(error)) or type(error).__name__
+            if not is_success(error):
+                span.data["error"] = _cut(str(error)) or type(error).__name__
             raise
         finally:
             _current_span.reset(token)

@@ -23,8 +23,9 @@ import msgspec
 from attest.errors import ManifestError
 from attest.support.durations import DURATION_PATTERN, written_seconds
 from attest.support.name_ranges import expand_range
+from attest.support.script_names import global_name, taken
 from attest.support.sizes import SIZE_PATTERN, mebibytes
-from attest.support.validation import check_keys, convert, kind_of, unreadable
+from attest.support.validation import check_keys, convert, kind_of, read_text, unreadable
 
 __all__ = [
     "Accelerator",
@@ -34,7 +35,6 @@ __all__ = [
     "VmmName",
     "check_names",
     "decode_document",
-    "global_name",
     "json_schema",
     "load_manifest",
     "names_script",
@@ -44,6 +44,9 @@ __all__ = [
 ]
 
 _NODE_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
+_LOOPBACK: Final = ("localhost", "ip6-localhost", "ip6-loopback")
+"""Names that each guest's ``/etc/hosts`` has for itself."""
+
 _YEAR = 365 * 86_400
 """Seconds; the longest time limit, as clocks do not take just any number."""
 
@@ -200,7 +203,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         bool,
         msgspec.Meta(
             description="its image says who it is: attest sets no host name, addresses or names "
-            "of others"
+            "of others, and tells the others no address of it"
         ),
     ] = False
     vmm: Annotated[
@@ -293,7 +296,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if path is None:
             return self.script, f"<script of {self.name}>"
         try:
-            return path.read_text(encoding="utf-8"), str(path)
+            return read_text(path), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(
                 f"{self.name}: script: cannot read {path}: {unreadable(error)}"
@@ -356,7 +359,7 @@ def load_manifest(path: Path | str) -> Manifest:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot read the manifest: {unreadable(error)}") from None
     try:
@@ -427,6 +430,7 @@ def parse_manifest(raw: Any, *, source: str = "manifest") -> Manifest:
         fields, nodes={name: parsed[key] for name, key in names.items()}
     )
     _check_numbers(manifest.numbers(), source)
+    _check_globals(manifest, source)
     _check_script(manifest, source)
     return manifest
 
@@ -579,9 +583,27 @@ def _scripted(written: _Written, directory: str) -> Node:
     )
 
 
+def _check_globals(manifest: Manifest, source: str) -> None:
+    """Refuse names that no script can use. NixOS's tests may have them: a machine goes first there.
+
+    Each of their nodes has a start script.
+    """
+    vlans = manifest.all_vlans()
+    for name in manifest.image_nodes():
+        if why := taken(name, vlans):
+            raise ManifestError(
+                f"{source}: nodes.{name}: {why}", hint=f"another name, such as `{name}1`"
+            )
+
+
 def _check_script(manifest: Manifest, source: str) -> None:
     """Say of a script that is not there that it is not, before any machine is made."""
     path = manifest.script_path()
+    if path is None and re.fullmatch(r"[\w.~/-]*[./][\w.~/-]*", manifest.script):
+        raise ManifestError(
+            f"{source}: script: expected a path that ends in .py, or Python, found "
+            f"{json.dumps(manifest.script)}"
+        )
     if path and not path.is_file():
         raise ManifestError(f"{source}: script: there is no file {path}")
 
@@ -623,12 +645,6 @@ def _check_hugepages(node: Node, where: str) -> None:
         )
 
 
-def global_name(node: str) -> str:
-    """The global under which a script finds a node."""
-    name = re.sub(r"\W", "_", node, flags=re.ASCII)
-    return name if re.match(r"[A-Za-z_]", name) else f"_{name}"
-
-
 def check_names(names: Iterable[str], *, source: str) -> None:
     """Check that machines can be called so, all of them in one cluster.
 
@@ -637,16 +653,26 @@ def check_names(names: Iterable[str], *, source: str) -> None:
         source: What to call their origin in errors.
 
     Raises:
-        ManifestError: A name is no host name, comes twice, or becomes the same global of the script
-            as another; or there are more than `MAX_NODES`.
+        ManifestError: A name is no host name, or is that of each machine for itself; it is the same
+            host name as another, or becomes the same global of the script; or there are more than
+            `MAX_NODES`.
     """
     seen: dict[str, str] = {}
+    hosts: dict[str, str] = {}
     for name in names:
         if not re.fullmatch(_NODE_NAME, name):
             raise ManifestError(
                 f"{source}: nodes.{name}: a name is a host name: letters, digits and inner - and "
                 f"_, at most 63; found {name!r}"
             )
+        if name.lower() in _LOOPBACK:
+            raise ManifestError(f"{source}: nodes.{name}: so each machine calls itself")
+        if other := hosts.get(name.lower()):
+            raise ManifestError(
+                f"{source}: nodes.{name}: host names differ in more than capitals, and there is "
+                f"nodes.{other}"
+            )
+        hosts[name.lower()] = name
         identifier = global_name(name)
         if other := seen.get(identifier):
             raise ManifestError(

@@ -104,14 +104,22 @@ def test_a_guest_keeps_who_it_is() -> None:
     """What NixOS's guests are of themselves stays, in clones of their snapshot too."""
     node = {"image": "tiny", "memory": 96, "own_identity": True}
     for _ in range(2):
-        with Cluster(
-            {"nodes": {"own": node, "other": {**node, "vlans": [1, 2]}}}, accelerator="tcg"
-        ) as cluster:
+        nodes = {
+            "own": node, "other": {**node, "vlans": [1, 2]},
+            "third": {"image": "tiny", "memory": 96},
+        }  # fmt: skip
+        with Cluster({"nodes": nodes}, accelerator="tcg") as cluster:
             cluster.start_all()
             own = cluster["own"]
             assert own.succeed("hostname").strip() == "(none)"
             assert _addresses(own, "eth0") == []
             assert "52:54:00:12:01:02" in own.succeed("ip link show eth0")
             assert "other" not in own.succeed("cat /etc/hosts || true")
+            third = cluster["third"]
+            known = {line.split()[1] for line in third.succeed("cat /etc/hosts").splitlines()}
+            assert known & set(nodes) == {"third"}
+            (fourth,) = third.snapshot("now").clone()
+            fourth.connect()
+            assert fourth.name not in own.succeed("cat /etc/hosts || true")
             with pytest.raises(MachineError, match="each clone would be the same machine"):
                 own.snapshot("now").clone()

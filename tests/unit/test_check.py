@@ -125,17 +125,33 @@ def test_a_check_can_be_left_out() -> None:
         ),
         pytest.param(
             "def twice(): pass\ntwice()\ndef twice(): pass",
-            'test.py:3:1: error: Name "twice" already defined on line 1  [no-redef]',
+            'test.py:3:1: warning: Name "twice" already defined on line 1  [no-redef]',
             id="another line's number",
         ),
         pytest.param(
+            "machine.succeed(f'true')",
+            "test.py:1:17: warning: f-string is missing placeholders"
+            "  [fstring-missing-placeholders]",
+            id="f-string without a placeholder",
+        ),
+        pytest.param(
+            "import re\nre.search('a(.)', machine.succeed('ls'))[1]",
+            'test.py:2:1: warning: Value of type "Match[str] | None" is not indexable  [index]',
+            id="a match that may not be",
+        ),
+        pytest.param(
+            "assert (machine.booted, 'it has not started')",
+            "test.py:1:1: error: Assertion is always true, perhaps remove parentheses?  [misc]",
+            id="an assert that never fails",
+        ),
+        pytest.param(
             "import json\nmachine.start()",
-            "test.py:1:1: error: 'json' imported but unused  [unused-import]",
+            "test.py:1:1: warning: 'json' imported but unused  [unused-import]",
             id="unused import",
         ),
         pytest.param(
             "def f():\n    é = 'äöü€😀'; x = 1\n    return é",
-            "test.py:2:18: error: local variable 'x' is assigned to but never used"
+            "test.py:2:18: warning: local variable 'x' is assigned to but never used"
             "  [unused-variable]",
             id="unused variable behind long characters",
         ),
@@ -227,7 +243,7 @@ def test_a_script_is_not_taken_for_the_one_before() -> None:
 
 
 def test_machines_go_by_their_global_names() -> None:
-    used = "_9a.start()\nweb_1.start()\na_b.start()\nvlan7.nr"
+    used = "_a.start()\nweb_1.start()\na_b.start()\nvlan7.nr"
     assert found(used, "9a", "web-1", "a_b", vlans=(7,)) == []
     assert found("only.start()\nmachine.start()", "only") == []
     assert found("machine.start()", "one", "two") == [
@@ -254,6 +270,7 @@ def test_a_script_is_checked_with_the_names_that_it_is_run_with() -> None:
     driver: Any = SimpleNamespace(**dict.fromkeys(ALSO_GLOBAL))
     driver.machines = [SimpleNamespace(name="web-1")]
     driver.vlans = [SimpleNamespace(nr=3)]
+    driver.cluster = SimpleNamespace(manifest=SimpleNamespace(script_path=lambda: None))
     given = set(namespace(cast(Driver, driver))) - {"__name__"}
     assert given == set(Subject("", "test.py", ["web-1"], [3]).declarations)
 
@@ -261,7 +278,7 @@ def test_a_script_is_checked_with_the_names_that_it_is_run_with() -> None:
 @pytest.mark.parametrize("name", ["mypy", "pyflakes"])
 def test_what_is_missing_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(HostError, match=rf"takes {name}, .*\n.*attest-vm\[check\]"):
+    with pytest.raises(HostError, match=rf"takes {name}, .*\n  hint: make -C /.* setup"):
         found("")
 
 
@@ -331,6 +348,28 @@ def test_a_run_with_a_check_ends_before_it_begins(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert '<script of checked>:1:1: error: "Machine" has no attribute "explode"' in result.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_a_module_that_lies_beside_a_script_is_found(tmp_path: Path) -> None:
+    (tmp_path / "sizes.py").write_text("def double(size: int) -> int:\n    return 2 * size\n")
+    (tmp_path / "json.py").write_text("raise SystemExit('it is Python's that is meant')\n")
+    start = tmp_path / "run-web-vm"
+    start.write_text("#!/bin/sh\n")
+    start.chmod(0o755)
+    (tmp_path / "test.toml").write_text(
+        'script = "test.py"\n[nodes.web]\nstart_command = "run-web-vm"\nvlans = []\n'
+    )
+    script = tmp_path / "test.py"
+    script.write_text("import sizes\nassert sizes.double(2) == 4, f'wrong'\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    result = attest("run", "--check", tmp_path / "test.toml", cwd=elsewhere)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "test.py: no errors, 1 warning\n" in result.stderr
+    script.write_text("import sizes\nsizes.double('2')\nsizes.halve(2)\n")
+    result = attest("check", script, cwd=elsewhere)
+    codes = [line.rpartition("[")[2] for line in result.stdout.splitlines()]
+    assert codes == ["arg-type]", "attr-defined]"]
 
 
 def test_a_run_without_a_check_imports_nothing_for_it() -> None:

@@ -76,6 +76,18 @@ def test_a_cluster_can_be_closed_twice_and_opened_again(manifest: dict[str, Any]
         assert cluster["web"].booted is False
 
 
+def test_two_clusters_cannot_have_one_out_dir(manifest: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    second = Cluster(manifest, out_dir=out)
+    with (
+        Cluster(manifest, out_dir=out),
+        pytest.raises(UsageError, match=f"{out} is in use by another run"),
+    ):
+        second.open()
+    with second:  # what is left of the first is no obstacle
+        assert second.out_dir == out
+
+
 def test_what_an_error_interrupts_leaves_nothing(
     manifest: dict[str, Any], tmp_path: Path, host: Host
 ) -> None:

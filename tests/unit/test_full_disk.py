@@ -58,3 +58,39 @@ def test_a_log_that_cannot_be_made_is_said_before_anything_starts(tmp_path: Path
     assert "Traceback" not in ran.stderr
     assert "said" not in ran.stderr
     assert ran.returncode == 3
+
+
+_ON_A_FULL_DISK = 'mount -t tmpfs -o nr_inodes=2 none "$1" && mkdir "$1/it" && shift && exec "$@"'
+
+
+def _on_a_full_disk(place: Path, variable: str, *command: str) -> subprocess.CompletedProcess[str]:
+    place.mkdir()
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _ON_A_FULL_DISK, "sh",
+         place, sys.executable, *command],
+        env={**os.environ, variable: str(place)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variable", "command", "verdict"),
+    [
+        ("TMPDIR", "from attest.cli.nixos_driver import main; main()", "could not run; ended"),
+        ("XDG_CACHE_HOME", "from attest.cli.nixos_driver import main; main()", "passed in"),
+        ("XDG_CACHE_HOME", "from attest.cli import main; main()", ""),
+    ],
+)
+def test_a_full_disk_is_the_reason(
+    tmp_path: Path, variable: str, command: str, verdict: str
+) -> None:
+    (tmp_path / "test.py").write_text("log.info('said')")
+    arguments = ["-o", str(tmp_path), str(tmp_path / "test.py")] if verdict else ["cache", "gc"]
+    ran = _on_a_full_disk(tmp_path / "full", variable, "-c", command, *arguments)
+    assert "Traceback" not in ran.stderr
+    assert ran.returncode == (0 if verdict == "passed in" else 3), ran.stderr
+    if verdict:
+        assert f"test: {verdict}" in ran.stderr
+    if ran.returncode:
+        assert f"{tmp_path}/full" in ran.stderr
+        assert ": No space left on device\n  hint: images and snapshots are in XDG" in ran.stderr

@@ -201,6 +201,17 @@ def test_each_number_is_one_nodes() -> None:
         ({"nodse": {"web": {}}}, ["nodse", "did you mean `nodes`"]),
         ({"nodes": {"web": {}}, "timeout": -1}, ["timeout", "> 0", "found -1"]),
         ({"nodes": {"a-b": {}, "a_b": {}}}, ["nodes.a_b", "`a_b`", "nodes.a-b"]),
+        ({"nodes": {"9-a": {}, "8-a": {}}}, ["nodes.8-a", "`__a`", "nodes.9-a"]),
+        ({"nodes": {"class": {}}}, ["nodes.class: `class` is a word of Python's", "`class1`"]),
+        ({"nodes": {"None": {}}}, ["nodes.None: `None` is a word of Python's"]),
+        ({"nodes": {"print": {}}}, ["nodes.print: a script would lack Python's `print`"]),
+        ({"nodes": {"log": {}}}, ["nodes.log: `log` is something else in a script"]),
+        ({"nodes": {"start-all": {}}}, ["nodes.start-all: `start_all` is something else"]),
+        ({"nodes": {"vlan1": {}}}, ["nodes.vlan1: `vlan1` is a network in a script"]),
+        ({"nodes": {"localhost": {}}}, ["nodes.localhost: so each machine calls itself"]),
+        ({"nodes": {"web": {}, "WEB": {}}}, ["nodes.WEB: host names differ in more than capitals"]),
+        ({"nodes": {"a": {}}, "script": "test.sh"}, ["script: expected a path that ends in .py"]),
+        ({"nodes": {"a": {}}, "script": "../test"}, ['or Python, found "../test"']),
         ([1], ["expected a table", "a list"]),
         # defaults
         ({"nodes": {"web": {}}, "defualts": {}}, ["defualts", "did you mean `defaults`?"]),
@@ -313,6 +324,30 @@ def test_the_schema_knows_what_is_written() -> None:
         assert re.search(text["pattern"], "1h 30min")
         assert not re.search(text["pattern"], "30")
         assert next(each for each in limit["anyOf"] if each["type"] == "number")["maximum"]
+
+
+@pytest.mark.parametrize("name", ["exit", "filter", "machine", "vlan2", "match", "a"])
+def test_a_name_that_hides_nothing_is_a_machines(name: str) -> None:
+    assert list(parse_manifest({"nodes": {name: {}}}).nodes) == [name]
+
+
+def test_a_node_of_a_nixos_test_may_hide_what_it_hides_there(tmp_path: Path) -> None:
+    start = tmp_path / "run-log-vm"
+    start.write_text("#!/bin/sh")
+    start.chmod(0o755)
+    nodes = {"log": {"start_command": str(start)}}
+    assert list(parse_manifest({"nodes": nodes}).nodes) == ["log"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "test.py").write_text("start_all()", encoding="utf-8-sig")
+    manifest = tmp_path / "test.toml"
+    text = 'script = "test.py"\n[nodes.a]\n'
+    manifest.write_text(text, encoding="utf-8-sig")
+    assert load_manifest(manifest).script_text()[0] == "start_all()"
+    manifest.write_text(text, encoding="utf-16")
+    with pytest.raises(ManifestError, match=r"test\.toml: .*: it is UTF-16 text, and not UTF-8"):
+        load_manifest(manifest)
 
 
 def test_a_script_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from attest.machine.machine import Machine
 from attest.script.driver import ALSO_GLOBAL, IMPORTED
+from attest.support.script_names import ATTEST, global_name
 from tests.nixos_table import ALIASES, GLOBALS, MACHINE, OWN, ROOT, unstarted_machine
 
 
@@ -39,3 +40,14 @@ def test_what_shows_it_exists(name: str) -> None:
         return
     tests = [path.read_text() for path in (ROOT / "tests/guest").glob("test_*.py")]
     assert any(f"def {row.shown}(" in text for text in tests), row.shown
+
+
+def test_the_names_that_no_machine_can_have_are_those_of_scripts() -> None:
+    assert {*ALSO_GLOBAL, *IMPORTED, "driver"} == ATTEST
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"), [("9-a", "__a"), ("9a", "_a"), ("web-1", "web_1"), ("a", "a")]
+)
+def test_a_machine_has_the_name_that_nixos_gives_it(machine: str, name: str) -> None:
+    assert global_name(machine) == name

@@ -181,6 +181,7 @@ def test_every_dependency_is_locked_with_hashes_and_without_a_host() -> None:
     for lock, wanted in {
         "run": project["dependencies"],
         "dev": project["dependencies"] + project["optional-dependencies"]["dev"],
+        "check": project["optional-dependencies"]["check"],
         "build": (ROOT / "requirements/build.in").read_text().split(),
         "kvm": project["dependencies"] + (ROOT / "requirements/kvm.in").read_text().split(),
     }.items():

@@ -8,7 +8,7 @@ import sys
 import attest
 from attest import errors
 
-_NO_ERRORS = {"Terminated", "message_of", "reason_of"}
+_NO_ERRORS = {"host_error", "is_success", "Terminated", "message_of", "reason_of"}
 """What `attest.errors` has beside the errors that a user can meet."""
 
 

@@ -12,7 +12,7 @@ from threading import Barrier
 
 import pytest
 
-from attest.errors import HostError
+from attest.errors import HostError, UsageError
 from attest.support.concurrency import wait_all
 from attest.support.run_dirs import held, new_run_directory, past_runs, runs_directory
 
@@ -119,3 +119,20 @@ def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
         new_run_directory(""),
     ):
         pass
+
+
+def test_one_run_at_a_time_has_a_directory_alone(tmp_path: Path) -> None:
+    with held(tmp_path, alone=True):
+        for alone in (True, False):
+            with (
+                pytest.raises(UsageError, match=f"{tmp_path} is in use by another run"),
+                held(tmp_path, alone=alone),
+            ):
+                pass
+    with _driver(tmp_path) as driver:
+        with pytest.raises(UsageError, match="in use"), held(tmp_path, alone=True):
+            pass
+        driver.kill()
+        driver.wait()
+        with held(tmp_path, alone=True):
+            pass

@@ -1,11 +1,14 @@
 """The checkout's set-up: package sources with backports, and what is found missing."""
 
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from debian import with_backports
+from progress import PipProgress, Progress, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,3 +101,34 @@ def test_wrong_usage(arguments: list[str]) -> None:
     result = subprocess.run(setup, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_takes_minutes_is_told(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    told = Progress(stream)
+    pip = PipProgress(2, lambda text: told.tell("Python packages", text))
+    for line in (
+        "Collecting click==8.5.1 (from -r run.txt (line 1))",
+        "  Downloading click-8.5.1-py3-none-any.whl.metadata (2.6 kB)",
+        "Downloading mypy-2.4.1-cp311-cp311-manylinux.whl (13.5 MB)",
+        "Installing collected packages: click, mypy",
+    ):
+        pip.line(line)
+    told.tell("Python packages", "")
+    if is_terminal:
+        shown = stream.getvalue().split("\r\033[K")
+        assert shown[-3:] == [
+            "Python packages: 1 of 2 packages, 13.5 MB downloaded",
+            "Python packages: installing 2 packages",
+            "",
+        ]
+    else:
+        assert stream.getvalue() == "  Python packages: 1 of 2 packages, 0.0 MB downloaded\n"
+
+
+def test_the_output_of_a_command_is_followed() -> None:
+    lines: list[str] = []
+    ended = run(["sh", "-c", "echo one; echo two >&2; exit 3"], lines.append, env=os.environ)
+    assert (ended, lines) == ((3, "one\ntwo\n"), ["one", "two"])

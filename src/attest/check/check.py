@@ -12,10 +12,13 @@ from attest.check.lint import lint
 from attest.check.subject import Subject
 from attest.check.type_check import type_check
 from attest.errors import HostError
+from attest.support.extras import how_to_install
 
 __all__ = ["CHECKS", "check"]
 
-_SAME: Final = {"undefined-name": "name-defined", "redefined-while-unused": "no-redef"}
+_SAME: Final = {
+    "undefined-name": "name-defined", "redefined-while-unused": "no-redef", "assert-tuple": "misc",
+}  # fmt: skip
 """What both find: pyflakes' code, and mypy's."""
 
 
@@ -38,7 +41,7 @@ def check(subject: Subject, skip: Collection[str] = ()) -> list[Finding]:
     if missing:
         raise HostError(
             f"to check a script takes {' and '.join(missing)}, not installed here",
-            hint="pip install 'attest-vm[check]'",
+            hint=how_to_install("check"),
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler, which says them when the script is run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["Finding"]
 
@@ -17,7 +18,8 @@ class Finding:
         code: What kind it is, such as ``attr-defined``; may be empty.
         message: What is wrong.
         notes: More about it.
-        is_error: It is wrong; otherwise it only tells what the script asked for.
+        severity: An error fails when the script comes there; a warning is worth a look, and stops
+            no run; a note tells what the script asked for.
     """
 
     line: int
@@ -25,14 +27,13 @@ class Finding:
     code: str
     message: str
     notes: tuple[str, ...] = ()
-    is_error: bool = True
+    severity: Literal["error", "warning", "note"] = "error"
 
     def lines(self, filename: str) -> list[str]:
         """What to print, in the format of compilers, so that editors find the place."""
         place = f"{filename}:{self.line}:{self.column}"
-        kind = "error" if self.is_error else "note"
-        code = f"  [{self.code}]" if self.code and self.is_error else ""
+        code = f"  [{self.code}]" if self.code and self.severity != "note" else ""
         return [
-            f"{place}: {kind}: {self.message}{code}",
+            f"{place}: {self.severity}: {self.message}{code}",
             *(f"{place}: note: {note}" for note in self.notes),
         ]

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import ast
 import re
+from typing import Final
 
 from attest.check.finding import Finding
 from attest.check.subject import Subject
 
 __all__ = ["lint"]
+
+_FAILS: Final = frozenset({
+    "BreakOutsideLoop", "ContinueOutsideLoop", "DefaultExceptNotLast", "DuplicateArgument",
+    "ForwardAnnotationSyntaxError", "PercentFormatExpectedMapping",
+    "PercentFormatExpectedSequence", "PercentFormatInvalidFormat",
+    "PercentFormatMissingArgument", "PercentFormatPositionalCountMismatch",
+    "PercentFormatUnsupportedFormatCharacter", "RaiseNotImplemented", "ReturnOutsideFunction",
+    "StringDotFormatInvalidFormat", "StringDotFormatMissingArgument",
+    "StringDotFormatMixingAutomatic", "TooManyExpressionsInStarredAssignment",
+    "TwoStarredExpressions", "UndefinedExport", "UndefinedLocal", "UndefinedName",
+    "YieldOutsideFunction",
+    "AssertTuple",  # it never fails, so what it says is not tested
+})  # fmt: skip
+"""What fails when the script comes there; all else may be meant."""
 
 
 def lint(subject: Subject) -> list[Finding]:
@@ -23,6 +38,7 @@ def lint(subject: Subject) -> list[Finding]:
             subject.column(each.lineno, each.col),
             _code(type(each).__name__),
             each.message % each.message_args,
+            severity="error" if type(each).__name__ in _FAILS else "warning",
         )
         for each in messages
     ]

@@ -8,10 +8,11 @@ import symtable
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import CodeType, ModuleType
 
-from attest.manifest import global_name
 from attest.script.driver import ALSO_GLOBAL, IMPORTED, Driver
+from attest.support.script_names import global_name
 
 __all__ = ["Subject"]
 
@@ -25,12 +26,14 @@ class Subject:
         filename: Its name in findings.
         machines: The machines' names.
         vlans: The networks' numbers.
+        directory: Where modules may lie that it imports; None: it has no file.
     """
 
     text: str
     filename: str
     machines: Sequence[str]
     vlans: Sequence[int]
+    directory: Path | None = None
 
     @cached_property
     def code(self) -> CodeType:
@@ -56,11 +59,11 @@ class Subject:
         names = {"driver": "driver = _driver"}
         names |= {name: f"{name} = _driver.{name}" for name in ALSO_GLOBAL}
         names |= {name: _import(name, value) for name, value in IMPORTED.items()}
-        names |= {f"vlan{number}": f"vlan{number} = _driver.vlans[0]" for number in self.vlans}
+        vlans = {f"vlan{number}": f"vlan{number} = _driver.vlans[0]" for number in self.vlans}
         machines = [global_name(name) for name in self.machines]
         if len(machines) == 1:
             machines.append("machine")
-        return names | {name: f"{name} = _driver.machines[0]" for name in machines}
+        return names | {name: f"{name} = _driver.machines[0]" for name in machines} | vlans
 
     @cached_property
     def prelude(self) -> str:

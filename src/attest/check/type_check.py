@@ -12,7 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from attest.check.finding import Finding
 from attest.check.subject import Subject
@@ -39,6 +39,9 @@ The native parser, which mypy 2.4 has by default and 1.13 does not know, counts 
 behind characters that are not ASCII.
 """
 
+_OPTIONAL: Final = r'\| None"|"Optional\[|Item "None"'
+"""How mypy names the type of what may be None."""
+
 _FILE: Final = "script.py"
 _PRELUDE: Final = 1
 """Lines before the script's own."""
@@ -58,7 +61,10 @@ def type_check(subject: Subject) -> list[Finding]:
              f"--cache-dir={_cache()}", _FILE],
             cwd=directory,
             # It finds the packages that the script finds, however this program found them.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "MYPYPATH": str(_modules(subject.directory, Path(directory, "beside"))),
+            },
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
     reports = list(_reports(done.stdout))
@@ -95,6 +101,17 @@ def _write(path: Path, content: bytes) -> None:
     os.utime(path, (time, time))
 
 
+def _modules(beside: Path | None, place: Path) -> Path:
+    """Links to the modules that a script finds beside it, where none is one of Python's own."""
+    place.mkdir()
+    for each in beside.iterdir() if beside else ():
+        name = each.name.partition(".")[0]
+        is_module = each.is_dir() or each.suffix in (".py", ".pyi")
+        if is_module and name.isidentifier() and name not in {*sys.stdlib_module_names, "script"}:
+            (place / each.name).symlink_to(each.absolute())
+    return place
+
+
 def _cache() -> str:
     """What mypy remembers of attest's modules; nothing, where that cannot be written."""
     directory = cache_dir() / "mypy"
@@ -120,8 +137,17 @@ def _finding(subject: Subject, report: dict[str, Any]) -> Finding:
         code=report["code"] or "",
         message=_own_lines(report["message"]) + _maybe(report["message"]),
         notes=tuple(_own_lines(report["hint"] or "").splitlines()),
-        is_error=report["severity"] == "error",
+        severity=_severity(report),
     )
+
+
+def _severity(report: dict[str, Any]) -> Literal["error", "warning", "note"]:
+    """How bad it is: what is right unless something is None, as a match, may be known to be."""
+    if report["severity"] != "error":
+        return "note"
+    text = f"{report['message']} {report['hint'] or ''}"
+    is_style = report["code"] == "no-redef" or re.search(_OPTIONAL, text)
+    return "warning" if is_style else "error"
 
 
 def _own_lines(message: str) -> str:

@@ -254,9 +254,10 @@ def _recipes(references: Iterable[str]) -> list[Recipe]:
 def _is_manifest(path: Path) -> bool:
     """Whether it has nodes; what cannot be read is for `load_recipe` to refuse."""
     from attest.manifest import decode_document
+    from attest.support.validation import read_text
 
     with suppress(OSError, ValueError):
-        document = decode_document(path, path.read_text(encoding="utf-8"))
+        document = decode_document(path, read_text(path))
         return isinstance(document, dict) and "nodes" in document
     return False
 

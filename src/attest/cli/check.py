@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from attest.check.check import check as findings_of
 from attest.check.subject import Subject
 from attest.errors import UsageError
 from attest.manifest import Manifest, check_names, load_manifest
-from attest.support.validation import unreadable
+from attest.support.validation import read_text, unreadable
 
 
 @click.command()
@@ -33,7 +34,7 @@ def check(test: Path, nodes: str | None, vlans: str | None, skip: Sequence[str])
     Example: attest check examples/web/test.toml
     Example: attest check test.py --nodes server,client --vlans 1,2
 
-    Exit code: 0 nothing is wrong, 1 something is, 2 bad input, 3 mypy or pyflakes is missing.
+    Exit code: 0 there are no errors, 1 there are, 2 bad input, 3 mypy or pyflakes is missing.
     """
     if test.suffix == ".py":
         subject = _bare(test, (nodes or "machine").split(","), _numbers(vlans or "1"))
@@ -51,7 +52,9 @@ def of_manifest(manifest: Manifest) -> Subject:
         ManifestError: There is none, or it cannot be read.
     """
     text, filename = manifest.script_text()
-    return Subject(text, filename, list(manifest.nodes), manifest.all_vlans())
+    path = manifest.script_path()
+    directory = path.parent if path else None
+    return Subject(text, filename, list(manifest.nodes), manifest.all_vlans(), directory)
 
 
 def report(subject: Subject, skip: Sequence[str] = ()) -> int:
@@ -60,18 +63,25 @@ def report(subject: Subject, skip: Sequence[str] = ()) -> int:
     for finding in findings:
         for line in finding.lines(subject.filename):
             click.echo(line)
-    errors = sum(finding.is_error for finding in findings)
-    click.echo(f"{subject.filename}: {errors or 'no'} error{'s' * (errors != 1)}", err=True)
-    return errors
+    counts = Counter(finding.severity for finding in findings)
+    told = _counted(counts["error"], "error")
+    if counts["warning"]:
+        told += f", {_counted(counts['warning'], 'warning')}"
+    click.echo(f"{subject.filename}: {told}", err=True)
+    return counts["error"]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'s' * (count != 1)}"
 
 
 def _bare(path: Path, machines: list[str], vlans: list[int]) -> Subject:
     check_names(machines, source="--nodes")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {unreadable(error)}") from None
-    return Subject(text, str(path), machines, vlans)
+    return Subject(text, str(path), machines, vlans, path.parent)
 
 
 def _numbers(vlans: str) -> list[int]:

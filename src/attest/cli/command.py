@@ -8,14 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
 from attest import __version__
 from attest.cli import importing
 from attest.cli.group import Group
-from attest.errors import AttestError, Terminated
+from attest.errors import AttestError, Terminated, host_error
 
 __all__ = ["exit_codes", "run"]
 
@@ -82,8 +82,16 @@ def exit_codes() -> Iterator[None]:
         print(f"attest: {terminated}", file=sys.stderr)
         raise
     except AttestError as error:
-        print(f"attest: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except OSError as error:
+        if (lacking := host_error(error)) is None:
+            raise
+        _fail(lacking)
+
+
+def _fail(error: AttestError) -> NoReturn:
+    print(f"attest: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

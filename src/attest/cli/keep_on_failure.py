@@ -42,9 +42,9 @@ class Keeping:
         """Save the machines when what runs inside the ``with`` block fails, and raise it again."""
         try:
             yield
-        except Terminated:
+        except (Terminated, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit):
+        except BaseException:
             if self._wanted or self._asks:
                 self._save(cluster)
             raise

@@ -19,6 +19,7 @@ from attest.cluster.options import ClusterOptions
 from attest.cluster.start_scripts import machine_name
 from attest.errors import UsageError
 from attest.manifest import Manifest, load_manifest, parse_manifest
+from attest.support.validation import read_text, unreadable
 
 __all__ = ["main"]
 
@@ -167,9 +168,9 @@ def _with_script(manifest: Manifest, script: Path | None) -> Manifest:
 def _text(script: Path) -> str:
     """A script's text, with a line's end, so that it is no path."""
     try:
-        return script.read_text(encoding="utf-8") + "\n"
+        return read_text(script) + "\n"
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{script}: cannot read the test's script: {error}") from None
+        raise UsageError(f"{script}: cannot read the test's script: {unreadable(error)}") from None
 
 
 def _configuration(options: argparse.Namespace) -> _Configuration:

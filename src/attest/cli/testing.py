@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,14 +24,16 @@ from attest.cli.keep_on_failure import Keeping
 from attest.cluster.cluster import Cluster
 from attest.cluster.ground import Ground
 from attest.cluster.options import DEFAULT_OPTIONS, ClusterOptions
-from attest.errors import AttestError, Terminated, UsageError
+from attest.errors import AttestError, Terminated, UsageError, host_error
 from attest.events import Event, EventLog, Kind
 from attest.manifest import Manifest
 from attest.report.activity import Activities
 from attest.report.journal import journal
 from attest.report.live import View, view
 from attest.script.driver import Driver, namespace
+from attest.script.modules import importable, imported_files
 from attest.script.run import ScriptRun, TimeLimit
+from attest.script.watchdog import Watchdog
 from attest.support.concurrency import call_in_thread
 from attest.support.run_dirs import held, new_run_directory
 from attest.support.text import plain_text
@@ -99,7 +108,11 @@ def run_test(
     script = ScriptRun(test.timeout, lambda: [f"  {each}" for each in doing.now()])
     if not waits:
         _load(script, test, options)
-    with _directory(test, options) as directory, ExitStack() as ends:
+    with (
+        _directory(test, options) as directory,
+        importable(test.script_path()),
+        ExitStack() as ends,
+    ):
         run = _Run(test, options, script, events, directory, ground)
         if orders is not None and orders.ahead is not None:
             ends.callback(run.close)
@@ -120,10 +133,11 @@ def run_test(
         ):
             try:
                 run.go(shown, keeping)
-            except (Exception, SystemExit, KeyboardInterrupt) as error:
-                if not _is_success(error):
-                    failure = error
-                    span.data["error"] = _said(error)
+            except BaseException as error:  # such as asyncio's, which are no Exception
+                failure = error
+                if isinstance(error, OSError) and not run.began:
+                    failure = host_error(error) or error
+                span.data["error"] = _said(failure)
         seconds = time.monotonic() - begun
         if orders is not None and orders.ended:
             _say(f"{test.name}: ended after {seconds:.1f} s")
@@ -145,8 +159,6 @@ def run_test(
 
 def _report(orders: Orders, answer: FirstAnswer, run: _Run, failure: BaseException | None) -> None:
     """Tell the user how long it took from the save on, and whoever gave the orders the rest."""
-    from attest.script.modules import imported_files
-
     if orders.saved is not None and (line := answer.line(orders.saved, "saved")):
         _say(line)
     modules = imported_files(failure)
@@ -197,7 +209,7 @@ def _load(script: ScriptRun, test: Manifest, options: Options) -> None:
 
 @contextmanager
 def _directory(test: Manifest, options: Options) -> Iterator[Path]:
-    """Where the run's logs and artefacts go, which no other run removes meanwhile."""
+    """Where the run's logs and artefacts go, which no other run has meanwhile."""
     if options.out is None:
         with new_run_directory(test.name) as directory:
             try:
@@ -210,7 +222,7 @@ def _directory(test: Manifest, options: Options) -> Iterator[Path]:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out: cannot make {options.out}: {error.strerror}") from None
-    with held(options.out):
+    with held(options.out, alone=True):
         yield options.out
 
 
@@ -272,12 +284,17 @@ class _Run:
     def go(self, shown: View, keeping: Keeping) -> None:
         """Open the cluster and do with it what is to be done."""
         self._cluster = self._cluster or self._new_cluster()
-        with self._cluster as cluster:
+        # It is closed last, as it ends while the machines do.
+        with closing(Watchdog(self._test.name)) as watchdog, self._cluster as cluster:
 
             def show_consoles(show: bool) -> None:
                 shown.consoles = show
 
-            run: Callable[[dict[str, Any]], None] = self._script.run
+            def run_watched(names: dict[str, Any]) -> None:
+                with watchdog.watch(self._script.filename, self._test.timeout):
+                    self._script.run(names)
+
+            run: Callable[[dict[str, Any]], None] = run_watched
             names: dict[str, Any] = {}
             if self._options.attended:
                 run, names = self._repeatable(cluster, lambda: namespace(driver))
@@ -303,6 +320,7 @@ class _Run:
             self._test,
             replace(self._options.cluster, out_dir=self._directory),
             ground=self._ground,
+            holds_out_dir=True,
             events=self._events,
             on_fatal=self._script.abort,
         )
@@ -319,9 +337,9 @@ class _Run:
         try:
             with keeping.of(cluster), _logged(cluster):
                 run(names)
-        except Terminated:
+        except (Terminated, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             if self._options.pause_on_failure:
                 self.explain(error)
                 greeting = f"The test has failed; the machines run on.\n{_GREETING}"
@@ -377,9 +395,10 @@ def _logged(cluster: Cluster) -> Iterator[None]:
     """Let the machines' logs be saved when what runs inside the ``with`` block fails."""
     try:
         yield
-    except (Exception, SystemExit) as error:
-        if not isinstance(error, Terminated) and not _is_success(error):
-            cluster.keep_logs(error)
+    except (Terminated, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        cluster.keep_logs(error)
         raise
 
 
@@ -387,11 +406,6 @@ def _said(error: BaseException) -> str:
     from attest.report.traceback import bounded, said
 
     return "\n".join(bounded(said(error)))
-
-
-def _is_success(error: BaseException) -> bool:
-    """Whether a script has ended itself, as with ``sys.exit(0)``; as NixOS's driver takes it."""
-    return isinstance(error, SystemExit) and error.code in (None, 0)
 
 
 def _verdict(failure: BaseException, began: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import threading
 import warnings
@@ -32,7 +33,7 @@ from attest.image.model import Image
 from attest.machine.contracts import Ahead, InstanceContext, MachineHost
 from attest.machine.interface import interfaces_of
 from attest.machine.lifecycle import Lifecycle
-from attest.machine.machine import Machine, Snapshot
+from attest.machine.machine import Machine, Snapshot, disown
 from attest.machine.meeting import Meeting
 from attest.manifest import Manifest, check_names, load_manifest, on_hugepages, parse_manifest
 from attest.net.bridge import hold_bridges, join_bridges, remove_taps
@@ -52,6 +53,7 @@ from attest.provision.sources import (
 from attest.provision.warm import WarmSources
 from attest.snapshot.cache import SnapshotCache
 from attest.snapshot.prebuilt import PrebuiltSnapshots
+from attest.support import run_dirs
 from attest.support.concurrency import call_in_thread, wait_all
 from attest.support.validation import did_you_mean
 from attest.vmm.base import Saved
@@ -83,6 +85,8 @@ class Cluster:
         options: How it is to run.
         archive: What was kept of an earlier cluster with this manifest; see `go_back`.
         ground: What it is to stand on when it is first open; default: it makes its own.
+        holds_out_dir: The caller has the ``out_dir`` for it alone, see `run_dirs.held`; default: it
+            has it so itself, while it is open.
         events: Where everything that happens is reported.
         on_fatal: Called when the test cannot go on (a kernel panic, a VMM that died), in a thread
             of the machine's, which must not wait for it. Default: the error is raised by the next
@@ -112,6 +116,7 @@ class Cluster:
         *,
         archive: Archive | None = None,
         ground: Ground | None = None,
+        holds_out_dir: bool = False,
         events: EventLog | None = None,
         on_fatal: Callable[[AttestError], None] | None = None,
         **settings: Unpack[ClusterSettings],
@@ -119,6 +124,7 @@ class Cluster:
         self._is_open = False  # first, as a cluster that was not made is collected, too
         self._is_closing = False
         self._has_begun = False
+        self._owner = 0
         self.options = replace(options, **settings)
         if isinstance(manifest, dict):
             manifest = parse_manifest(manifest)
@@ -129,6 +135,7 @@ class Cluster:
         self.machines: dict[str, Machine] = {}
         self._archive = archive
         self._given_ground = ground
+        self._holds_out_dir = holds_out_dir
         self._on_fatal = on_fatal or (lambda _: None)
         self._programs = {**manifest.programs(), **self.options.programs}
         # Of what follows; it is never held while a machine is waited for.
@@ -204,6 +211,7 @@ class Cluster:
 
         Raises:
             ManifestError: The manifest cannot be used.
+            UsageError: ``out_dir`` cannot be made, or another run has it.
             HostError: This host cannot run it.
             ImageBuildError: An image could not be built.
         """
@@ -227,6 +235,7 @@ class Cluster:
 
         Raises:
             ManifestError: The manifest cannot be used.
+            UsageError: ``out_dir`` cannot be made, or another run has it.
             HostError: This host cannot run it.
             ImageBuildError: An image could not be built.
         """
@@ -252,6 +261,7 @@ class Cluster:
     def _make_open(self) -> None:
         if self._is_open:
             return
+        self._owner = 0
         with ExitStack() as undo:
             self._open(undo)
             self._is_open = True
@@ -274,6 +284,7 @@ class Cluster:
             with self.events.span(Kind.ACTION, "end the machines"), ExitStack() as ends:
                 # Last first, and each whatever becomes of the others. So the cell goes before the
                 # machines: the kernel ends all VMMs in one go, and their machines only notice.
+                ends.callback(self._out_dir_claim.close)
                 ends.callback(self._ground.close)
                 ends.callback(self._sources.close)
                 ends.callback(self._scripted.close)
@@ -524,7 +535,11 @@ class Cluster:
                 machines = self._add_clones(original, names, saved)
             new = {machine.name for machine in machines}
             # Those that come up meanwhile find the new names when they ask who they are.
-            known = [each for each in self._connected() if each.name not in new]
+            known = [
+                each for each in self._connected()
+                if each.name not in new
+                and not self._launchers[each.name].node.declared.own_identity
+            ]  # fmt: skip
             for machine in machines:
                 machine.start()
             for lifecycle in known:
@@ -556,7 +571,7 @@ class Cluster:
         expected = "tcg" if options.accelerator == "tcg" else "kvm"
         for name, node in nodes.items():
             find_vmm(name, node, options.vmm, self._programs, expected)
-        self._prepare_out_dir()
+        self._prepare_out_dir(undo)
         self._report = Report(self.events, self.out_dir, self._on_fatal, self._require_open)
         self._scripted = StartScripts(
             self._cell, self._scratch.path, manifest, options.state_dir, self._report
@@ -598,12 +613,15 @@ class Cluster:
         self._accelerator = tried[0].result() if tried else "tcg"
         return images
 
-    def _prepare_out_dir(self) -> None:
+    def _prepare_out_dir(self, undo: ExitStack) -> None:
         self.out_dir = self.options.out_dir or self._scratch.path / "out"
         try:
             self.out_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"out_dir: cannot make {self.out_dir}: {error.strerror}") from None
+        self._out_dir_claim = undo.enter_context(ExitStack())
+        if not self._holds_out_dir:
+            self._out_dir_claim.enter_context(run_dirs.held(self.out_dir, alone=True))
 
     def _remove_old_logs(self) -> None:
         for kind in ("console", "journal", "kernel", "command"):
@@ -717,8 +735,21 @@ class Cluster:
     # Who is there
 
     def _require_open(self) -> None:
+        if self._owner:
+            raise UsageError(f"the cluster is process {self._owner}'s, and this is a fork of that")
         if not self._is_open or self._is_closing:
             raise UsageError("the cluster is not open", hint="with Cluster(…) as cluster: …")
+
+    def _disown(self) -> None:
+        """Leave all to the process that this one was forked from."""
+        self._is_open = False
+        self._owner = os.getppid()
+        self._lock, self._closing = threading.RLock(), threading.RLock()
+        self._ground.disown()
+        self.events.disown()
+        for machine in self.machines.values():
+            disown(machine)
+        _open_clusters.discard(self)
 
     def _all_machines(self) -> list[Machine]:
         with self._lock:
@@ -749,13 +780,24 @@ class Cluster:
 
     def _hosts(self, name: str) -> str:
         with self._lock:
-            launchers = {other: each.node.attachments for other, each in self._launchers.items()}
+            launchers = {
+                other: each.node.attachments for other, each in self._launchers.items()
+                if other == name or not each.node.declared.own_identity
+            }  # fmt: skip
             scripts = {other: each.attachments for other, each in self._scripted.nodes.items()}
         return hosts_file(name, {**launchers, **scripts})
 
 
 _open_clusters: Final[weakref.WeakSet[Cluster]] = weakref.WeakSet()
 """Those that nobody has closed; one whose machines run is held by their threads until the end."""
+
+
+def _disown_open_clusters() -> None:
+    for cluster in list(_open_clusters):
+        cluster._disown()
+
+
+os.register_at_fork(after_in_child=_disown_open_clusters)
 
 
 @atexit.register

@@ -47,6 +47,11 @@ class Ground:
         self.cell.ready()
         self.scratch.create()
 
+    def disown(self) -> None:
+        """Leave all to the process that this one was forked from, and hold nothing of it."""
+        self.scratch.disown()
+        self.cell.disown()
+
     def close(self) -> None:
         """End every process in the cell and remove all; nothing happens when that is done."""
         with ExitStack() as ends:

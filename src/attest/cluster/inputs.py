@@ -9,6 +9,7 @@ from typing import Any
 from attest.image.described import DESCRIBED_FILES, is_description
 from attest.image.recipe import builtin_recipes
 from attest.manifest import decode_document, names_script
+from attest.support.validation import read_text
 
 __all__ = ["machine_files", "script_file"]
 
@@ -78,7 +79,7 @@ def _directory(manifest: Path, document: dict[str, Any]) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     """What is written in a file, as far as it can be read."""
     try:
-        document = decode_document(path, path.read_text(encoding="utf-8"))
+        document = decode_document(path, read_text(path))
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -6,6 +6,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 from attest.errors import HostError
+from attest.support.extras import how_to_install
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,9 +30,7 @@ def pillow() -> Any:
         import PIL.ImageFont
         import PIL.ImageOps
     except ImportError:
-        raise HostError(
-            "pictures of a screen need Pillow", hint="pip install 'attest-vm[screen]'"
-        ) from None
+        raise HostError("pictures of a screen need Pillow", hint=how_to_install("screen")) from None
     return PIL
 
 

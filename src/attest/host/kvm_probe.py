@@ -182,10 +182,11 @@ def probe_kvm(
     tell("does KVM work here? a guest is booted with it, once after each boot of the host")
     probe = _boot(image, qemu, device, patience, pace)
     tell("KVM works" if probe.usable else f"KVM is not used: {probe.reason.splitlines()[0]}")
-    record.parent.mkdir(parents=True, exist_ok=True)
-    beside = record.with_name(f"{record.name}.{os.getpid()}")
-    beside.write_bytes(msgspec.json.encode(probe))
-    beside.rename(record)
+    with suppress(OSError):  # of a cache that cannot be written: it is asked again the next time
+        record.parent.mkdir(parents=True, exist_ok=True)
+        beside = record.with_name(f"{record.name}.{os.getpid()}")
+        beside.write_bytes(msgspec.json.encode(probe))
+        beside.rename(record)
     # What was found before the host has booted is not asked for any more.
     mark_used(record, max_age=min(MONTH, time.clock_gettime(time.CLOCK_BOOTTIME)))
     return probe

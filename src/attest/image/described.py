@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from attest.errors import RecipeError
 from attest.image.model import Image
-from attest.support.validation import check_keys, convert, kind_of, unreadable
+from attest.support.validation import check_keys, convert, kind_of, read_text, unreadable
 
 __all__ = ["DESCRIBED_FILES", "is_description", "load_described"]
 
@@ -101,7 +101,7 @@ def load_described(reference: str, relative_to: Path | None = None) -> Image:
 
 def _read(path: Path) -> _Document:
     try:
-        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+        raw: Any = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise RecipeError(f"{path}: not valid JSON: {error}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -18,7 +18,13 @@ import msgspec
 from msgspec.structs import replace
 
 from attest.errors import HostError, RecipeError
-from attest.support.validation import check_keys, convert, did_you_mean, unreadable
+from attest.support.validation import (
+    check_keys,
+    convert,
+    did_you_mean,
+    read_text,
+    unreadable,
+)
 
 __all__ = ["Part", "Recipe", "RecipeFile", "builtin_recipes", "is_recipe", "load_recipe"]
 
@@ -191,7 +197,7 @@ def load_recipe(reference: str, relative_to: Path | None = None) -> Recipe:
 def _load(path: Path, derived: tuple[Path, ...]) -> Recipe:
     """Read a recipe, of which others are derived, the last of them directly."""
     try:
-        raw = tomllib.loads(path.read_text())
+        raw = tomllib.loads(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot read the recipe: {unreadable(error)}") from None
     except tomllib.TOMLDecodeError as error:

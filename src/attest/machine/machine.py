@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from attest.errors import MachineError, UsageError, reason_of
 from attest.events import EventLog, Kind
@@ -21,7 +21,7 @@ from attest.machine.x11 import X11
 from attest.node.launcher import Launcher
 from attest.vmm.base import Saved
 
-__all__ = ["Cloner", "Machine", "Snapshot", "clone"]
+__all__ = ["Cloner", "Machine", "Snapshot", "clone", "disown"]
 
 
 class Cloner(Protocol):
@@ -100,6 +100,18 @@ def clone(snapshot: Snapshot, names: Sequence[str]) -> list[Machine]:
         UsageError: A name is taken, or is none; or the cluster has no room for so many.
     """
     return snapshot._cloner.clone(snapshot, names)
+
+
+class _Elsewhere:
+    """Stands for what a machine is made of, in a process that cannot use it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> NoReturn:
+        raise UsageError(
+            f"{self._name}: this process is a fork of the test's, which alone has its machines"
+        )
 
 
 class Machine(Units, Files, Network, ConsoleAccess, TextConsoles, X11, Display):
@@ -182,3 +194,8 @@ class Machine(Units, Files, Network, ConsoleAccess, TextConsoles, X11, Display):
             reason = f"the machine was restored to {snapshot.name!r}"
             self._lifecycle.go_back(snapshot.saved(), reason, Meeting(1))
             self.connect()
+
+
+def disown(machine: Machine) -> None:
+    """Refuse what is asked of a machine, in a fork of the process whose machine it is."""
+    machine._lifecycle = machine._host = _Elsewhere(machine.name)  # type: ignore[assignment]

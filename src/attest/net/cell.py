@@ -137,6 +137,11 @@ class Cell:
         )
         return result.stdout
 
+    def disown(self) -> None:
+        """Do without its pipe, in a fork of the driver, so that it ends with the driver alone."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
     def close(self) -> None:
         """End every process inside, remove the scratch directory, and wait until that is done."""
         if self._process.stdin is not None:

@@ -13,6 +13,7 @@ import msgspec
 from attest.errors import HostError
 from attest.events import Event, EventLog, Kind
 from attest.report.lines import describe
+from attest.support.extras import how_to_install
 
 __all__ = ["junit"]
 
@@ -33,7 +34,7 @@ def junit(events: EventLog, path: Path) -> Iterator[None]:
         import junitparser
     except ImportError:
         raise HostError(
-            "JUnit reports need the package junitparser", hint="pip install attest-vm[junit]"
+            "JUnit reports need the package junitparser", hint=how_to_install("junit")
         ) from None
     cases = _Cases()
     events.subscribe(cases.take, str(path))

@@ -14,12 +14,12 @@ from attest.cluster.cluster import Cluster
 from attest.errors import TestFailure
 from attest.machine.conditions import PollingCondition
 from attest.machine.machine import Machine
-from attest.manifest import global_name
 from attest.net.vlan import VLan
 from attest.script.log import Log
 from attest.script.retry import retry
 from attest.support.durations import Duration, seconds
 from attest.support.polling import DEFAULT_TIMEOUT
+from attest.support.script_names import global_name
 
 if TYPE_CHECKING:
     from unittest import TestCase
@@ -253,7 +253,7 @@ def namespace(driver: Driver) -> dict[str, Any]:
     names |= {**IMPORTED, "driver": driver, "__name__": "__attest__"}
     if (script := driver.cluster.manifest.script_path()) is not None:
         names["__file__"] = str(script.absolute())
-    names |= {f"vlan{vlan.nr}": vlan for vlan in driver.vlans}
     if len(driver.machines) == 1:
         names["machine"] = driver.machines[0]
-    return names | {global_name(machine.name): machine for machine in driver.machines}
+    names |= {global_name(machine.name): machine for machine in driver.machines}
+    return names | {f"vlan{vlan.nr}": vlan for vlan in driver.vlans}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import linecache
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from types import CodeType, FrameType
-from typing import Any, Final
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import CodeType, FrameType, ModuleType
+from typing import Any, Final, NoReturn
 from weakref import WeakSet
 
-from attest.errors import AttestError, TestFailure
+from attest.errors import AttestError, TestFailure, is_success
 from attest.script.assertions import EXPLAIN, explain, with_values
 
 __all__ = ["ScriptRun", "TimeLimit"]
@@ -107,10 +111,10 @@ class ScriptRun:
         threading.Thread(target=self._end, name="end the script", daemon=True).start()
 
     def run(self, names: dict[str, Any]) -> None:
-        """Run the script with these global names.
+        """Run the script with these global names; ``sys.exit(0)`` ends it well.
 
         Raises:
-            Exception: Whatever the script raised, or the reason that it was ended for.
+            BaseException: Whatever the script raised, or the reason that it was ended for.
         """
         timer = threading.Timer(self._timeout, self._run_out)
         timer.daemon = True
@@ -121,9 +125,13 @@ class ScriptRun:
         where = None
         try:
             names[EXPLAIN] = explain
-            exec(self._code, names)
+            with _importable(names):
+                self._execute(names)
         except _Ended as ended:
             where = ended.__traceback__
+        except SystemExit as ended:
+            if not is_success(ended):
+                raise
         finally:
             with self._lock:  # nobody sends the signal any more
                 self._over.set()
@@ -131,6 +139,19 @@ class ScriptRun:
             signal.signal(_SIGNAL, before)
         if self._reason is not None:
             raise self._reason.with_traceback(where)
+
+    def _execute(self, names: dict[str, Any]) -> None:
+        """Run the code; a process that it has forked ends with it, and comes no further."""
+        process = os.getpid()
+        failure: BaseException | None = None
+        try:
+            exec(self._code, names)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if os.getpid() != process:
+                _leave(failure)
 
     def _run_out(self) -> None:
         self.abort(TimeLimit(self._timeout, self._doing()))
@@ -156,6 +177,75 @@ class ScriptRun:
             if frame.f_code is self._code:  # else it has ended, and `run` is about to say so
                 raise _Ended(str(self._reason))
             frame = frame.f_back
+
+
+class _Script(ModuleType):
+    """The script as a module, so that pickle finds its functions and classes by their names."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        super().__init__(names["__name__"])
+        self.__names = names
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__names[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+@contextmanager
+def _importable(names: dict[str, Any]) -> Iterator[None]:
+    """Let a script's forks, such as those of `multiprocessing`, find what it defines."""
+    name = names.setdefault("__name__", "__attest__")
+    sys.modules[name] = _Script(names)
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
+
+
+def _leave(failure: BaseException | None) -> NoReturn:
+    """End a process that the script has forked, as Python ends a program."""
+    code = 0
+    try:
+        if isinstance(failure, SystemExit):
+            code = failure.code if isinstance(failure.code, int) else int(failure.code is not None)
+            if isinstance(failure.code, str):
+                print(failure.code, file=sys.stderr)
+        elif failure is not None:
+            code = 1
+            traceback.print_exception(failure)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        os._exit(code & 0xFF)
+
+
+_HANDLED: Final = {_SIGNAL, signal.SIGTERM}
+"""What ends a script in order; a fork of it has nothing to end in order."""
+
+_masks: Final = threading.local()
+
+
+def _hold_signals() -> None:
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+
+
+def _take_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _take_signals_in_child() -> None:
+    """Let them end it as they end any program, also those that came before this."""
+    for number in _HANDLED:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    _take_signals()
+
+
+os.register_at_fork(
+    before=_hold_signals, after_in_parent=_take_signals, after_in_child=_take_signals_in_child
+)
 
 
 def _is_spared(code: CodeType) -> bool:

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
-from attest.errors import AttestError, message_of
+from attest.errors import AttestError, is_success, message_of
 from attest.support.cancellation import Cancelled, CancelScope
 
 __all__ = ["call_in_thread", "wait_all"]
@@ -27,6 +27,7 @@ def wait_all(items: Iterable[_T], fn: Callable[[_T], _R]) -> list[_R]:
     Raises:
         Exception: The first failure; the other calls are cancelled. What else had failed by itself
             is attached as ``others``, and as notes, each message once.
+        SystemExit: None has failed, and one has called ``sys.exit(0)``.
     """
     items = list(items)
     scope = CancelScope()
@@ -72,15 +73,15 @@ def _first_failure(futures: list[Future[_R]]) -> BaseException | None:
     while pending:
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
-            if error := future.exception():
+            if (error := future.exception()) and not is_success(error):
                 return error
     return None
 
 
 def _with_others(first: BaseException, futures: list[Future[_R]]) -> BaseException:
     errors = (future.exception() for future in futures)
-    others = [error for error in errors if error not in (None, first)]
-    others = [error for error in others if not isinstance(error, Cancelled)]
+    others = [each for each in errors if each is not None and each is not first]
+    others = [each for each in others if not (isinstance(each, Cancelled) or is_success(each))]
     first.others = others  # type: ignore[attr-defined]
     for message in dict.fromkeys(map(_sentence, others)):
         if message != _sentence(first):

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from attest.errors import HostError
+from attest.errors import HostError, UsageError
 from attest.support.claims import lock, locked, release, share
 from attest.support.paths import cache_dir
 
@@ -57,16 +57,32 @@ def new_run_directory(name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
-    """Hold the directory of a run, so that no other run removes it for its age.
+def held(run: Path, *, alone: bool = False) -> Iterator[None]:
+    """Hold the directory of a run, so that no other run removes it or writes into it.
 
-    Nothing happens when it is gone, or lies elsewhere than those that are removed.
+    Nothing happens when it is gone, or its file system has no locks.
+
+    Args:
+        run: The directory, wherever it is.
+        alone: A run writes into it, which one at a time does.
+
+    Raises:
+        UsageError: Another run has it, or is being resumed from it.
     """
-    if run.resolve().parent != runs_directory().resolve():
+
+    def refuse() -> None:
+        raise UsageError(
+            f"{run} is in use by another run", hint="each run needs a directory of its own"
+        )
+
+    descriptor = None
+    with suppress(OSError):  # such as on NFS
+        descriptor = lock(run, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, refuse)
+    try:
         yield
-        return
-    with locked(run, fcntl.LOCK_SH, waiting=lambda: None):
-        yield
+    finally:
+        if descriptor is not None:
+            release(descriptor)
 
 
 def _make(name: str) -> tuple[Path, int]:

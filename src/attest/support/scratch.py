@@ -52,6 +52,12 @@ class Scratch:
             self.path.mkdir(mode=0o700)
             self._lock = lock(self.path, fcntl.LOCK_SH, waiting=lambda: None)
 
+    def disown(self) -> None:
+        """Hold it no more in a fork of the process that has made it, and leave it there."""
+        if self._lock is not None:
+            os.close(self._lock)  # the lock itself is that process's, too
+            self._lock = None
+
     def close(self) -> None:
         """Remove the directory; nothing happens when it is not there."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
 from attest.errors import UsageError
 
-__all__ = ["check_choice", "check_keys", "convert", "did_you_mean", "kind_of", "unreadable"]
+__all__ = [
+    "check_choice",
+    "check_keys",
+    "convert",
+    "did_you_mean",
+    "kind_of",
+    "read_text",
+    "unreadable",
+]
 
 _KINDS: Final = {
     "int": "a whole number",
@@ -154,4 +164,17 @@ def kind_of(value: Any) -> str:
 
 def unreadable(error: OSError | UnicodeDecodeError) -> str | None:
     """The reason for which a file could not be read or decoded, for people."""
-    return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    if isinstance(error, OSError):
+        return error.strerror
+    if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it is UTF-16 text, and not UTF-8"
+    return "it is not UTF-8 text"
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that a user has written: UTF-8, with a byte order mark or without.
+
+    Raises:
+        OSError, UnicodeDecodeError: It cannot be read, or is something else; see `unreadable`.
+    """
+    return path.read_text(encoding="utf-8-sig")

@@ -17,8 +17,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar, cast
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
+from attest.errors import message_of
 from attest.support.listeners import tell
 from attest.vmm.base import OnEvent
 
@@ -145,6 +146,8 @@ class Qmp:
             self._end()
             if isinstance(error, asyncio.CancelledError):
                 raise QMPError("the session was closed before QEMU had greeted") from None
+            if isinstance(error, ConnectError):  # whose text may say nothing more
+                raise QMPError(f"QEMU has not greeted: {message_of(error.exc)}") from error
             raise
         self._listener = asyncio.create_task(self._listen())
 
