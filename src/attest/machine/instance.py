@@ -66,6 +66,7 @@ from attest.machine.instance_events import (
     PowerOffBegun,
     RebootWanted,
     ReportSpoilt,
+    Served,
     SourceFound,
     StartFailed,
     StartVmm,
@@ -314,6 +315,11 @@ class Instance:
                 assert self._channel is not None, "an agent has answered"
                 return self._channel
             raise self._why_not_there()
+
+    def served(self) -> None:
+        """Learn that it has done something that the test wanted."""
+        if not self._state.served:
+            self._post(Served())
 
     def want_end(self) -> None:
         """Take its end for one that is wanted, from now on; not one that has come already."""
