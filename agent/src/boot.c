@@ -20,10 +20,13 @@
 #include "power.h"
 #include "root.h"
 #include "system.h"
+#include "tmpfs.h"
 
 #define AGENT_DIRECTORY "/run/attest"
 #define AGENT AGENT_DIRECTORY "/attest-agent"
 #define UNITS "/run/systemd/system"
+/* What is written to a disk whose name was mistyped does not take all memory. */
+#define DEV_OPTIONS "mode=0755,size=1m"
 
 /* The agent stays from early boot to the very end, whatever its service manager does to other services meanwhile. */
 static const char unit[] = "[Unit]\n"
@@ -58,11 +61,18 @@ static void mount_at(const char *type, const char *place, unsigned long flags, c
         say_on_console("attest-agent: mount %s: %s\n", place, strerror(errno));
 }
 
+static void mount_memory_at(const char *place, unsigned long flags, const char *mode, enum share share)
+{
+    mkdir(place, 0755);
+    if (mount_tmpfs(place, flags, mode, share) < 0 && errno != EBUSY)
+        say_on_console("attest-agent: mount %s: %s\n", place, strerror(errno));
+}
+
 static void mount_kernel_file_systems(void)
 {
     mount_at("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     mount_at("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-    mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755");
+    mount_memory_at("/run", MS_NOSUID | MS_NODEV, "0755", RUN_SHARE);
 }
 
 /* --- disks --- */
@@ -232,7 +242,8 @@ static void boot_alone(void)
 {
     char name[65];
     mount_at("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "mode=0620,ptmxmode=0666,gid=5");
-    mount_at("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777");
+    limit_initial_root();
+    mount_memory_at("/dev/shm", MS_NOSUID | MS_NODEV, "1777", SHM_SHARE);
     mkdir("/tmp", 01777);
     chmod("/tmp", 01777);
     mkdir("/root", 0700);
@@ -250,7 +261,7 @@ void boot_guest(char **arguments)
         boot_alone();
         return;
     }
-    mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
+    mount_at("devtmpfs", "/dev", MS_NOSUID, DEV_OPTIONS);
     bool console = open_console();
     if (console)
         say_on_console("attest-stage: init\n");

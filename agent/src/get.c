@@ -10,12 +10,17 @@
 #include <unistd.h>
 
 #include "memory.h"
+#include "sparse.h"
 #include "tar.h"
 
+#define ROOT "root"
+
 enum { PATH = 1 };
+/* What was left out is counted, and the first of it named. */
+enum { LISTED_MAX = 20 };
 /* Files up to this size are read before their header is written, which then has their real size: those of /proc and /sys
  * say 0 or 4096 whatever is in them. */
-enum { SMALL = 65536, SMALL_MAX = 4 << 20 };
+enum { SMALL = 65536, SMALL_MAX = 4 << 20, PART_SMALL = 16384 };
 enum { DEPTH_MAX = 128, LINK_NAME_MAX = 4096, END_SIZE = 2 * TAR_BLOCK };
 
 struct level {
@@ -37,11 +42,15 @@ struct get {
     struct level levels[DEPTH_MAX];
     size_t depth;
     char *name; /* of the member under way: root/... */
+    char *path; /* what `root` stands for, for errors */
     int file;   /* a large file that is being sent, or -1 */
     uint64_t left;
     size_t padding;
+    struct sparse holes; /* of that file; no parts when it has none */
+    size_t part;
     struct sent *sent;
     size_t left_out;
+    char *listed; /* lines about the first of them */
     bool complete; /* nothing more comes after what is ready */
 };
 
@@ -57,7 +66,10 @@ static void get_free(struct get *get)
     }
     if (get->file >= 0)
         close(get->file);
+    sparse_free(&get->holes);
     buffer_free(&get->ready);
+    free(get->listed);
+    free(get->path);
     free(get->name);
     free(get);
 }
@@ -126,6 +138,43 @@ static int add_small_file(struct get *get, int file, const struct stat *status)
     return error;
 }
 
+static void finish_file(struct get *get)
+{
+    close(get->file);
+    get->file = -1;
+    sparse_free(&get->holes);
+    add_padding(get, get->padding);
+}
+
+static void begin_part(struct get *get)
+{
+    if (get->part < get->holes.count)
+        lseek(get->file, (off_t)get->holes.parts[get->part].offset, SEEK_SET);
+}
+
+static void add_large_file(struct get *get, int file, const struct stat *status, bool holes)
+{
+    struct buffer map = {0};
+    struct tar_member member = member_of(get, status, TAR_FILE);
+    member.size = member.real_size = get->left = (uint64_t)status->st_size;
+    member.sparse = holes;
+    if (holes) {
+        sparse_add_map(&map, &get->holes);
+        get->left = get->holes.data;
+        member.size = buffer_size(&map) + get->left;
+    }
+    tar_add_header(&get->ready, &member);
+    buffer_add(&get->ready, map.bytes, buffer_size(&map));
+    buffer_free(&map);
+    get->padding = tar_padding(member.size);
+    get->file = file;
+    get->part = 0;
+    if (get->left == 0)
+        finish_file(get);
+    else
+        begin_part(get);
+}
+
 static int add_file(struct get *get, int directory, const char *path)
 {
     struct stat status;
@@ -141,13 +190,10 @@ static int add_file(struct get *get, int directory, const char *path)
         close(file);
         return 0;
     }
-    if (status.st_size <= SMALL)
+    bool holes = sparse_find(file, (uint64_t)status.st_size, &get->holes);
+    if (status.st_size <= SMALL && !holes)
         return add_small_file(get, file, &status);
-    struct tar_member member = member_of(get, &status, TAR_FILE);
-    member.size = get->left = (uint64_t)status.st_size;
-    tar_add_header(&get->ready, &member);
-    get->padding = tar_padding(get->left);
-    get->file = file;
+    add_large_file(get, file, &status, holes);
     return 0;
 }
 
@@ -183,6 +229,19 @@ static int add_directory(struct get *get, int directory, const char *path, const
     return 0;
 }
 
+static void leave_out(struct get *get, mode_t mode)
+{
+    const char *kind = S_ISSOCK(mode) ? "socket" : S_ISFIFO(mode) ? "FIFO" : "device";
+    if (get->left_out++ >= LISTED_MAX)
+        return;
+    char *more = format_text("%s\n%s %s", get->listed ? get->listed : "", kind, get->name + sizeof ROOT);
+    free(get->listed);
+    get->listed = more;
+    for (char *byte = more + strlen(more) - strlen(get->name + sizeof ROOT); *byte; byte++)
+        if ((unsigned char)*byte < ' ')
+            *byte = '?';
+}
+
 /* 0 or an errno. */
 static int add_member(struct get *get, int directory, const char *path)
 {
@@ -197,7 +256,7 @@ static int add_member(struct get *get, int directory, const char *path)
     case S_IFDIR:
         return add_directory(get, directory, path, &status);
     default:
-        get->left_out++;
+        leave_out(get, status.st_mode);
         return 0;
     }
 }
@@ -235,11 +294,51 @@ static void send_ready(struct get *get, size_t room)
     buffer_take(&get->ready, size);
 }
 
+static struct sparse_part *part_of(const struct get *get)
+{
+    return get->part < get->holes.count ? &get->holes.parts[get->part] : NULL;
+}
+
+/* What is left of the file is less by so much. */
+static void file_sent(struct get *get, uint64_t size)
+{
+    struct sparse_part *part = part_of(get);
+    get->left -= size;
+    if (part && (part->size -= size) == 0) {
+        get->part++;
+        begin_part(get);
+    }
+    if (get->left == 0)
+        finish_file(get);
+}
+
+/* Whether the next piece of the file is collected with others, as a frame for each would be slow. */
+static bool has_small_part(const struct get *get)
+{
+    const struct sparse_part *part = get->file >= 0 ? part_of(get) : NULL;
+    return part && part->size <= PART_SMALL;
+}
+
+static int collect_part(struct get *get)
+{
+    size_t wanted = (size_t)part_of(get)->size;
+    uint8_t *room = buffer_room(&get->ready, wanted);
+    ssize_t got = read(get->file, room, wanted);
+    if (got < 0)
+        return errno == EINTR ? 0 : errno;
+    memset(room + got, 0, wanted - (size_t)got);
+    buffer_added(&get->ready, wanted);
+    file_sent(get, wanted);
+    return 0;
+}
+
 /* 0 or an errno. A file that has become shorter is filled up with zeros: its size has been said. */
 static int send_file(struct get *get, size_t room)
 {
     static uint8_t zeros[DATA_MAX]; /* not const, which would be 64 KiB of the binary */
-    size_t wanted = room < get->left ? room : (size_t)get->left;
+    const struct sparse_part *part = part_of(get);
+    uint64_t most = part ? part->size : get->left;
+    size_t wanted = room < most ? room : (size_t)most;
     ssize_t got = stream_send_from(get->stream, 0, get->file, wanted);
     if (got < 0)
         return errno == EINTR ? 0 : errno;
@@ -247,33 +346,27 @@ static int send_file(struct get *get, size_t room)
         stream_send(get->stream, 0, zeros, wanted);
         got = (ssize_t)wanted;
     }
-    get->left -= (uint64_t)got;
-    if (get->left == 0) {
-        close(get->file);
-        get->file = -1;
-        add_padding(get, get->padding);
-    }
+    file_sent(get, (uint64_t)got);
     return 0;
 }
 
 static void get_fail(struct get *get, int error)
 {
     struct stream *stream = get->stream;
-    char *name = get->name;
-    get->name = NULL;
+    char *place = format_text("%s%s", get->path, get->name + sizeof ROOT - 1);
     get_free(get);
-    stream_fail(stream, error, "%.400s: %s", name, error == ELOOP ? "the tree is too deep" : strerror(error));
-    free(name);
+    stream_fail(stream, error, "%.400s: %s", place, error == ELOOP ? "the tree is too deep" : strerror(error));
+    free(place);
 }
 
 static void get_finish(struct get *get)
 {
     struct stream *stream = get->stream;
-    char value[24];
-    snprintf(value, sizeof value, "%zu", get->left_out);
+    char *value = format_text("%zu%s", get->left_out, get->listed ? get->listed : "");
     get_free(get);
     stream_send_eof(stream, 0);
     stream_end(stream, &(struct outcome){.status = DONE, .value = value});
+    free(value);
 }
 
 static void get_pump(struct get *get)
@@ -281,8 +374,11 @@ static void get_pump(struct get *get)
     for (size_t room; (room = stream_room(get->stream));) {
         int error = 0;
         /* Members are collected until they fill a frame. */
-        if (buffer_size(&get->ready) >= room || (buffer_size(&get->ready) && (get->complete || get->file >= 0)))
+        bool small = has_small_part(get);
+        if (buffer_size(&get->ready) >= room || (buffer_size(&get->ready) && !small && (get->complete || get->file >= 0)))
             send_ready(get, room);
+        else if (small)
+            error = collect_part(get);
         else if (get->file >= 0)
             error = send_file(get, room);
         else if (!get->complete)
@@ -318,7 +414,8 @@ static void get_open(struct stream *stream, const struct request *request)
     struct get *get = allocate_zeroed(sizeof *get);
     get->stream = stream;
     get->file = -1;
-    get->name = copy_text("root", 4);
+    get->name = copy_text(ROOT, sizeof ROOT - 1);
+    get->path = copy_text(path, strlen(path));
     stream->state = get;
     error = add_member(get, AT_FDCWD, real);
     free(real);

@@ -28,6 +28,14 @@ enum { IDLE_MS = 2, BUSY_MS = 100 };
 
 static struct watch signals;
 
+/* What signals mean for PID 1, as for busybox' init: reboot sends the first, and the kernel the second for Ctrl-Alt-Del. */
+static enum power power_of(uint32_t signal_number)
+{
+    if (signal_number == SIGTERM || signal_number == SIGINT)
+        return POWER_REBOOT;
+    return signal_number == SIGUSR1 ? POWER_HALT : POWER_OFF;
+}
+
 static void signals_ready(struct watch *watch, uint32_t events)
 {
     struct signalfd_siginfo info;
@@ -38,7 +46,7 @@ static void signals_ready(struct watch *watch, uint32_t events)
         else if (info.ssi_signo != SIGCHLD && getpid() != 1)
             exit(0);
         else if (info.ssi_signo != SIGCHLD)
-            power_request(info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT ? POWER_REBOOT : POWER_OFF);
+            power_request(power_of(info.ssi_signo));
     children_reap();
 }
 
@@ -60,8 +68,6 @@ static void ignore_nothing(void)
 
 static void watch_signals(void)
 {
-    /* For PID 1 they mean what they mean for busybox' init: to the first two, of which reboot sends one and the kernel
-     * one for Ctrl-Alt-Del, it reboots; halt and poweroff send the last two. */
     static const int ends[] = {SIGTERM, SIGINT, SIGPWR, SIGUSR1, SIGUSR2};
     sigset_t set;
     sigemptyset(&set);

@@ -42,7 +42,7 @@ static void wait_for_children(int limit_ms)
 
 static void stop_everything(enum power action)
 {
-    if (action == POWER_OFF || action == POWER_REBOOT) {
+    if (action != POWER_OFF_NOW && action != POWER_REBOOT_NOW) {
         kill(-1, SIGTERM);
         kill(-1, SIGCONT);
         wait_for_children(GRACE_MS);
@@ -71,7 +71,7 @@ void power_act(void)
 {
     if (requested == POWER_NONE)
         return;
-    bool off = requested == POWER_OFF || requested == POWER_OFF_NOW;
+    bool off = requested == POWER_OFF || requested == POWER_OFF_NOW, halt = requested == POWER_HALT;
     bool services = requested == POWER_OFF || requested == POWER_REBOOT;
     if (getpid() == 1)
         stop_everything(requested);
@@ -82,6 +82,8 @@ void power_act(void)
     }
     requested = POWER_NONE;
     sync();
+    if (halt)
+        reboot(RB_HALT_SYSTEM);
     if (off && !power_off_is_reboot())
         reboot(RB_POWER_OFF);
     if (off)

@@ -6,7 +6,8 @@
 
 #include "session.h"
 
-enum power { POWER_NONE, POWER_OFF, POWER_REBOOT, POWER_OFF_NOW, POWER_REBOOT_NOW };
+/* The host can ask for all but the last; a halted machine stands still until that ends it. */
+enum power { POWER_NONE, POWER_OFF, POWER_REBOOT, POWER_OFF_NOW, POWER_REBOOT_NOW, POWER_HALT };
 
 /* End the machine after the frames under way have been written. */
 void power_request(enum power action);

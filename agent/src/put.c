@@ -9,11 +9,10 @@
 #include <unistd.h>
 
 #include "memory.h"
+#include "sparse.h"
 #include "tar.h"
 
 enum { PATH = 1, NAME };
-enum { ZEROS_MIN = 4096 };
-
 #define ROOT "root"
 
 /* A directory whose mode and time are set when nothing more is put into it. */
@@ -30,10 +29,14 @@ struct put {
     struct stream *stream;
     int base;   /* the directory that holds the target */
     char *last; /* the target's name in it */
+    char *target; /* its whole path, for errors */
     enum phase phase;
     uint8_t block[TAR_BLOCK];
     size_t have;
     uint64_t left; /* of what the phase is about */
+    struct sparse_reader map; /* of the file that is being written, where it has holes */
+    size_t part;              /* of that, which is being written, and how much of it has been */
+    uint64_t written;
     struct buffer extra;
     struct tar_member member;
     struct tar_pax pax;
@@ -118,21 +121,33 @@ static void put_free(struct put *put)
     }
     free(put->last);
     free(put->file_name);
+    free(put->target);
+    sparse_free(&put->map.sparse);
     buffer_free(&put->extra);
     tar_member_clear(&put->member);
     tar_pax_clear(&put->pax);
     free(put);
 }
 
+/* What a member becomes in the guest, for free(): its name begins with ROOT. */
+static char *place_of(const struct put *put)
+{
+    const char *name = put->member.name;
+    bool inside = name && strncmp(name, ROOT "/", sizeof ROOT) == 0;
+    bool itself = name && strcmp(name, ROOT) == 0;
+    if (inside || itself)
+        return format_text("%s%s", put->target, inside ? name + sizeof ROOT - 1 : "");
+    return name ? copy_text(name, strlen(name)) : copy_text("the archive", 11);
+}
+
 /* An error's sentence, with the member that it is about. */
 static bool put_fail(struct put *put, int error, const char *why)
 {
     struct stream *stream = put->stream;
-    char *name = put->member.name;
-    put->member.name = NULL;
+    char *place = place_of(put);
     put_free(put);
-    stream_fail(stream, error, "%.200s: %s", name ? name : "the archive", why);
-    free(name);
+    stream_fail(stream, error, "%.400s: %s", place, why);
+    free(place);
     return false;
 }
 
@@ -140,6 +155,7 @@ static bool put_error(struct put *put, int error)
 {
     return put_fail(put, error, error == ELOOP || error == ENOTDIR ? "its path leads through something that is no directory"
                                 : error == EINVAL                   ? "members are called root and root/..., without .."
+                                : error == EBADMSG                  ? "its sparse map does not fit its data"
                                                                     : strerror(error));
 }
 
@@ -217,16 +233,17 @@ static int open_file(struct put *put, int parent, const char *name)
     put->file = openat(parent, put->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (put->file < 0)
         return errno;
+    sparse_free(&put->map.sparse);
+    put->map = (struct sparse_reader){0};
+    put->part = 0;
+    put->written = 0;
     put->directory = fcntl(parent, F_DUPFD_CLOEXEC, 3);
     put->file_name = copy_text(name, strlen(name));
     return 0;
 }
 
-/* Holes are made where zeros come: a guest's files are mostly in its memory. */
-static int write_part(int file, const uint8_t *bytes, size_t size)
+static int write_all(int file, const uint8_t *bytes, size_t size)
 {
-    if (size >= ZEROS_MIN && tar_is_zero(bytes, size))
-        return lseek(file, (off_t)size, SEEK_CUR) < 0 ? errno : 0;
     while (size) {
         ssize_t done = write(file, bytes, size);
         if (done < 0 && errno != EINTR)
@@ -239,11 +256,49 @@ static int write_part(int file, const uint8_t *bytes, size_t size)
     return 0;
 }
 
+/* Each part of a file with holes goes to its place, and nothing between them. 0 or an errno. */
+static int write_parts(struct put *put, const uint8_t *bytes, size_t size)
+{
+    const struct sparse *sparse = &put->map.sparse;
+    int error = 0;
+    while (!error && size) {
+        while (put->part < sparse->count && put->written == sparse->parts[put->part].size) {
+            put->part++;
+            put->written = 0;
+        }
+        if (put->part == sparse->count)
+            return EBADMSG;
+        const struct sparse_part *part = &sparse->parts[put->part];
+        size_t piece = part->size - put->written < size ? (size_t)(part->size - put->written) : size;
+        if (lseek(put->file, (off_t)(part->offset + put->written), SEEK_SET) < 0)
+            return errno;
+        error = write_all(put->file, bytes, piece);
+        put->written += piece;
+        bytes += piece;
+        size -= piece;
+    }
+    return error;
+}
+
+static int write_sparse(struct put *put, const uint8_t *bytes, size_t size)
+{
+    if (!put->map.complete) {
+        ssize_t used = sparse_read_map(&put->map, bytes, size, put->member.real_size);
+        if (used < 0 || (put->map.complete && put->map.sparse.data != put->left - (uint64_t)used))
+            return EBADMSG;
+        bytes += used;
+        size -= (size_t)used;
+    }
+    return write_parts(put, bytes, size);
+}
+
 static int close_file(struct put *put)
 {
     const struct tar_member *member = &put->member;
     const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, member->changed};
-    bool failed = ftruncate(put->file, (off_t)member->size) < 0 ||
+    if (member->sparse && !put->map.complete)
+        return EBADMSG;
+    bool failed = ftruncate(put->file, (off_t)tar_file_size(member)) < 0 ||
                   (geteuid() == 0 && fchown(put->file, member->uid, member->gid) < 0) ||
                   fchmod(put->file, member->mode) < 0 || futimens(put->file, times) < 0;
     int error = failed ? errno : 0;
@@ -384,7 +439,7 @@ static bool take_part(struct put *put, const uint8_t *bytes, size_t size)
 {
     int error = 0;
     if (put->phase == IN_FILE)
-        error = write_part(put->file, bytes, size);
+        error = put->member.sparse ? write_sparse(put, bytes, size) : write_all(put->file, bytes, size);
     else if (put->phase == IN_EXTRA)
         buffer_add(&put->extra, bytes, size);
     put->left -= size;
@@ -490,6 +545,7 @@ static void put_open(struct stream *stream, const struct request *request)
     struct put *put = allocate_zeroed(sizeof *put);
     put->stream = stream;
     put->file = -1;
+    put->target = copy_text(path, strlen(path));
     stream->state = put;
     if (!open_target(put, path)) {
         int error = errno;

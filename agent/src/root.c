@@ -19,6 +19,7 @@
 #include "loop.h"
 #include "modules.h"
 #include "system.h"
+#include "tmpfs.h"
 #include "uevent.h"
 
 #define LOWER "/attest-lower"
@@ -130,7 +131,7 @@ static void mount_upper(const char *overlay)
     if (overlay) {
         if (mount(overlay, UPPER, "ext4", 0, NULL) < 0)
             give_up("mount %s as ext4: %s", overlay, strerror(errno));
-    } else if (mount("tmpfs", UPPER, "tmpfs", 0, "mode=0755") < 0)
+    } else if (mount_tmpfs(UPPER, 0, "0755", ROOT_SHARE) < 0)
         give_up("mount tmpfs: %s", strerror(errno));
 }
 
@@ -174,6 +175,10 @@ void mount_root(const char *image)
         mount_mapped(device, overlay, size ? strtoull(size, NULL, 10) : 0);
     else
         mount_union(device, ext4 ? "ext4" : "erofs", name ? overlay : NULL);
+    /* Before systemd mounts it, for which half of the memory is free whatever else is in it. */
+    mkdir("/dev/shm", 01777);
+    if (mount_tmpfs("/dev/shm", MS_NOSUID | MS_NODEV, "1777", name ? USUAL_SHM_SHARE : SHM_SHARE) < 0)
+        give_up("mount /dev/shm: %s", strerror(errno));
     free(name);
     free(size);
 }

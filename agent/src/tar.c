@@ -15,6 +15,8 @@ enum {
     PREFIX = 345, PREFIX_SIZE = 155,
 };
 
+#define SPARSE "GNU.sparse."
+
 static const uint64_t short_most = 07777777, long_most = 077777777777;
 
 void tar_member_clear(struct tar_member *member)
@@ -150,6 +152,22 @@ static void replace_text(char **text, const char *value)
     *text = copy_text(value, strlen(value));
 }
 
+/* Version 1.0; the data of others do not begin with their map. */
+static bool take_sparse_record(struct tar_pax *pax, const char *key, const char *value)
+{
+    if (strcmp(key, "major") == 0)
+        return strcmp(value, "1") == 0;
+    if (strcmp(key, "minor") == 0)
+        return strcmp(value, "0") == 0;
+    if (strcmp(key, "name") == 0)
+        replace_text(&pax->name, value);
+    else if (strcmp(key, "realsize") == 0)
+        return pax->has_real_size = read_decimal(value, INT64_MAX / 10, &pax->real_size);
+    else
+        return false;
+    return true;
+}
+
 static bool take_record(struct tar_pax *pax, const char *key, const char *value)
 {
     if (strcmp(key, "path") == 0)
@@ -164,8 +182,8 @@ static bool take_record(struct tar_pax *pax, const char *key, const char *value)
         return read_u32(value, &pax->gid, &pax->has_gid);
     else if (strcmp(key, "mtime") == 0)
         return pax->has_changed = read_time(value, &pax->changed);
-    else
-        return strncmp(key, "GNU.sparse.", 11) != 0; /* its data are not the file's bytes */
+    else if (strncmp(key, SPARSE, sizeof SPARSE - 1) == 0)
+        return take_sparse_record(pax, key + sizeof SPARSE - 1, value);
     return true;
 }
 
@@ -215,6 +233,8 @@ void tar_apply_pax(struct tar_member *member, struct tar_pax *pax)
     move_text(&member->link, &pax->link);
     if (pax->has_size && member->type == TAR_FILE)
         member->size = pax->size;
+    member->sparse = pax->has_real_size && member->type == TAR_FILE;
+    member->real_size = pax->real_size;
     if (pax->has_uid)
         member->uid = pax->uid;
     if (pax->has_gid)
@@ -308,6 +328,12 @@ void tar_add_header(struct buffer *out, const struct tar_member *member)
     add_number(&records, "uid", member->uid, short_most);
     add_number(&records, "gid", member->gid, short_most);
     add_time(&records, member->changed);
+    if (member->sparse) {
+        add_record(&records, SPARSE "major", "1");
+        add_record(&records, SPARSE "minor", "0");
+        add_record(&records, SPARSE "name", member->name);
+        add_number(&records, SPARSE "realsize", member->real_size, 0);
+    }
     if (buffer_size(&records)) {
         size_t size = buffer_size(&records);
         add_block(out, TAR_PAX, "pax", "", member, size);

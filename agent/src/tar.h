@@ -17,7 +17,9 @@ struct tar_member {
     char type;
     char *name, *link; /* the member's own */
     uint32_t mode, uid, gid;
-    uint64_t size;
+    uint64_t size; /* of what follows its header */
+    bool sparse;   /* that begins with a map of its data, and the file is larger */
+    uint64_t real_size;
     struct timespec changed;
 };
 
@@ -30,11 +32,17 @@ static inline size_t tar_padding(uint64_t size)
 
 bool tar_is_zero(const uint8_t *bytes, size_t size);
 
+/* Bytes of the whole file. */
+static inline uint64_t tar_file_size(const struct tar_member *member)
+{
+    return member->sparse ? member->real_size : member->size;
+}
+
 /* What the records of a pax header say of the member that follows. */
 struct tar_pax {
     char *name, *link;
-    bool has_size, has_uid, has_gid, has_changed;
-    uint64_t size;
+    bool has_size, has_uid, has_gid, has_changed, has_real_size;
+    uint64_t size, real_size;
     uint32_t uid, gid;
     struct timespec changed;
 };

@@ -16,7 +16,7 @@ import pytest
 import start_scripts
 
 from attest.cluster.cluster import Cluster
-from attest.errors import CommandFailed, MachineError, WaitFailed
+from attest.errors import CommandFailed, MachineError, UsageError, WaitFailed
 from attest.guest.channel import Command
 from attest.machine.completed import Completed
 from attest.machine.machine import Machine
@@ -351,6 +351,10 @@ def tree(tmp_path: Path) -> Path:
     (root / "tool").write_text("#!/bin/sh\necho ran\n")
     (root / "tool").chmod(0o750)
     (root / "sub" / "link").symlink_to("../data")
+    with (root / "sub" / "holes").open("wb") as file:
+        file.seek(1 << 20)
+        file.write(b"end")
+    (root / "sub" / "zeros").write_bytes(bytes(65_536))
     return root
 
 
@@ -361,10 +365,16 @@ def test_trees_go_in_and_out(machine: Machine, tree: Path) -> None:
     assert (
         machine.succeed("/tmp/in/new/deep/tool; stat -c %a /tmp/in/old/tree/tool") == "ran\n750\n"
     )
+    copies = "/tmp/in/new/deep/sub/holes /tmp/in/new/deep/sub/zeros"
+    sparse, full = map(int, machine.succeed(f"stat -c %b {copies}").split())  # of 512 bytes
+    assert (sparse < 128, full) == (True, 128), (sparse, full)
     machine.copy_from_machine("/tmp/in/new/deep", "back")
     copy = machine.out_dir / "back" / "deep"
     assert (copy / "data").read_bytes() == (tree / "data").read_bytes()
     assert (copy / "sub" / "link").readlink() == Path("../data")
+    assert (copy / "sub" / "holes").read_bytes() == (tree / "sub" / "holes").read_bytes()
+    assert (copy / "sub" / "holes").stat().st_blocks < 128
+    assert (copy / "sub" / "zeros").stat().st_blocks == 128
     assert (copy / "tool").stat().st_mode & 0o777 == 0o750
 
 
@@ -379,7 +389,7 @@ def test_a_file_goes_in(machine: Machine, tree: Path, method: str) -> None:
 def test_what_is_not_there_is_not_copied(machine: Machine, tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="/nonesuch"):
         machine.copy_from_machine("/nonesuch")
-    with pytest.raises(OSError, match="nonesuch"):
+    with pytest.raises(UsageError, match="nonesuch"):
         machine.copy_from_host(tmp_path / "nonesuch", "/tmp")
     assert machine.succeed("echo alive") == "alive\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from attest.cluster.cluster import Cluster
-from attest.errors import MachineError, ManifestError, UsageError
+from attest.errors import ChannelError, MachineError, ManifestError, UsageError
 from attest.machine.machine import Machine
 from attest.support.concurrency import wait_all
 from attest.support.procfs import children
@@ -77,6 +78,16 @@ def test_a_large_file_keeps_its_content(machine: Machine, tmp_path: Path) -> Non
     machine.succeed("rm /tmp/large")
 
 
+def test_a_swap_file_goes_in(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "swap").write_bytes(bytes(4 << 20))
+    (tmp_path / "swap").chmod(0o600)
+    machine.copy_from_host(tmp_path / "swap", "/swap")
+    machine.succeed("mkswap /swap", "swapon /swap", "swapoff /swap")
+    machine.copy_from_machine("/swap")
+    assert (machine.out_dir / "swap").stat().st_blocks * 512 >= 4 << 20
+    machine.succeed("rm /swap")
+
+
 def test_a_forwarded_port_reaches_a_machine_without_a_network(machine: Machine) -> None:
     server = machine.spawn("while true; do echo hello | nc -lN 127.0.0.1 8081; done")
     machine.wait_until_succeeds("ss --listening --tcp --numeric | grep :8081")
@@ -112,10 +123,43 @@ def test_a_reboot_is_waited_for(tiny: Machine) -> None:
     tiny.fail("test -e /gone")
 
 
-def test_a_guest_that_powers_off_by_itself_is_waited_for(tiny: Machine) -> None:
-    tiny.execute("poweroff -f", check_output=False)
-    tiny.wait_for_shutdown()
-    assert not tiny.booted
+def test_a_guest_whose_init_is_the_agent_leaves_as_one_of_busybox_does(tiny: Machine) -> None:
+    boot = "cat /proc/sys/kernel/random/boot_id"
+    for command in ("reboot", "reboot -f", "kill -INT 1"):
+        tiny.start(allow_reboot=True)
+        before = after = tiny.succeed(boot)
+        tiny.execute(command, check_output=False)
+        while after == before:
+            with contextlib.suppress(ChannelError):  # it reboots at this moment
+                after = tiny.succeed(boot)
+    tiny.crash()
+    for command in ("reboot", "poweroff", "poweroff -f", "kill -PWR 1"):
+        tiny.start()
+        tiny.execute(command, check_output=False)
+        tiny.wait_for_shutdown()
+        assert not tiny.booted
+    for command in ("halt", "halt -f"):
+        tiny.start()
+        tiny.execute(command, check_output=False)
+        tiny.wait_for_console_text("System halted")
+        with pytest.raises(MachineError, match=r"did not power off in 0\.1 s"):
+            tiny.wait_for_shutdown(timeout=0.1)
+        assert tiny.booted
+        tiny.crash()
+
+
+def test_a_file_system_in_memory_that_is_full_costs_nobody_his_life(tiny: Machine) -> None:
+    places = ("", "/tmp", "/run", "/dev/shm", "/dev")
+    for place in places:
+        told = tiny.fail(f"dd if=/dev/zero of={place}/big bs=64k 2>&1")
+        assert "No space left on device" in told, told
+        tiny.succeed(f"rm {place}/big")
+    for place in places:  # none has what others leave
+        tiny.fail(f"dd if=/dev/zero of={place}/big bs=64k 2>/dev/null")
+    tiny.succeed("rm -f /big /tmp/big /run/big /dev/shm/big /dev/big")
+    told = tiny.fail("i=0; while : > /file$i; do i=$((i + 1)); done 2>&1; false", timeout=300)
+    assert "No space left on device" in told, told
+    assert "memory" not in tiny.succeed("dmesg | grep -i 'out of memory' || true")
 
 
 def test_a_kernel_panic_is_reported_as_itself(tiny: Machine) -> None:

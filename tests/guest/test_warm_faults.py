@@ -19,15 +19,17 @@ import msgspec
 import pytest
 
 from attest.cluster.cluster import Cluster
-from attest.errors import AttestError
+from attest.errors import AttestError, MachineError
 from attest.events import Event, EventLog, Kind
 from attest.guest.agent.binary import agent_binary
 from attest.machine.instance_states import Limits
+from attest.machine.machine import Machine
 from attest.provision import making
 from attest.provision.preparation import NotSavedError
 from attest.snapshot.cache import Entry, SnapshotCache
 from attest.snapshot.shape import Shape
 from attest.support.paths import cache_dir
+from attest.support.procfs import children
 from attest.vmm.base import SaveError, Vmm
 from tests.obtaining import obtain
 from tests.qemus import OTHERS
@@ -360,7 +362,7 @@ def test_a_machine_whose_snapshot_did_not_restore_ends_as_any_other(
 
 DIES = (
     '(now=; while [ "$now" != one ]; do sleep 0.01; read now < /proc/sys/kernel/hostname; done;'
-    " sleep 2; echo c > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
+    " sleep 2; echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero) < /dev/null > /dev/null 2>&1 &"
 )
 """A warm step after which a machine dies, a moment after it was told that it is `one`."""
 
@@ -409,6 +411,48 @@ def test_a_clone_that_dies_a_moment_after_its_first_answer(
             assert one.succeed("hostname") == "one\n"
             assert fatal == []
     assert home.left() == []
+
+
+def test_a_death_of_the_tests_doing_costs_no_snapshot(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home.path))
+    warnings: list[str] = []
+    events = EventLog()
+    events.subscribe(
+        lambda event: warnings.append(event.text) if event.kind is Kind.WARNING else None
+    )
+    home.run({"maker": NODE})
+    (entry,) = home.entries()
+
+    def kill(machine: Machine) -> None:
+        assert machine.pid is not None
+        (vmm,) = children(machine.pid)
+        os.kill(vmm, signal.SIGKILL)
+        machine.succeed("true")
+
+    def panic(machine: Machine) -> None:
+        machine.succeed("echo c > /proc/sysrq-trigger")
+
+    def panic_later(machine: Machine) -> None:
+        machine.succeed("echo 2 > /proc/sys/vm/panic_on_oom")
+        machine.succeed("tail /dev/zero")
+
+    limits = Limits(probation=60)  # however busy the host
+    with Cluster(
+        {"nodes": {"one": NODE}}, accelerator="tcg", events=events, limits=limits
+    ) as cluster:
+        one = cluster["one"]
+        for die in (kill, panic, panic_later):
+            one.start()
+            one.connect()
+            with pytest.raises(MachineError) as met:
+                die(one)
+            assert "snapshot" not in met.value.hint
+            one.crash()
+        assert one.succeed("hostname") == "one\n"
+    assert warnings == []
+    assert [each.made for each in home.entries()] == [entry.made]
 
 
 # Full disks

@@ -6,11 +6,15 @@ import random
 import socket
 import stat
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from attest.guest.tar_stream import TransferError
+from attest.guest.tar_stream import pack as host_pack
+from attest.guest.tar_stream import unpack as host_unpack
 from tests.unit.agent_client import (
     CANCELLED,
     DONE,
@@ -54,6 +58,46 @@ def member(name: str, type: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
     info.mode = 0o755 if type == tarfile.DIRTYPE else 0o644
     info.uid, info.gid = os.geteuid(), os.getegid()
     return info
+
+
+def padded(content: bytes) -> bytes:
+    """Content filled up to whole blocks, as a map is."""
+    return content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+LAYOUTS = [
+    [(0, 600_000)],
+    [],
+    [(0, 4096)],
+    [(4096, 4096), (409_600, 190_400)],
+    [(8192, 300_000)],
+    [(65_536 * number, 4096) for number in range(9)],
+]
+"""Where files of 600,000 bytes hold data."""
+
+
+def sparse_file(path: Path, parts: list[tuple[int, int]], size: int) -> Path:
+    """A file whose data, some of them zeros, are in these parts."""
+    with path.open("wb") as file:
+        for offset, length in parts:
+            file.seek(offset)
+            file.write(bytes(length // 2) + b"x" * (length - length // 2))
+        file.truncate(size)
+    return path
+
+
+def layout(path: Path) -> list[tuple[int, int]]:
+    """Where a file begins to hold data, and where it ends to."""
+    found, end = [], 0
+    with path.open("rb") as file:
+        while end < path.stat().st_size:
+            try:
+                start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            found.append((start, end))
+    return found
 
 
 def put(client: AgentClient, path: Path | str, data: bytes, name: str = "") -> Result:
@@ -339,31 +383,96 @@ def test_cancelling_a_put_leaves_nothing_half_written(client: AgentClient, tmp_p
     assert os.listdir(tmp_path) == []
 
 
-def test_holes_are_kept_as_holes(client: AgentClient, tmp_path: Path) -> None:
+def test_zeros_of_an_archive_are_no_holes(client: AgentClient, tmp_path: Path) -> None:
     data = archive_of((member("root"), b"start" + bytes(8_000_000)))
     assert put(client, tmp_path / "target", data).status == DONE
-    status = (tmp_path / "target").stat()
-    assert status.st_size == 8_000_005
-    assert status.st_blocks * 512 < 1_000_000
     assert (tmp_path / "target").read_bytes() == b"start" + bytes(8_000_000)
+    assert layout(tmp_path / "target") == [(0, 8_000_005)]
 
 
-def test_get_a_sparse_file(client: AgentClient, tmp_path: Path) -> None:
-    with (tmp_path / "sparse").open("wb") as file:
-        file.seek(20_000_000)
-        file.write(b"end")
-    result, data = get(client, tmp_path / "sparse")
+@pytest.mark.parametrize("parts", LAYOUTS)
+def test_holes_go_in_and_out(
+    client: AgentClient, tmp_path: Path, parts: list[tuple[int, int]]
+) -> None:
+    source = sparse_file(tmp_path / "source", parts, 600_000)
+    packed = bytearray()
+    assert host_pack(source, packed.extend) == []
+    assert len(packed) < sum(size for _, size in parts) + 16 * tarfile.BLOCKSIZE
+    assert put(client, tmp_path / "target", bytes(packed)).status == DONE
+    result, data = get(client, tmp_path / "target")
     assert result.status == DONE
-    assert unpack(data, tmp_path / "copy").read_bytes()[-4:] == b"\0end"
+    stream = io.BytesIO(data)
+    host_unpack(lambda: stream.read(1000), tmp_path / "back")
+    for copy in (tmp_path / "target", tmp_path / "back", unpack(data, tmp_path / "others")):
+        assert copy.read_bytes() == source.read_bytes()
+        assert layout(copy) == layout(source)
+
+
+def test_a_file_of_very_many_parts_is_kept_whole(client: AgentClient) -> None:
+    parts = [(8192 * number, 1) for number in range((1 << 13) + 5)]
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as path:  # disks are slow at it
+        source, target, back = (Path(path, name) for name in ("source", "target", "back"))
+        packed = bytearray()
+        host_pack(sparse_file(source, parts, 8192 * len(parts)), packed.extend)
+        assert put(client, target, bytes(packed)).status == DONE
+        result, data = get(client, target)
+        assert result.status == DONE
+        stream = io.BytesIO(data)
+        host_unpack(lambda: stream.read(65_536), back)
+        assert back.read_bytes() == source.read_bytes()
+        assert layout(back)[:8000] == layout(source)[:8000]
+
+
+@pytest.mark.parametrize(
+    ("content", "records", "said"),
+    [
+        (padded(b"1\n0\n4\n") + b"data", {"realsize": "100"}, ""),
+        (b"1\n0\n4\n", {"realsize": "100"}, "sparse map"),
+        (b"", {"realsize": "100"}, "sparse map"),
+        (padded(b"1\n0\n4\n") + b"dat", {"realsize": "100"}, "sparse map"),
+        (padded(b"1\n0\n4\n") + b"data!", {"realsize": "100"}, "sparse map"),
+        (padded(b"1\n98\n4\n") + b"data", {"realsize": "100"}, "sparse map"),
+        (padded(b"2\n0\n4\n2\n4\n") + b"datadata", {"realsize": "100"}, "sparse map"),
+        (padded(b"2\n8\n4\n0\n4\n") + b"datadata", {"realsize": "100"}, "sparse map"),
+        (padded(b"1\n-1\n4\n") + b"data", {"realsize": "100"}, "sparse map"),
+        (padded(b"99999\n"), {"realsize": "100"}, "sparse map"),
+        (padded(b"9" * 40), {"realsize": "100"}, "sparse map"),
+        (padded(b"1\n\n0\n4\n") + b"data", {"realsize": "100"}, "sparse map"),
+        (padded(b"1\n0\n4\n") + b"data", {"realsize": "-1"}, "cannot be read"),
+        (padded(b"1\n0\n4\n") + b"data", {"realsize": "100", "minor": "1"}, "cannot be read"),
+        (padded(b"1\n0\n4\n") + b"data", {"realsize": "100", "map": "0,4"}, "cannot be read"),
+    ],
+)
+def test_a_map_that_does_not_fit(
+    client: AgentClient, tmp_path: Path, content: bytes, records: dict[str, str], said: str
+) -> None:
+    told = {"major": "1", "minor": "0", "name": "root", **records}
+    info = member("root")
+    info.pax_headers = {f"GNU.sparse.{key}": value for key, value in told.items()}
+    data = archive_of((info, content))
+    result = put(client, tmp_path / "target", data)
+    stream = io.BytesIO(data)
+    if not said:
+        assert result.status == DONE
+        assert (tmp_path / "target").read_bytes() == b"data" + bytes(96)
+        return
+    assert result.status == FAILED
+    assert said in result.message
+    with pytest.raises(TransferError):
+        host_unpack(lambda: stream.read(1000), tmp_path / "target")
+    assert os.listdir(tmp_path) == []
 
 
 def test_get_leaves_out_what_is_no_file(client: AgentClient, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "of \ntwo lines")
     (tmp_path / "file").touch()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "socket"))
         result, data = get(client, tmp_path)
-    assert (result.status, result.value) == (DONE, "2")
+    assert result.status == DONE
+    count, *named = result.value.splitlines()
+    assert (count, sorted(named)) == ("3", ["FIFO fifo", "FIFO of ?two lines", "socket socket"])
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert sorted(archive.getnames()) == ["root", "root/file"]
 

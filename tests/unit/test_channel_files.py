@@ -109,11 +109,47 @@ def test_what_is_no_file_is_left_out_and_reported(channel: AgentChannel, tmp_pat
     (tmp_path / "tree").mkdir()
     os.mkfifo(tmp_path / "tree" / "fifo")
     (left_out,) = channel.put(tmp_path / "tree", str(tmp_path / "inside"))
-    assert str(tmp_path / "tree" / "fifo") in left_out
+    assert left_out == f"left out: {tmp_path / 'tree' / 'fifo'} is a FIFO"
     assert os.listdir(tmp_path / "inside") == []
     (left_out,) = channel.get(str(tmp_path / "tree"), tmp_path / "back")
-    assert "1 sockets" in left_out
+    assert left_out == "left out: 'fifo' is a FIFO"
     assert os.listdir(tmp_path / "back") == []
+    for number in range(30):
+        os.mkfifo(tmp_path / "tree" / str(number))
+    for left in (
+        channel.put(tmp_path / "tree", str(tmp_path / "inside")),
+        channel.get(str(tmp_path / "tree"), tmp_path / "back"),
+    ):
+        assert left[-1] == "left out: 11 more"
+        assert len(left) == 21
+
+
+def test_what_is_removed_meanwhile_is_left_out_and_reported(
+    channel: AgentChannel, tmp_path: Path
+) -> None:
+    (tmp_path / "tree").mkdir()
+    write_random(tmp_path / "tree" / "a", 1 << 20)
+    (tmp_path / "tree" / "b").write_text("text")
+
+    class Vanishing(type(tmp_path)):  # type: ignore[misc]
+        def resolve(self, strict: bool = False) -> "Vanishing":
+            return self
+
+        def __truediv__(self, name: str) -> Path:
+            return Path("/no/such") if name == "b" else super().__truediv__(name)
+
+    left_out = channel.put(Vanishing(tmp_path / "tree"), str(tmp_path / "inside"))
+    assert left_out == ["left out: /no/such was removed while it was copied"]
+    assert os.listdir(tmp_path / "inside") == ["a"]
+
+
+def test_errors_name_the_place_in_the_guest(channel: AgentChannel, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").touch()
+    (tmp_path / "target" / "file" / "in").mkdir(parents=True)
+    with pytest.raises(MachineError, match=f"{tmp_path}/target/file: Is a directory") as met:
+        channel.place(tmp_path / "tree", str(tmp_path / "target"))
+    assert "root" not in met.value.message
 
 
 def test_links_that_lead_out_are_left_out_and_reported(
@@ -153,15 +189,17 @@ def test_a_source_that_fails_half_way_does_not_harm_the_channel(
     write_random(tmp_path / "tree" / "a", 1 << 20)
     (tmp_path / "tree" / "b").write_text("text")
 
-    class Vanishing(type(tmp_path)):  # type: ignore[misc]
-        def resolve(self, strict: bool = False) -> "Vanishing":
+    class Failing(type(tmp_path)):  # type: ignore[misc]
+        def resolve(self, strict: bool = False) -> "Failing":
             return self
 
         def __truediv__(self, name: str) -> Path:
-            return Path("/no/such") if name == "b" else super().__truediv__(name)
+            if name == "b":
+                raise PermissionError
+            return super().__truediv__(name)
 
-    with pytest.raises(FileNotFoundError):
-        channel.put(Vanishing(tmp_path / "tree"), str(tmp_path / "inside"))
+    with pytest.raises(PermissionError):
+        channel.put(Failing(tmp_path / "tree"), str(tmp_path / "inside"))
     assert channel.run(Command("true")).status == 0
 
 

@@ -18,12 +18,22 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-__all__ = ["TransferError", "pack", "unpack"]
+from attest.guest.sparse_map import (
+    Part,
+    data_parts,
+    encode_map,
+    is_sparse,
+    read_map,
+    sparse_records,
+)
+
+__all__ = ["LeftOut", "TransferError", "pack", "unpack"]
 
 _ROOT: Final = "root"
 """The name that stands for the target, in both directions."""
@@ -73,19 +83,45 @@ def pack(source: Path, write: Callable[[bytes], object]) -> list[str]:
         OSError: Something could not be read.
     """
     packer = _Packer(write)
-    left_out = [
-        f"left out: {path} is no file, directory or link"
-        for path, name in _walk(source.resolve(strict=True), _ROOT)
-        if not packer.add(path, name)
-    ]
+    left_out = LeftOut()
+    for path, name in _walk(source.resolve(strict=True), _ROOT):
+        if why := packer.add(path, name):
+            left_out.add(str(path), why)
     packer.finish()
-    return left_out
+    return left_out.lines()
+
+
+class LeftOut:
+    """What was left out of a copy and why: of many only the first, and a count."""
+
+    def __init__(self) -> None:
+        self._listed: list[str] = []
+        self._more = 0
+
+    def add(self, what: str, why: str) -> None:
+        """Add one."""
+        if len(self._listed) < _LISTED:
+            self._listed.append(f"left out: {what} {why}")
+        else:
+            self._more += 1
+
+    def add_unnamed(self, count: int) -> None:
+        """Add some of which no more is known."""
+        self._more += count
+
+    def lines(self) -> list[str]:
+        """A line for each."""
+        return [*self._listed, *([f"left out: {self._more} more"] if self._more else [])]
 
 
 def _walk(path: Path, name: str) -> Iterator[tuple[Path, str]]:
     yield path, name
     if path.is_dir() and not path.is_symlink():
-        for entry in sorted(os.listdir(path)):
+        try:
+            entries = sorted(os.listdir(path))
+        except FileNotFoundError:  # it was there when it was looked at
+            return
+        for entry in entries:
             yield from _walk(path / entry, f"{name}/{entry}")
 
 
@@ -98,24 +134,50 @@ class _Packer:
         self._linked: dict[tuple[int, int], str] = {}
         self._owners = os.geteuid() == 0
 
-    def add(self, path: Path, name: str) -> bool:
-        """Write one member; False when it is of a kind that is not copied."""
-        status = path.lstat()
-        kind = _TYPES.get(stat.S_IFMT(status.st_mode))
-        if kind is None:
-            return False
-        member = self._member(name, kind, status)
-        if kind == tarfile.SYMTYPE:
-            member.linkname = os.readlink(path)
-        self._put(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-        if member.type == tarfile.REGTYPE:
-            self._content(path, member.size)
-        return True
+    def add(self, path: Path, name: str) -> str:
+        """Write one member; or return why it is left out."""
+        try:
+            status = path.lstat()
+            kind = _TYPES.get(stat.S_IFMT(status.st_mode))
+            if kind is None:
+                return f"is a {_kind(status.st_mode)}"
+            if kind == tarfile.REGTYPE:
+                with open(os.open(path, os.O_RDONLY | _NO_LINK), "rb", buffering=0) as file:
+                    self._file(file, path, name)
+                return ""
+            member = self._member(name, kind, status)
+            member.linkname = os.readlink(path) if kind == tarfile.SYMTYPE else ""
+        except FileNotFoundError:
+            if name == _ROOT:
+                raise
+            return "was removed while it was copied"
+        self._header(member)
+        return ""
 
     def finish(self) -> None:
         """End the stream."""
         self._put(bytes(2 * _BLOCK))
         self._write(bytes(self._buffer))
+
+    def _header(self, member: tarfile.TarInfo) -> None:
+        self._put(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+
+    def _file(self, file: FileIO, path: Path, name: str) -> None:
+        status = os.fstat(file.fileno())
+        member = self._member(name, tarfile.REGTYPE, status)
+        size = member.size
+        parts = data_parts(file.fileno(), size)
+        encoded = b""
+        if parts is not None:
+            encoded = encode_map(parts)
+            member.pax_headers = {**member.pax_headers, **sparse_records(name, size)}
+            member.size = len(encoded) + sum(length for _, length in parts)
+        self._header(member)
+        self._put(encoded)
+        for offset, length in [(0, size)] if parts is None else parts:
+            file.seek(offset)
+            self._content(file, path, length)
+        self._put(bytes(-member.size % _BLOCK))
 
     def _member(self, name: str, kind: bytes, status: os.stat_result) -> tarfile.TarInfo:
         member = tarfile.TarInfo(name)
@@ -136,22 +198,25 @@ class _Packer:
             member.size = status.st_size
         return member
 
-    def _content(self, path: Path, size: int) -> None:
-        left = size
-        with path.open("rb", buffering=0) as file:
-            while left:
-                data = file.read(min(left, _PIECE))
-                if not data:
-                    raise OSError(f"{path} became shorter while it was copied")
-                self._put(data)
-                left -= len(data)
-        self._put(bytes(-size % _BLOCK))
+    def _content(self, file: FileIO, path: Path, left: int) -> None:
+        while left:
+            data = file.read(min(left, _PIECE))
+            if not data:
+                raise OSError(f"{path} became shorter while it was copied")
+            self._put(data)
+            left -= len(data)
 
     def _put(self, data: bytes) -> None:
         self._buffer += data
         if len(self._buffer) >= _PIECE:
             self._write(bytes(self._buffer))
             self._buffer.clear()
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISSOCK(mode):
+        return "socket"
+    return "FIFO" if stat.S_ISFIFO(mode) else "device"
 
 
 # Into this host
@@ -250,7 +315,9 @@ class _Member(msgspec.Struct, eq=False):
     name: str
     type: bytes
     link: str
-    size: int
+    size: int  # of its content in the stream, with the map of a sparse file
+    file_size: int
+    sparse: bool
     mode: int
     uid: int
     gid: int
@@ -314,11 +381,19 @@ def _member(header: tarfile.TarInfo, extended: dict[str, str]) -> _Member:
     size = _number(extended.get("size", str(header.size)), 2**63)
     if kind != tarfile.REGTYPE:
         size = 0
+    try:
+        sparse = is_sparse(extended)
+    except ValueError as error:
+        raise TransferError(str(error)) from None
+    file_size = _number(extended["GNU.sparse.realsize"], 2**63) if sparse else size
+    name = extended.get("GNU.sparse.name", "") or extended.get("path", header.name)
     return _Member(
-        name=extended.get("path", header.name).rstrip("/"),
+        name=name.rstrip("/"),
         type=kind,
         link=extended.get("linkpath", header.linkname),
         size=size,
+        file_size=file_size,
+        sparse=sparse,
         mode=header.mode & _PERMISSIONS,
         uid=_number(extended.get("uid", str(header.uid)), 2**32 - 1),
         gid=_number(extended.get("gid", str(header.gid)), 2**32 - 1),
@@ -355,8 +430,7 @@ class _Unpacker:
         self._root = root
         self._directories: list[tuple[list[str], _Member]] = []
         self._owners = os.geteuid() == 0
-        self._left_out: list[str] = []
-        self._unlisted = 0
+        self._left_out = LeftOut()
 
     def add(self, member: _Member, source: _Source) -> None:
         """Make one member, with its content from the stream."""
@@ -382,16 +456,11 @@ class _Unpacker:
                 self._attributes(directory, member)
 
     def report(self) -> list[str]:
-        """What was left out and why, a line for each; of many only the first, and a count."""
-        more = [f"left out: {self._unlisted} more"] if self._unlisted else []
-        return self._left_out + more
+        """What was left out and why."""
+        return self._left_out.lines()
 
     def _leave_out(self, member: _Member, why: str) -> None:
-        if len(self._left_out) < _LISTED:  # a guest may send any number of them
-            name = member.name.removeprefix(f"{_ROOT}/")
-            self._left_out.append(f"left out: {name!r} is {why}")
-        else:
-            self._unlisted += 1
+        self._left_out.add(repr(member.name.removeprefix(f"{_ROOT}/")), f"is {why}")
 
     def _parts(self, name: str) -> list[str]:
         parts = name.split("/")
@@ -414,11 +483,11 @@ class _Unpacker:
     def _file(self, parent: int, name: str, member: _Member, source: _Source) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
         with open(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0) as file:
-            while member.left:
-                piece = source.some(min(member.left, _PIECE))
-                member.left -= len(piece)
-                while piece:
-                    piece = piece[file.write(piece) :]
+            for offset, length in _parts_of(member, source):
+                file.seek(offset)
+                _receive(file, length, source)
+                member.left -= length
+            file.truncate(member.file_size)
             self._attributes(file.fileno(), member)
 
     def _attributes(self, file: int, member: _Member) -> None:
@@ -448,6 +517,34 @@ class _Unpacker:
                 )
             except FileNotFoundError:
                 self._leave_out(member, "a hard link to something that was left out")
+
+
+def _parts_of(member: _Member, source: _Source) -> list[Part]:
+    """Where the content of a file in the stream belongs; what says so is taken out of it."""
+    if not member.sparse:
+        return [(0, member.left)]
+
+    def block() -> bytes:
+        if member.left < _BLOCK:
+            raise TransferError(f"member {member.name!r}: its map is longer than its content")
+        member.left -= _BLOCK
+        return source.exactly(_BLOCK)
+
+    try:
+        parts = read_map(block, member.file_size)
+    except ValueError as error:
+        raise TransferError(f"member {member.name!r}: {error}") from None
+    if sum(length for _, length in parts) != member.left:
+        raise TransferError(f"member {member.name!r}: its map does not fit its content")
+    return parts
+
+
+def _receive(file: FileIO, left: int, source: _Source) -> None:
+    while left:
+        piece = source.some(min(left, _PIECE))
+        left -= len(piece)
+        while piece:
+            piece = piece[file.write(piece) :]
 
 
 def _stays_inside(link: str, depth: int) -> bool:

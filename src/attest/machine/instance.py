@@ -66,6 +66,7 @@ from attest.machine.instance_events import (
     PowerOffBegun,
     RebootWanted,
     ReportSpoilt,
+    Served,
     SourceFound,
     StartFailed,
     StartVmm,
@@ -321,6 +322,11 @@ class Instance:
         """The channel, if the machine is ready now; waits for nothing."""
         with self._lock:
             return self._channel if self._state.up else None
+
+    def served(self) -> None:
+        """Learn that it has done something that the test wanted."""
+        if not self._state.served:
+            self._post(Served())
 
     def want_end(self) -> None:
         """Take its end for one that is wanted, from now on; not one that has come already."""

@@ -11,6 +11,7 @@ from attest.vmm.base import Saved, VmmExit
 __all__ = [
     "Event",
     "WorkerEvent",
+    "Served",
     "SourceFound",
     "VmmStarted",
     "AgentAnswered",
@@ -221,6 +222,10 @@ class Called(Event, frozen=True):
 
 class Used(Event, frozen=True):
     """Its channel has been handed to somebody: from now on its death is the test's concern."""
+
+
+class Served(Event, frozen=True):
+    """It has done what the test wanted, so it came to life."""
 
 
 class RebootWanted(Event, frozen=True):

@@ -72,7 +72,8 @@ class Limits(Struct, frozen=True):
     Attributes:
         trial: In which a clone must answer; it takes a tenth of a second, and on a busy host with
             many a few.
-        probation: After a clone's first answer, in which its death is blamed on the snapshot.
+        probation: After a clone's first answer, in which its death is blamed on the snapshot, where
+            it is not the test's doing.
         meeting: In which all must be loaded that come back together; whole memories may be read.
         reaped: The sockets of a VMM that ends close a moment before its process is gone.
     """
@@ -113,6 +114,7 @@ class State(Struct, frozen=True):
         answered: When its agent first answered as a clone's, in the same seconds.
         introduced: Its agent has been told who it is.
         used: Somebody has had its channel.
+        served: It has done something that the test wanted.
         ahead: It comes up ahead of its machine's start, of which nobody is to notice anything.
         joins: It began so, and has not joined the others yet.
         ending: Its end is wanted: it is no failure.
@@ -134,6 +136,7 @@ class State(Struct, frozen=True):
     answered: float = 0.0
     introduced: bool = False
     used: bool = False
+    served: bool = False
     ahead: bool = False
     joins: bool = False
     ending: bool = False

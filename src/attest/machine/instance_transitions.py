@@ -18,11 +18,12 @@ there when the machine is started.
 A clone counts only when it has answered: some snapshots load without a word and never do (see
 `attest.snapshot.shape`). Where one does not, the machine boots. Some clones answer and die a moment
 later, their kernel being unfit for it: so each is on probation for a while, and where nobody has
-used it yet, it boots, too.
+used it yet, it boots, too. A snapshot whose clone has served the test is not blamed for its end.
 """
 
 from __future__ import annotations
 
+import signal
 from typing import Final
 
 from msgspec.structs import replace
@@ -52,6 +53,7 @@ from attest.machine.instance_events import (
     PowerOffBegun,
     RebootWanted,
     ReportSpoilt,
+    Served,
     SourceFound,
     StartFailed,
     StartVmm,
@@ -81,6 +83,9 @@ _RUNNING: Final = frozenset(
 
 _BOOTED: Final = frozenset({Phase.PROBATION, Phase.COMING_UP, Phase.READY, Phase.FAILED})
 """Those of them in which its guest may reboot by itself."""
+
+_ON_REQUEST: Final = "sysrq triggered crash"
+"""What a kernel says that panics because somebody in the guest wants it to."""
 
 _REBOOTS: Final = "the machine reboots"
 
@@ -142,6 +147,8 @@ def _user_said(state: State, event: Event) -> Next:
             return _called(state, at)
         case Used() if state.up:
             return replace(state, used=True, phase=Phase.READY), ()
+        case Served():
+            return replace(state, served=True), ()
         case RebootWanted(wanted=wanted):
             return replace(state, rebooting=wanted), ()
         case EndWanted():
@@ -246,7 +253,7 @@ def _lose_start(state: State, at: float, error: AttestError) -> Next:
 def _boot_instead(state: State, at: float, *before: Effect) -> Next:
     anew = replace(
         state, kind=StartKind.BOOT, attempt=state.attempt + 1, stage=Stage.OFF, panic="",
-        introduced=False, used=False,
+        introduced=False, used=False, served=False,
     )  # fmt: skip
     return _start(anew, at, None, *before)
 
@@ -300,7 +307,8 @@ def _stood_still(state: State, error: AttestError) -> Next:
 def _died(state: State, event: VmmExited, limits: Limits) -> Next:
     told = TellExit(event.exit)
     seconds = event.at - state.answered
-    blamed = state.kind is StartKind.CLONE and seconds < limits.probation
+    is_young = state.kind is StartKind.CLONE and seconds < limits.probation
+    blamed = is_young and not _by_the_test(state, event)
     if not blamed:
         return _off(state, Outcome(event.error, died=True), told, TellFatal(event.error))
     spoilt = ReportSpoilt(event.error, seconds)
@@ -308,6 +316,12 @@ def _died(state: State, event: VmmExited, limits: Limits) -> Next:
         return _boot_instead(state, event.at, told, Discard(), spoilt)
     fatal = TellFatal(event.error, seconds)
     return _off(state, Outcome(event.error, died=True), told, spoilt, fatal)
+
+
+def _by_the_test(state: State, event: VmmExited) -> bool:
+    """Whether a death is rather what the test has done than what its snapshot was."""
+    killed = -event.exit.status in (signal.SIGKILL, signal.SIGTERM)  # which no guest brings about
+    return killed or state.served or (state.used and _ON_REQUEST in state.panic)
 
 
 def _begin_anew(state: State, at: float, reason: str, *before: Effect) -> Next:

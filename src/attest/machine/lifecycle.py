@@ -265,3 +265,5 @@ class Lifecycle:
             if instance is None:
                 raise
             raise instance.explain(error) from None
+        if instance is not None:
+            instance.served()

@@ -29,6 +29,11 @@ __all__ = [
 # Learning is immediate: a machine's first packet must not wait for a forwarding delay.
 _BRIDGE: Final = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
 
+_MTU: Final = 65_521
+"""Bytes of a packet on a tap, at most, which is the most that a tap takes. A guest decides itself how
+large its packets are, 1500 bytes by default; on a tap that lets no larger ones pass, those are lost
+without a word."""
+
 SPARE: Final = 0
 """Instead of a network's number: a card that is on none."""
 
@@ -101,7 +106,7 @@ def join_switch(cell: Cell, vlan: int) -> str:
     tap = f"switch{vlan}"
     _batch(
         cell,
-        [f"tuntap add dev {tap} mode tap", f"link set {tap} master vlan{vlan} up"],
+        _tap(tap, f"master vlan{vlan} "),
     )
     return tap
 
@@ -112,10 +117,7 @@ def make_taps(cell: Cell, names: Iterable[str]) -> None:
     Raises:
         HostError: They cannot be made here.
     """
-    lines = []
-    for name in names:
-        lines += [f"tuntap add dev {name} mode tap", f"link set {name} up"]
-    _batch(cell, lines)
+    _batch(cell, [line for name in names for line in _tap(name)])
 
 
 def remove_taps(cell: Cell, names: Iterable[str]) -> None:
@@ -156,8 +158,12 @@ def _joined(attachments: Iterable[Attachment]) -> list[str]:
     lines = []
     for each in attachments:
         bridge = "" if each.vlan == SPARE else f"master vlan{each.vlan} "
-        lines += [f"tuntap add dev {each.tap} mode tap", f"link set {each.tap} {bridge}up"]
+        lines += _tap(each.tap, bridge)
     return lines
+
+
+def _tap(name: str, bridge: str = "") -> list[str]:
+    return [f"tuntap add dev {name} mode tap", f"link set {name} mtu {_MTU} {bridge}up"]
 
 
 def _batch(cell: Cell, lines: list[str]) -> None:

@@ -414,4 +414,14 @@ def _reader(stream: Stream) -> Callable[[], bytes]:
 
 
 def _counted(value: str) -> list[str]:
-    return [f"left out: {value} sockets, devices or FIFOs"] if value.strip("0") else []
+    """What an agent has left out: how many, and a line for each of the first, kind and path."""
+    from attest.guest.tar_stream import LeftOut
+
+    count, *lines = value.splitlines() or ["0"]
+    left_out = LeftOut()
+    for line in lines:
+        kind, _, path = line.partition(" ")
+        left_out.add(repr(path), f"is a {kind}")
+    if count.isdigit() and len(count) < 10:
+        left_out.add_unnamed(max(int(count) - len(lines), 0))
+    return left_out.lines()

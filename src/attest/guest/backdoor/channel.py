@@ -283,7 +283,7 @@ class ShellChannel:
         """A tar stream of a file or tree of the guest, whose root is called ``root``."""
         parent, _, name = source.rstrip("/").rpartition("/")
         tar = shlex.join(
-            ["tar", "-c", "--format=pax", "--transform=flags=rSh;s|^[^/]*|root|",
+            ["tar", "-c", "--format=pax", "--sparse", "--transform=flags=rSh;s|^[^/]*|root|",
              "-C", parent or "/", "--", name]
         )  # fmt: skip
         with self._shared() as shared:
