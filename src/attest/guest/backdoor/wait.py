@@ -26,6 +26,9 @@ _STARTING: Final = 1.0
 _ONE_LOOK: Final = 30.0
 """Seconds for the only probe of a wait that has no time, which other commands may delay."""
 
+_NAME: Final = re.compile(r"[\w.-]+")
+"""A host's name."""
+
 _UNKNOWN: Final = 3
 """The exit code of a probe for whose subject the guest knows no address."""
 
@@ -55,7 +58,10 @@ class Probe:
         if self._wanted.kind is WaitKind.UNIT:
             return self._unit.judge(text)
         if self._wanted.kind in _PORTS and completed.status == _UNKNOWN:
-            raise HopelessError(f"the machine knows no address of {self._wanted.subject}", {})
+            unknown = f"the machine knows no address of {self._wanted.subject}"
+            if not _NAME.fullmatch(self._wanted.subject):
+                raise HopelessError(unknown, {})
+            return False, unknown  # it asks name servers, too, which may only just be coming up
         return completed.status == 0, text
 
     def _command(self) -> str:
