@@ -95,7 +95,8 @@ class ConsoleText:
 
     def __init__(self, read: Callable[[int], Iterator[bytes]]) -> None:
         self._read = read
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._splitter = _Splitter()
         self._last: deque[str] = deque(maxlen=_KEPT_LINES)
         self._unsearched: deque[_Line] = deque()
@@ -106,14 +107,14 @@ class ConsoleText:
 
     def add(self, data: bytes) -> list[str]:
         """Take what was shown, and return the lines that end with it, but for empty ones."""
-        with self._changed:
+        with self._lock:
             lines = [self._finish(line) for line in self._splitter.add(data)]
             self._changed.notify_all()
         return [line for line in lines if line]
 
     def end(self) -> list[str]:
         """Note that nothing comes any more, and return the unfinished line, if there is one."""
-        with self._changed:
+        with self._lock:
             lines = self.add(b"\n") if self._splitter.rest else []
             self.ended = True
             self._changed.notify_all()
@@ -121,7 +122,7 @@ class ConsoleText:
 
     def last_lines(self, count: int) -> list[str]:
         """The last lines, at most ``count``; an unfinished one counts."""
-        with self._changed:
+        with self._lock:
             rest = _shown(self._splitter.rest)
             return [*self._last, *([rest] if rest else [])][-count:]
 
@@ -133,16 +134,16 @@ class ConsoleText:
         """
         until = deadline(timeout)
         window: deque[_Line] = deque(maxlen=_KEPT_LINES)
-        with self._changed:
+        with self._lock:
             seen = self._searched
         while True:
-            with self._changed:
+            with self._lock:
                 kept_from = self._kept_from
             if seen < kept_from:
                 if self._search_file(pattern, window, seen, kept_from):
                     return True
                 seen = kept_from
-            with self._changed:
+            with self._lock:
                 if seen < self._kept_from:  # so much has come meanwhile
                     continue
                 window.extend(line for line in self._unsearched if line.end > seen)
@@ -172,7 +173,7 @@ class ConsoleText:
         lines = self._lines_of_file(start, end)
         while block := list(islice(lines, _KEPT_LINES // 2)):
             window.extend(block)
-            with self._changed:
+            with self._lock:
                 if self._found(pattern, window):
                     return True
         return False
