@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,9 +17,15 @@ import click
 from attest import __version__
 from attest.cli import importing
 from attest.cli.group import Group
-from attest.errors import AttestError, Terminated
+from attest.cli.standard_streams import drop_output, take_standard_streams
+from attest.errors import AttestError, HostError, Terminated
+from attest.support.paths import cache_dir
 
 __all__ = ["exit_codes", "run"]
+
+_ABOUT_PLACES: Final = (
+    errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+)  # fmt: skip
 
 _COMMANDS: Final = {
     "run": "Run a test.",
@@ -69,6 +77,7 @@ def run() -> None:
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Tell the user of errors, and exit with their codes; SIGTERM ends all in order, as Ctrl-C."""
+    take_standard_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -84,6 +93,22 @@ def exit_codes() -> Iterator[None]:
     except AttestError as error:
         print(f"attest: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # as with `attest image ls | head -1`
+        drop_output()
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        print(f"attest: {_refused(error)}", file=sys.stderr)
+        sys.exit(HostError.exit_code)
+
+
+def _refused(error: OSError) -> str:
+    """What this host has refused, and where to set another place for it."""
+    place = f"{error.filename}: " if error.filename is not None else ""
+    message = f"{place}{error.strerror or error}"
+    if error.errno not in _ABOUT_PLACES:
+        return message
+    places = f"the cache is in XDG_CACHE_HOME ({cache_dir().parent}), what machines write in TMPDIR"
+    return f"{message}\n  hint: {places} ({os.environ.get('TMPDIR') or '/tmp'})"
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
