@@ -31,8 +31,8 @@ __all__ = [
 _BRIDGE: Final = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
 
 _MTU: Final = 65_521
-"""Bytes of a packet on a tap, at most, which is the most that a tap takes. A guest decides how large
-its packets are, by default 1500 bytes; on a tap that lets no larger ones pass, those are lost
+"""Bytes of a packet on a tap, at most, which is the most that a tap takes. A guest decides how
+large its packets are, by default 1500 bytes; on a tap that lets no larger ones pass, those are lost
 without a word."""
 
 SPARE: Final = 0
