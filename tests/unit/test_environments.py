@@ -54,6 +54,16 @@ def test_a_place_that_cannot_be_written_is_named(
         raise AssertionError((code, said))
 
 
+@pytest.mark.parametrize("command", ["run --out out t.toml", "image build tiny"])
+def test_an_image_store_that_cannot_be_written_is_named(test: Path, command: str) -> None:
+    (test / "t.py").write_text("m.start()\n")
+    code, said = attest(test, command, XDG_CACHE_HOME="/proc/no")
+    assert code == 3, said
+    assert "cannot make the image tiny: /proc/no: " in said
+    assert "set XDG_CACHE_HOME" in said
+    assert "Traceback" not in said
+
+
 def test_a_reader_that_has_gone_is_no_error(test: Path) -> None:
     code, said = attest(test, "image ls", "2>&1 | head -c 0", XDG_CACHE_HOME=str(test / "cache"))
     assert (code, said) == (0, "")
