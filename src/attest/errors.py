@@ -47,10 +47,11 @@ __all__ = [
 
 _E = TypeVar("_E", bound="AttestError")
 
-_SPACE: Final = "images and snapshots are in XDG_CACHE_HOME, what machines write is in TMPDIR"
+_PLACES: Final = "images and snapshots are in XDG_CACHE_HOME, what machines write is in TMPDIR"
 
 _LACKS: Final = {
-    errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE, errno.EROFS: _SPACE, errno.EIO: "",
+    errno.ENOSPC: _PLACES, errno.EDQUOT: _PLACES, errno.EROFS: _PLACES, errno.ENOENT: _PLACES,
+    errno.ENOTDIR: _PLACES, errno.EACCES: _PLACES, errno.EPERM: _PLACES, errno.EIO: "",
     errno.EMFILE: "`ulimit -n` is how many files may be open", errno.ENFILE: "", errno.ENOMEM: "",
 }  # fmt: skip
 """What a host may lack for any call to work, and what to do about it."""

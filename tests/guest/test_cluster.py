@@ -37,6 +37,18 @@ def test_a_machine_on_two_networks_has_an_address_on_each(debian: Cluster) -> No
     assert mac == "52:54:00:12:02:02"
 
 
+def test_large_packets_pass_where_guests_want_them(debian: Cluster) -> None:
+    ping = "ping -c 1 -W 5 -M do -s 8000 a"
+    mtu = "cat /sys/class/net/eth0/mtu"
+    assert [each.succeed(mtu) for each in (debian["a"], debian["b"])] == ["1500\n"] * 2
+    debian["b"].fail(ping)
+    for each in (debian["a"], debian["b"]):
+        each.succeed("ip link set eth0 mtu 9000")
+    debian["b"].succeed(ping)
+    for each in (debian["a"], debian["b"]):
+        each.succeed("ip link set eth0 mtu 1500")
+
+
 def test_block_takes_the_network_away_and_unblock_gives_it_back(debian: Cluster) -> None:
     debian["b"].block()
     debian["a"].fail("ping -c1 -W1 b")

@@ -455,6 +455,13 @@ def test_a_death_of_the_tests_doing_costs_no_snapshot(
     assert [each.made for each in home.entries()] == [entry.made]
 
 
+def test_what_makes_a_machine_boot_again_is_told(home: Home) -> None:
+    assert "no snapshot fits" not in home.run({"one": NODE})
+    said = home.run({"one": LARGER, "two": LARGER})
+    assert said.count("no snapshot fits: memory 96 MiB → 100 MiB") == 1, said
+    assert "no snapshot fits" not in home.run({"one": LARGER})
+
+
 # Full disks
 
 

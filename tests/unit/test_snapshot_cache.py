@@ -502,6 +502,26 @@ def test_discarding_spares_a_new_entry_of_the_same_key(
     assert not ask(other).made
 
 
+def test_one_that_is_withdrawn_at_this_moment_is_not_taken_for_damaged(
+    cache: SnapshotCache, other: SnapshotCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for it, which finds a file changed, and that at what is wrong with it."""
+    entry = ask(cache).entry
+    (entry.path / "state").write_text("changed")
+    damage, looks = record_module.damage, []
+
+    def withdrawn_before_the_third(path: Path) -> str:
+        looks.append(path)
+        if len(looks) == 3:
+            cache.discard(entry)
+        return damage(path)
+
+    monkeypatch.setattr(record_module, "damage", withdrawn_before_the_third)
+    again = ask(other)
+    assert len(looks) >= 3
+    assert (again.made, again.broken) == (True, [])
+
+
 # Removed
 
 

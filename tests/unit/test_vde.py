@@ -92,6 +92,12 @@ def test_it_learns_who_is_where(plug: Plug) -> None:
     assert _quiet(c)
 
 
+def test_large_frames_pass(plug: Plug) -> None:
+    (_, a), (_, b) = plug(), plug()
+    a.send(_frame(_EVERYBODY, _A, bytes(9000)))
+    assert b.recv(65_536) == _frame(_EVERYBODY, _A, bytes(9000))
+
+
 def test_who_leaves_is_forgotten(plug: Plug, control: Path) -> None:
     (_, a), (leaving, b), (_, c) = plug(), plug(), plug()
     b.send(_frame(_EVERYBODY, _B))

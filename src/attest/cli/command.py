@@ -15,6 +15,7 @@ import click
 from attest import __version__
 from attest.cli import importing
 from attest.cli.group import Group
+from attest.cli.standard_streams import drop_output, take_standard_streams
 from attest.errors import AttestError, Terminated, host_error
 
 __all__ = ["exit_codes", "run"]
@@ -69,6 +70,7 @@ def run() -> None:
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Tell the user of errors, and exit with their codes; SIGTERM ends all in order, as Ctrl-C."""
+    take_standard_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -83,6 +85,9 @@ def exit_codes() -> Iterator[None]:
         raise
     except AttestError as error:
         _fail(error)
+    except BrokenPipeError:  # as with `attest image ls | head -1`
+        drop_output()
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if (lacking := host_error(error)) is None:
             raise

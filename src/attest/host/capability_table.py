@@ -18,6 +18,7 @@ WORDS: Final[Mapping[str, str]] = {
     "q35": 'machine = "q35"',
     "reset": "reboot in the same process",
     "set_link": "links that go down",
+    "jumbo": "packets of more than 1500 bytes",
     "keyboard": "console input",
     "disks": "disks",
     "hugepages": "hugepages",

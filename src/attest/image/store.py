@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec.structs import replace
 
-from attest.errors import UsageError
+from attest.errors import HostError, UsageError
 from attest.image.content import FILES, Content
 from attest.image.layer import Layer
 from attest.image.model import Image
@@ -104,13 +104,21 @@ class ImageStore:
 
         Raises:
             RecipeError: The recipe asks for what does not exist.
-            HostError: The host lacks a program or setting, or the agent's binary.
+            HostError: The host lacks a program or setting, or the agent's binary; or the store
+                cannot be written.
             ImageBuildError: A step of the build failed.
         """
-        content = None if refresh else self._content_of(recipe.key())
-        if content is None:
-            content = self._build_content(recipe, progress, refresh)
-        return self.assemble(_record(recipe, content), progress)
+        try:
+            content = None if refresh else self._content_of(recipe.key())
+            if content is None:
+                content = self._build_content(recipe, progress, refresh)
+            return self.assemble(_record(recipe, content), progress)
+        except OSError as error:
+            place = error.filename or self.directory
+            raise HostError(
+                f"cannot make the image {recipe.name}: {place}: {error.strerror or error}",
+                hint="set XDG_CACHE_HOME to a directory that can be written and has room",
+            ) from error
 
     def built(self, recipe: Recipe) -> Image | None:
         """The image that `build` would return at once, if there is one."""

@@ -22,7 +22,7 @@ class Files(Power):
         A relative path is looked for beside the script, then in the working directory.
 
         Raises:
-            UsageError: There is no such file or directory, or it is something else.
+            UsageError: There is no such file or directory, or it cannot be read.
         """
         self._copy_from_host(self._channel.put, source, target)
 
@@ -38,7 +38,15 @@ class Files(Power):
             self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),
             self._lifecycle.explained(),
         ):
-            for warning in put(path, target):
+            try:
+                left_out = put(path, target)
+            except OSError as error:  # the channel's are no such
+                place = error.filename or path
+                reason = error.strerror or str(error)
+                raise UsageError(
+                    f"{self.name}: copy_from_host: cannot read {place}: {reason}"
+                ) from error
+            for warning in left_out:
                 self._events.emit(Kind.WARNING, warning, machine=self.name)
 
     def _on_host(self, source: Path) -> Path:
@@ -66,7 +74,12 @@ class Files(Power):
         if name in ("", ".."):  # the copy would take the place of a directory that holds more
             raise UsageError(f"{self.name}: cannot copy {source!r}: give the path of what is in it")
         target = self.out_dir / target_dir / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{self.name}: copy_from_machine: cannot make {target.parent}: {error.strerror}"
+            ) from error
         with (
             self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),
             self._lifecycle.explained(),

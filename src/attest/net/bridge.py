@@ -24,15 +24,16 @@ __all__ = [
     "make_taps",
     "remove_taps",
     "set_cables",
+    "set_usual_mtu",
 ]
 
 # Learning is immediate: a machine's first packet must not wait for a forwarding delay.
 _BRIDGE: Final = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
 
 _MTU: Final = 65_521
-"""Bytes of a packet on a tap, at most, which is the most that a tap takes. A guest decides itself
-how large its packets are, 1500 bytes by default; on a tap that lets no larger ones pass, those are
-lost without a word."""
+"""Bytes of a packet on a tap, at most, which is the most that a tap takes. A guest decides how
+large its packets are, by default 1500 bytes; on a tap that lets no larger ones pass, those are lost
+without a word."""
 
 SPARE: Final = 0
 """Instead of a network's number: a card that is on none."""
@@ -141,6 +142,15 @@ def set_cables(cell: Cell, attachments: Iterable[Attachment], plugged: bool) -> 
             if each.vlan != SPARE
         ],
     )
+
+
+def set_usual_mtu(cell: Cell, taps: Iterable[str]) -> None:
+    """Let no packets of more than 1500 bytes pass on taps whose VMM tells its guest their MTU.
+
+    Raises:
+        HostError: Taps are gone.
+    """
+    _batch(cell, [f"link set {tap} mtu 1500" for tap in taps])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from attest.disk.machine_disks import Disks
 from attest.guest.channel import Channel
 from attest.guest.identity import Identity
-from attest.net.bridge import SPARE, make_taps, set_cables
+from attest.net.bridge import SPARE, make_taps, set_cables, set_usual_mtu
 from attest.net.cell import Cell
 from attest.node.host_files import HostFiles
 from attest.node.resolved import ResolvedNode
@@ -224,6 +224,8 @@ class Launcher:
 
     def start(self, spec: MachineSpec, on_exit: OnExit, on_event: OnEvent) -> Vmm:
         """Start a VMM in the cell."""
+        if self.node.backend.capabilities.jumbo:
+            set_usual_mtu(self._cell, [nic.tap for nic in spec.nics])
         enter = self._cell.enter_as_root if spec.jail else self._cell.enter
         return self.node.backend.start(
             spec, self.node.binary, enter=enter, on_exit=on_exit, on_event=on_event

@@ -48,6 +48,7 @@ class WarmSources:
         self._lock = threading.Lock()
         self._found: dict[Shape, Future[Entry | None]] = {}
         self._publishing: list[Future[None]] = []
+        self._told: set[str] = set()
 
     def find(self, launcher: Launcher, context: InstanceContext) -> Saved | Template | None:
         """The snapshot of the machine's shape, or how it boots so that there is one.
@@ -119,9 +120,21 @@ class WarmSources:
             found.set_exception(error)
             return None
         if isinstance(obtained, Making):
+            self._tell_why(shape, launcher)
             return Claim(shape, obtained, found)
         found.set_result(obtained)
         return None
+
+    def _tell_why(self, shape: Shape, launcher: Launcher) -> None:
+        """Say once of a machine what has changed, where there are others of its image."""
+        if launcher.name in self._told:
+            return
+        self._told.add(launcher.name)
+        from attest.snapshot.differences import why_none_fits
+
+        there = [entry.shape for entry in self._cache.entries()]
+        if why := why_none_fits(there, shape):
+            self._events.emit(Kind.LOG, why, machine=launcher.name)
 
     def _obtain(self, shape: Shape, launcher: Launcher) -> Entry | Making | None:
         def waiting() -> None:

@@ -313,8 +313,10 @@ class SnapshotCache:
         self, shape: Shape, path: Path, work: Path, broken: Callable[[str], None]
     ) -> None:
         if path.exists():
-            if not record.is_withdrawn(path):  # else that was told, and others use it still
-                broken(record.damage(path))
+            wrong = record.damage(path)
+            # In this order, as it may be withdrawn at this moment: whoever does so says why.
+            if not record.is_withdrawn(path):
+                broken(wrong)
             sweep(self._set_aside(path))
         self._sweep()
         self._trim()

@@ -10,23 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
 
 from attest.snapshot import record
 from attest.snapshot.cache import Entry, read_entry
+from attest.snapshot.differences import differences
 from attest.snapshot.shape import Shape
 
 __all__ = ["PrebuiltSnapshots", "UnfitError"]
-
-_WORDS: Final = {
-    "vmm": "VMM",
-    "cpu": "processor",
-    "cpu_model": "processor model",
-    "machine": "machine type",
-    "nics": "network cards",
-    "hugepages": "huge pages",
-}
-"""What people call those fields of `Shape` that are called otherwise."""
 
 
 class UnfitError(Exception):
@@ -61,7 +51,7 @@ class PrebuiltSnapshots:
     def _instead(self, wanted: Shape) -> str:
         """What there is instead of a snapshot of this shape."""
         shapes = [entry.shape for entry in self._entries()]
-        near = [list(_differences(each, wanted)) for each in shapes if _is_near(each, wanted)]
+        near = [_told(each, wanted) for each in shapes if _is_near(each, wanted)]
         if near:
             fewest = min(near, key=len)
             return f"the snapshot in {self.directory} was made with {'; with '.join(fewest)}"
@@ -75,26 +65,10 @@ class PrebuiltSnapshots:
                 yield entry
 
 
+def _told(there: Shape, wanted: Shape) -> list[str]:
+    """Each field in which two shapes differ, with both values."""
+    return [f"{name} {theirs}, this is {ours}" for name, theirs, ours in differences(there, wanted)]
+
+
 def _is_near(there: Shape, wanted: Shape) -> bool:
     return there.image_name == wanted.image_name
-
-
-def _differences(there: Shape, wanted: Shape) -> Iterator[str]:
-    """Each field in which two shapes differ, with both values."""
-    for field in Shape.__struct_fields__:
-        theirs, ours = getattr(there, field), getattr(wanted, field)
-        if theirs != ours:
-            name = _WORDS.get(field, field.replace("_", " "))
-            yield f"{name} {_text(field, theirs)}, this is {_text(field, ours)}"
-
-
-def _text(field: str, value: Any) -> str:
-    if field == "image":
-        return str(value)[:12]
-    if field == "memory":
-        return f"{value} MiB"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return ", ".join(value) or "none"
-    return str(value) or "none"

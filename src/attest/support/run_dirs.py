@@ -49,7 +49,11 @@ def new_run_directory(name: str) -> Iterator[Path]:
     try:
         path, descriptor = _make(name)
     except OSError as error:
-        raise HostError(f"cannot make a directory for the run: {error}") from error
+        place = error.filename or runs_directory()
+        raise HostError(
+            f"cannot make a directory for the run: {place}: {error.strerror or error}",
+            hint="set XDG_CACHE_HOME to a directory that can be written, or name one with --out",
+        ) from error
     try:
         yield path
     finally:

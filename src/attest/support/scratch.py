@@ -29,13 +29,16 @@ class Scratch:
         path: The directory.
 
     Raises:
-        HostError: The place for it is somebody else's.
+        HostError: The place for it is somebody else's, or cannot be written.
     """
 
     def __init__(self) -> None:
         base = Path(os.environ.get("TMPDIR") or "/tmp", f"attest-{os.getuid()}")
-        with contextlib.suppress(FileExistsError):
-            base.mkdir(mode=0o700)
+        try:
+            with contextlib.suppress(FileExistsError):
+                base.mkdir(mode=0o700)
+        except OSError as error:
+            raise _unusable(base, error) from error
         status = base.lstat()  # of a link itself: what it leads to would be swept
         if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
             raise HostError(
@@ -49,7 +52,10 @@ class Scratch:
     def create(self) -> None:
         """Make the directory, and lock it."""
         while self._lock is None:  # another run may have swept it before it was locked
-            self.path.mkdir(mode=0o700)
+            try:
+                self.path.mkdir(mode=0o700)
+            except OSError as error:
+                raise _unusable(self.path, error) from error
             self._lock = lock(self.path, fcntl.LOCK_SH, waiting=lambda: None)
 
     def disown(self) -> None:
@@ -64,6 +70,13 @@ class Scratch:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _unusable(path: Path, error: OSError) -> HostError:
+    return HostError(
+        f"cannot make {path} for temporary files: {error.strerror}",
+        hint="set TMPDIR to a directory that can be written and has room",
+    )
 
 
 def _sweep(stale: Path) -> None:

@@ -17,6 +17,7 @@ class Capabilities(msgspec.Struct, frozen=True):
         q35: Be a PC with PCI and firmware.
         reset: Go on when its guest is reset; else attest starts it again.
         set_link: Unplug a network card.
+        jumbo: Large packets pass a guest's network cards, if it wants that.
         keyboard: Type into the console.
         disks: Declared disks.
         hugepages: Memory of 2 MiB pages.
@@ -34,6 +35,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     q35: str = ""
     reset: str = ""
     set_link: str = ""
+    jumbo: str = ""
     keyboard: str = ""
     disks: str = ""
     hugepages: str = ""
@@ -66,6 +68,9 @@ FIRECRACKER: Final = Capabilities(
 
 CLOUD_HYPERVISOR: Final = Capabilities(
     tcg="Cloud Hypervisor runs guests with KVM only",
+    jumbo=(
+        "Cloud Hypervisor makes the MTU of its tap that of its guest, which is to begin with 1500"
+    ),
     set_link=(
         "Cloud Hypervisor cannot unplug a network card and plug the same one in again: the packets "
         "are dropped instead"
