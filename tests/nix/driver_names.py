@@ -49,6 +49,10 @@ _ITS_OWN: Final = {
 }  # fmt: skip
 """What the driver has for itself, by class."""
 
+_BOTH_NAMES: Final = {"timeout_seconds": "timeout", "seconds_interval": "interval"}
+"""Parameters that NixOS's drivers of some years call otherwise. attest takes both names; the default
+is that of the other."""
+
 _UNKNOWN: Final = object()
 """A default that is no constant."""
 
@@ -161,9 +165,8 @@ def _of_signatures(place: str, theirs: Signature, ours: Signature) -> Iterator[s
         found = by_name.get(each.name)
         if found is None:
             yield f"{place}: no parameter `{each.name}`"
-        elif found.default is not each.default and not _same(found.default, each.default):
-            ours_is, theirs_is = _told(found.default), _told(each.default)
-            yield f"{place}: `{each.name}` is {ours_is}, there {theirs_is}"
+        elif not _same(default := _default(found, by_name), each.default):
+            yield f"{place}: `{each.name}` is {_told(default)}, there {_told(each.default)}"
         elif each.kind is Parameter.POSITIONAL_OR_KEYWORD and mine.index(found) != index:
             yield f"{place}: `{each.name}` is not parameter {index + 1}"
     for each in mine:
@@ -172,13 +175,20 @@ def _of_signatures(place: str, theirs: Signature, ours: Signature) -> Iterator[s
             yield f"{place}: `{each.name}` is required, and not there"
 
 
+def _default(parameter: Parameter, ours: Mapping[str, Parameter]) -> object:
+    other = ours.get(_BOTH_NAMES.get(parameter.name, ""))
+    return other.default if parameter.default is None and other else parameter.default
+
+
 def _told(default: object) -> str:
     return "required" if default is Parameter.empty else repr(default)
 
 
 def _same(ours: object, theirs: object) -> bool:
+    if ours is Parameter.empty or theirs is Parameter.empty:
+        return ours is theirs
     if theirs is _UNKNOWN:
-        return ours is not Parameter.empty
+        return True
     if isinstance(theirs, timedelta):
         theirs = theirs.total_seconds()
     return ours == theirs

@@ -31,7 +31,7 @@ from attest.report.activity import Activities
 from attest.report.journal import journal
 from attest.report.live import View, view
 from attest.script.driver import Driver, namespace
-from attest.script.modules import importable, imported_files
+from attest.script.import_path import importable
 from attest.script.run import ScriptRun, TimeLimit
 from attest.script.watchdog import Watchdog
 from attest.support.concurrency import call_in_thread
@@ -159,6 +159,8 @@ def run_test(
 
 def _report(orders: Orders, answer: FirstAnswer, run: _Run, failure: BaseException | None) -> None:
     """Tell the user how long it took from the save on, and whoever gave the orders the rest."""
+    from attest.script.modules import imported_files
+
     if orders.saved is not None and (line := answer.line(orders.saved, "saved")):
         _say(line)
     modules = imported_files(failure)

@@ -4,32 +4,11 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from attest.support.own_files import INSTALLED, is_own
+from attest.support.own_files import is_own
 
-__all__ = ["forget_imported", "importable", "imported_files"]
-
-
-@contextmanager
-def importable(script: Path | None) -> Iterator[None]:
-    """Let what is imported in the ``with`` block lie beside a script, as Python does.
-
-    Python's own modules go first, which attest imports when it needs them; those that are installed
-    come after.
-    """
-    if script is None:
-        yield
-        return
-    place = str(script.absolute().parent)
-    installed = (i for i, each in enumerate(sys.path) if Path(each).name in INSTALLED)
-    sys.path.insert(next(installed, len(sys.path)), place)
-    try:
-        yield
-    finally:
-        sys.path.remove(place)
+__all__ = ["forget_imported", "imported_files"]
 
 
 def imported_files(failure: BaseException | None = None) -> set[Path]:

@@ -11,9 +11,9 @@ __all__ = ["ATTEST", "global_name", "taken"]
 
 ATTEST: Final = frozenset({
     "BaseMachine", "Machine", "NspawnMachine", "QemuMachine", "VLan", "cluster", "create_machine",
-    "debug", "driver", "join_all", "log", "machines", "machines_nspawn", "machines_qemu", "os",
-    "polling_condition", "retry", "run_tests", "serial_stdout_off", "serial_stdout_on",
-    "start_all", "subtest", "t", "test_script", "vlans", "wait_all",
+    "debug", "driver", "dump_machine_ssh", "join_all", "log", "machines", "machines_nspawn",
+    "machines_qemu", "os", "polling_condition", "retry", "run_tests", "serial_stdout_off",
+    "serial_stdout_on", "start_all", "subtest", "t", "test_script", "vlans", "wait_all",
 })  # fmt: skip
 """What each script finds, see `attest.script.driver`."""
 
