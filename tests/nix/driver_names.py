@@ -50,8 +50,8 @@ _ITS_OWN: Final = {
 """What the driver has for itself, by class."""
 
 _BOTH_NAMES: Final = {"timeout_seconds": "timeout", "seconds_interval": "interval"}
-"""Parameters that NixOS's drivers of some years call otherwise. attest takes both names; the default
-is that of the other."""
+"""Parameters that NixOS's drivers of some years call otherwise. attest takes both names; the
+default and the place are those of the other."""
 
 _UNKNOWN: Final = object()
 """A default that is no constant."""
@@ -165,19 +165,16 @@ def _of_signatures(place: str, theirs: Signature, ours: Signature) -> Iterator[s
         found = by_name.get(each.name)
         if found is None:
             yield f"{place}: no parameter `{each.name}`"
-        elif not _same(default := _default(found, by_name), each.default):
-            yield f"{place}: `{each.name}` is {_told(default)}, there {_told(each.default)}"
+            continue
+        found = by_name.get(_BOTH_NAMES.get(each.name, ""), found)
+        if not _same(found.default, each.default):
+            yield f"{place}: `{each.name}` is {_told(found.default)}, there {_told(each.default)}"
         elif each.kind is Parameter.POSITIONAL_OR_KEYWORD and mine.index(found) != index:
             yield f"{place}: `{each.name}` is not parameter {index + 1}"
     for each in mine:
         required = each.default is Parameter.empty and each.kind is not Parameter.VAR_POSITIONAL
         if required and each.name not in theirs.parameters:
             yield f"{place}: `{each.name}` is required, and not there"
-
-
-def _default(parameter: Parameter, ours: Mapping[str, Parameter]) -> object:
-    other = ours.get(_BOTH_NAMES.get(parameter.name, ""))
-    return other.default if parameter.default is None and other else parameter.default
 
 
 def _told(default: object) -> str:
