@@ -15,6 +15,7 @@ import pytest
 from attest.check.check import check
 from attest.check.subject import Subject
 from attest.errors import HostError
+from attest.manifest import Manifest
 from attest.script.driver import ALSO_GLOBAL, Driver, namespace
 
 ROOT = Path(__file__).parents[2]
@@ -247,7 +248,8 @@ def test_a_script_is_checked_with_the_names_that_it_is_run_with() -> None:
     driver: Any = SimpleNamespace(**dict.fromkeys(ALSO_GLOBAL))
     driver.machines = [SimpleNamespace(name="web-1")]
     driver.vlans = [SimpleNamespace(nr=3)]
-    given = set(namespace(cast(Driver, driver))) - {"__name__"}
+    driver.cluster = SimpleNamespace(manifest=Manifest(nodes={}, script="test.py"))
+    given = set(namespace(cast(Driver, driver))) - {"__name__", "__file__"}
     assert given == set(Subject("", "test.py", ["web-1"], [3]).declarations)
 
 
