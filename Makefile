@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 
-.PHONY: demo setup agent test test-kvm bench lint format wheel lock clean
+.PHONY: demo setup agent test test-long test-kvm bench lint format wheel lock clean
 
 demo:
 	@$(PYTHON) tools/setup.py run
@@ -17,6 +17,10 @@ agent: setup
 # A file's tests stay together, as they share machines.
 test: lint setup
 	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+# The tests that take too long for every change. ARGS are pytest's.
+test-long: setup
+	@.venv/bin/python -m pytest -m long $(ARGS)
 
 # With KVM: on this host where it works, else in a nested machine. ARGS are pytest's.
 test-kvm: setup

@@ -5,14 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-_EXAMPLES = sorted(Path(__file__).parents[2].glob("examples/*/test.toml"))
+LONG: Final = {"podman", "postgresql", "wheel"}
+"""Those that `make test-long` runs, and `make test` does not."""
+
+_EXAMPLES: Final = [
+    pytest.param(path, id=name, marks=pytest.mark.long if name in LONG else ())
+    for path in sorted(Path(__file__).parents[2].glob("examples/*/test.toml"))
+    for name in [path.parent.name]
+]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("manifest", _EXAMPLES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("manifest", _EXAMPLES)
 def test_an_example_passes(manifest: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "attest", "run", str(manifest)],

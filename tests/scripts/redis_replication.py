@@ -1,11 +1,15 @@
-start_all()
-for machine in (leader, follower):
+def serve(machine: Machine) -> None:
     machine.succeed(
         "sed -i 's/^bind .*/bind 0.0.0.0/; s/^protected-mode .*/protected-mode no/' "
         "/etc/redis/redis.conf",
         "systemctl start redis-server",
     )
     machine.wait_for_open_port(6379)
+
+
+start_all()
+serve(leader)
+serve(follower)
 
 follower.succeed("redis-cli replicaof leader 6379")
 follower.wait_until_succeeds("redis-cli info replication | grep master_link_status:up")
