@@ -15,7 +15,6 @@ import pytest
 from attest.check.check import check
 from attest.check.subject import Subject
 from attest.errors import HostError
-from attest.manifest import Manifest
 from attest.script.driver import ALSO_GLOBAL, Driver, namespace
 
 ROOT = Path(__file__).parents[2]
