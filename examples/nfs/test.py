@@ -11,11 +11,11 @@ with subtest("what one client writes the other reads"):
 
 with subtest("a lock of one client holds for the other"):
     client1.succeed(
-        "systemd-run --quiet --unit=holder flock /mnt/file sh -c"
-        " 'touch /run/locked; while sleep 0.1; do date >> /mnt/written; done'"
+        "systemd-run --quiet --unit=holder flock /mnt/lock sh -c"
+        " 'while sleep 0.1; do date >> /mnt/written; done'"
     )
-    client1.wait_for_file("/run/locked")
-    client2.fail("flock --nonblock /mnt/file true")
+    server.wait_until_succeeds("test -s /srv/written")
+    client2.fail("flock --nonblock /mnt/lock true")
 
 with subtest("the server reboots: who writes goes on, and has its lock"):
     server.reboot()  # it knows from /var/lib/nfs who had locks, and lets them claim these again
@@ -23,8 +23,8 @@ with subtest("the server reboots: who writes goes on, and has its lock"):
     before = int(server.succeed("wc -l < /srv/written"))
     server.wait_until_succeeds(f"test $(wc -l < /srv/written) -gt {before}")
     client1.succeed("systemctl is-active holder")
-    client2.fail("flock --nonblock /mnt/file true")
+    client2.fail("flock --nonblock /mnt/lock true")
 
 with subtest("the lock is free when its holder ends"):
     client1.succeed("systemctl stop holder")
-    client2.succeed("flock --nonblock /mnt/file true")
+    client2.succeed("flock --nonblock /mnt/lock true")
