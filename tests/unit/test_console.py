@@ -172,8 +172,8 @@ def test_a_log_that_cannot_be_moved_is_still_searched(
     _show(guest.screen, many(5000))
     guest.end()
     (tmp_path / "moved").write_bytes(bytes(1000))
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="I/O"):
-        patch.setattr(Path, "read_bytes", _cannot_read)
+    monkeypatch.setattr(Path, "read_bytes", _cannot_read)
+    with pytest.raises(OSError, match="I/O"):
         guest.console.move_log(tmp_path / "moved")
     assert guest.console.search(re.compile("^line 0 is", re.MULTILINE), None)
 
