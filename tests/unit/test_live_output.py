@@ -72,6 +72,19 @@ def test_only_whole_lines_are_told(told: tuple[EventLog, list[Event]]) -> None:
     assert (data["stdout"], data["stderr"]) == ("one\ntwo\nthree", "err\n")
 
 
+def test_a_command_that_is_waited_for_in_short_pieces_is_told_as_any(
+    told: tuple[EventLog, list[Event]],
+) -> None:
+    events, found = told
+    output = Output(events, "web", "x")
+    guest = Guest(output, (0, b"one\n"), None, None, (0, b"two\n"))
+    with pytest.raises(TimeoutError):
+        output.await_end(guest, 0.25)  # type: ignore[arg-type]
+    assert found == []
+    output.await_end(guest, 0.25)  # type: ignore[arg-type]
+    assert texts(found) == ["one", "two"]
+
+
 def test_a_command_that_ends_soon_is_told_at_its_end(told: tuple[EventLog, list[Event]]) -> None:
     events, found = told
     assert run(events, "web", "x", (0, b"one\ntwo\n"))["stdout"] == "one\ntwo\n"
