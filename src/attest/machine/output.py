@@ -126,7 +126,7 @@ class Output:
         text = plain_text(data.decode(errors="replace")).removesuffix("\n")
         lines = [excerpt(line, _LINE) for line in text.split("\n")]
         if self._left <= 0:
-            lines.append("[… what it prints from here on is shown when it has ended …]")
+            lines.append("[… what it prints from here on is not shown …]")
         text = "\n".join(lines)
         stream = _STREAMS[channel]
         self._events.emit_in(self._span, Kind.OUTPUT, text, machine=self._machine, stream=stream)
