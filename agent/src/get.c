@@ -232,12 +232,14 @@ static int add_directory(struct get *get, int directory, const char *path, const
 static void leave_out(struct get *get, mode_t mode)
 {
     const char *kind = S_ISSOCK(mode) ? "socket" : S_ISFIFO(mode) ? "FIFO" : "device";
+    const char *inside = strchr(get->name, '/'); /* NULL: what was a file or directory a moment ago */
+    const char *path = inside ? inside + 1 : get->name;
     if (get->left_out++ >= LISTED_MAX)
         return;
-    char *more = format_text("%s\n%s %s", get->listed ? get->listed : "", kind, get->name + sizeof ROOT);
+    char *more = format_text("%s\n%s %s", get->listed ? get->listed : "", kind, path);
     free(get->listed);
     get->listed = more;
-    for (char *byte = more + strlen(more) - strlen(get->name + sizeof ROOT); *byte; byte++)
+    for (char *byte = more + strlen(more) - strlen(path); *byte; byte++)
         if ((unsigned char)*byte < ' ')
             *byte = '?';
 }

@@ -78,10 +78,13 @@ def test_a_command_that_is_too_long_is_refused_before_it_is_sent(channel: AgentC
     longest = 131_071
     done = channel.run(Command(f"test {'x' * (longest - 15)} ; echo ok"))
     assert done.stdout == b"ok\n"
-    for words in ("#" * (longest + 1), ["echo", *["x" * 100_000] * 2], "ä" * 70_000):
+    assert len(channel.run(Command(["echo", *["x" * 100_000] * 2])).stdout) == 200_002
+    for words in ("#" * (longest + 1), ["echo", "x" * 200_000], "ä" * 70_000):
         with pytest.raises(UsageError, match=r"at most 131,071 bytes, this one has (131,072|2|14)"):
             channel.run(Command(words))
-    with pytest.raises(UsageError, match="this one has 200,013"):
+    with pytest.raises(UsageError, match="a request to an agent has at most 262144 bytes"):
+        channel.run(Command(["echo", *["x" * 100_000] * 3]))
+    with pytest.raises(UsageError, match="this one has 200,009"):
         channel.run(Command("true", env={"LARGE_ONE": "x" * 199_999}))
     assert channel.run(Command("true")).status == 0
 

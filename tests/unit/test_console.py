@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -158,6 +159,23 @@ def test_a_search_finds_what_is_long_past(tmp_path: Path, before: bytes) -> None
         assert not search(re.compile(lines, re.MULTILINE), None), number
     assert search(re.compile("x{1800}\nlast"), None)
     assert not search(re.compile("."), None)
+
+
+def _cannot_read(path: Path) -> bytes:
+    raise OSError(errno.EIO, "I/O error", str(path))
+
+
+def test_a_log_that_cannot_be_moved_is_still_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = Guest(tmp_path / "log")
+    _show(guest.screen, many(5000))
+    guest.end()
+    (tmp_path / "moved").write_bytes(bytes(1000))
+    monkeypatch.setattr(Path, "read_bytes", _cannot_read)
+    with pytest.raises(OSError, match="I/O"):
+        guest.console.move_log(tmp_path / "moved")
+    assert guest.console.search(re.compile("^line 0 is", re.MULTILINE), None)
 
 
 def test_a_search_goes_on_while_more_comes_than_is_kept(guest: Guest) -> None:

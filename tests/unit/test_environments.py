@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +69,30 @@ def test_an_image_store_that_cannot_be_written_is_named(test: Path, command: str
 def test_a_reader_that_has_gone_is_no_error(test: Path) -> None:
     code, said = attest(test, "image ls", "2>&1 | head -c 0", XDG_CACHE_HOME=str(test / "cache"))
     assert (code, said) == (0, "")
+
+
+_BREAKS = """
+import os, sys
+from attest.cli.command import exit_codes
+reader, writer = os.pipe()
+os.close(reader)
+with exit_codes():
+    os.write(int(sys.argv[1]) or writer, b"x")
+"""
+
+
+@pytest.mark.parametrize("descriptor", [1, 2])
+def test_only_a_reader_of_its_output_may_go(descriptor: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    outputs = [subprocess.PIPE, subprocess.PIPE]
+    outputs[descriptor - 1] = writer
+    command = [sys.executable, "-c", _BREAKS]
+    gone = subprocess.run(
+        [*command, str(descriptor)], stdout=outputs[0], stderr=outputs[1], check=False
+    )
+    os.close(writer)
+    assert gone.returncode == 128 + signal.SIGPIPE
+    broken = subprocess.run([*command, "0"], capture_output=True, text=True, check=False)
+    assert broken.returncode == 1
+    assert "BrokenPipeError" in broken.stderr

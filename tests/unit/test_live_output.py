@@ -72,6 +72,19 @@ def test_only_whole_lines_are_told(told: tuple[EventLog, list[Event]]) -> None:
     assert (data["stdout"], data["stderr"]) == ("one\ntwo\nthree", "err\n")
 
 
+def test_a_command_that_is_waited_for_in_short_pieces_is_told_as_any(
+    told: tuple[EventLog, list[Event]],
+) -> None:
+    events, found = told
+    output = Output(events, "web", "x")
+    guest = Guest(output, (0, b"one\n"), None, None, (0, b"two\n"))
+    with pytest.raises(TimeoutError):
+        output.await_end(guest, 0.25)  # type: ignore[arg-type]
+    assert found == []
+    output.await_end(guest, 0.25)  # type: ignore[arg-type]
+    assert texts(found) == ["one", "two"]
+
+
 def test_a_command_that_ends_soon_is_told_at_its_end(told: tuple[EventLog, list[Event]]) -> None:
     events, found = told
     assert run(events, "web", "x", (0, b"one\ntwo\n"))["stdout"] == "one\ntwo\n"
@@ -83,8 +96,8 @@ def test_what_is_told_is_plain_and_bounded(told: tuple[EventLog, list[Event]]) -
     data = run(events, "web", "x", None, (0, b"\x1b[31m" + b"x" * 3_000_000), (0, b"\nlast\n"))
     assert sum(map(len, texts(found))) < 10_000
     assert "\x1b" not in "".join(texts(found))
-    assert found[-1].text.endswith("is shown when it has ended …]")
-    assert "".join(texts(found)).count("is shown when it has ended") == 1
+    assert found[-1].text.endswith("from here on is not shown …]")
+    assert "".join(texts(found)).count("is not shown") == 1
     assert len(data["stdout"]) < 20_000
     assert "bytes are left out here" in data["stdout"]
     assert data["stdout"].endswith("x\nlast\n")

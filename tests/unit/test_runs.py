@@ -69,6 +69,17 @@ def test_a_second_run_does_not_write_into_a_directory_that_one_has(
     assert _run(manifest, "print('third')", "-o", out).returncode == 0
 
 
+def test_what_a_run_before_has_left_goes_and_nothing_else(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    old = ["console-web.log", "journal-web.log", "kernel-web.log", "command-web-1.log"]
+    own = ["kernel-6.1.log", "command-line.log", "journal-of-mine.log"]
+    for name in [*old, *own, "failure.txt"]:
+        (out / name).touch()
+    assert _run(manifest, "log.info('new')", "-o", out).returncode == 0
+    assert sorted(each.name for each in out.iterdir()) == sorted([*own, "events.jsonl"])
+
+
 @pytest.mark.parametrize(
     ("script", "code", "said"),
     [

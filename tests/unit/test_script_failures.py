@@ -76,6 +76,17 @@ def test_the_chain_of_causes_is_told() -> None:
     assert said("try:\n  1 / 0\nexcept Exception:\n  raise ValueError from None") == ["ValueError"]
 
 
+def test_a_chain_may_be_longer_than_python_calls_deep() -> None:
+    lines = said(
+        "last = None\n"
+        "for number in range(3000):\n"
+        "  new = ValueError(number)\n"
+        "  new.__context__, last = last, new\n"
+        "raise last"
+    )
+    assert (lines[0], lines[-1]) == ("ValueError: 2999", "ValueError: 0")
+
+
 def test_asserts_in_functions_loops_and_classes_work() -> None:
     run_script(
         "class A:\n"

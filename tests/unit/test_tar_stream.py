@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attest.guest.sparse_map import encode_map, sparse_records
 from attest.guest.tar_stream import TransferError, pack, unpack
 
 
@@ -198,6 +199,14 @@ def test_a_stream_that_is_cut_short_leaves_nothing(target: Path, keep: int) -> N
     with pytest.raises(TransferError, match="cut short"):
         unpack(reader(data[:keep]), target)
     assert os.listdir(target.parent) == []
+
+
+def test_a_guests_own_tar_may_send_any_number_of_parts(target: Path) -> None:
+    parts = [(2 * number, 1) for number in range(10_000)]
+    content = encode_map(parts) + b"x" * len(parts)
+    info = member("root", size=len(content), pax_headers=sparse_records("root", 20_000))
+    assert unpack(reader(archive((info, content))), target) == []
+    assert target.read_bytes() == b"x\0" * len(parts)
 
 
 def test_an_interrupt_leaves_nothing_and_what_was_there(target: Path) -> None:

@@ -15,7 +15,7 @@ import click
 from attest import __version__
 from attest.cli import importing
 from attest.cli.group import Group
-from attest.cli.standard_streams import drop_output, take_standard_streams
+from attest.cli.standard_streams import drop_output, output_is_read, take_standard_streams
 from attest.errors import AttestError, Terminated, host_error
 
 __all__ = ["exit_codes", "run"]
@@ -85,8 +85,10 @@ def exit_codes() -> Iterator[None]:
         raise
     except AttestError as error:
         _fail(error)
-    except BrokenPipeError:  # as with `attest image ls | head -1`
-        drop_output()
+    except BrokenPipeError:
+        if output_is_read():  # it is that of something else, such as a VMM
+            raise
+        drop_output()  # as with `attest image ls | head -1`
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if (lacking := host_error(error)) is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 
-__all__ = ["drop_output", "take_standard_streams"]
+__all__ = ["drop_output", "output_is_read", "take_standard_streams"]
 
 
 def take_standard_streams() -> None:
@@ -19,6 +20,14 @@ def take_standard_streams() -> None:
     sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def output_is_read() -> bool:
+    """Whether standard output and error have their readers still, where they have any."""
+    outputs = select.poll()
+    for descriptor in (1, 2):
+        outputs.register(descriptor, 0)  # tells of errors all the same
+    return not outputs.poll(0)
 
 
 def drop_output() -> None:

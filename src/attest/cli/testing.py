@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "run_test"]
 
+_FAILURE: Final = "failure.txt"
+"""The file with all that is told of a failure, where that is cut."""
+
 _GREETING: Final = """\
 The machines are global names, as in a script: start_all(), machine.succeed("uname -a"), ...
 test_script() runs the test's script, and again() does so with the machines as they were before,
@@ -225,6 +228,8 @@ def _directory(test: Manifest, options: Options) -> Iterator[Path]:
     except OSError as error:
         raise UsageError(f"--out: cannot make {options.out}: {error.strerror}") from None
     with held(options.out, alone=True):
+        with suppress(OSError):  # there is none of a run before
+            (options.out / _FAILURE).unlink()
         yield options.out
 
 
@@ -375,7 +380,7 @@ class _Run:
 
     def _write_failure(self, lines: list[str]) -> str:
         """Write all that is told of the failure into a file; returns a line that says where."""
-        path = self._directory / "failure.txt"
+        path = self._directory / _FAILURE
         try:
             path.write_text("".join(f"{line}\n" for line in lines), errors="replace")
         except OSError as error:

@@ -624,9 +624,12 @@ class Cluster:
             self._out_dir_claim.enter_context(run_dirs.held(self.out_dir, alone=True))
 
     def _remove_old_logs(self) -> None:
-        for kind in ("console", "journal", "kernel", "command"):
-            for log in self.out_dir.glob(f"{kind}-*.log"):  # of a run before, into the same place
-                log.unlink()
+        """Remove those of a run before, into the same place, where a user may have files, too."""
+        patterns = ["console-*.log"]
+        for name in self.manifest.nodes:
+            patterns += [f"journal-{name}.log", f"kernel-{name}.log", f"command-{name}-[0-9]*.log"]
+        for log in [log for pattern in patterns for log in self.out_dir.glob(pattern)]:
+            log.unlink()
 
     def _make_sources(self) -> Sources:
         if self.options.cold:

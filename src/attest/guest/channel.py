@@ -24,8 +24,8 @@ __all__ = [
 ]  # fmt: skip
 
 _LONGEST: Final = 131_071
-"""Bytes that a command may have, with what it adds to its environment: more is no argument of a
-program (Linux's MAX_ARG_STRLEN, with a NUL)."""
+"""Bytes that a command may have, or one of its words or variables: more is no argument of a program
+(Linux's MAX_ARG_STRLEN, with a NUL)."""
 
 Sink = Callable[[bytes], object]
 """Is called with each piece of a command's output, as it comes."""
@@ -99,7 +99,7 @@ class Command(msgspec.Struct, frozen=True):
         wait_for_output: It has ended only when processes in the background have closed its output.
 
     Raises:
-        UsageError: It is too long.
+        UsageError: It, or one of its words or variables, is too long.
     """
 
     command: str | list[str]
@@ -115,14 +115,15 @@ class Command(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         words = [self.command] if isinstance(self.command, str) else self.command
         words = [*words, *(f"{name}={value}" for name, value in (self.env or {}).items())]
-        if 4 * sum(map(len, words)) <= _LONGEST:  # as it mostly is: bytes need not be counted
-            return
-        if (size := sum(len(word.encode(errors="replace")) for word in words)) > _LONGEST:
-            raise UsageError(
-                f"a command has at most {_LONGEST:,} bytes, this one has {size:,}: "
-                f"`{str(self)[:60]}…`",
-                hint="copy_from_host() brings what is long into the machine as a file",
-            )
+        for word in words:
+            if 4 * len(word) <= _LONGEST:  # as it mostly is: bytes need not be counted
+                continue
+            if (size := len(word.encode(errors="replace"))) > _LONGEST:
+                raise UsageError(
+                    f"a command, a word of one or a variable has at most {_LONGEST:,} bytes, this "
+                    f"one has {size:,}: `{word[:60]}…`",
+                    hint="copy_from_host() brings what is long into the machine as a file",
+                )
 
     def __str__(self) -> str:
         return self.command if isinstance(self.command, str) else " ".join(self.command)

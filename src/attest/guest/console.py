@@ -121,9 +121,11 @@ class Console:
         Raises:
             OSError: It cannot be written.
         """
-        with self._writing, log.open("ab", buffering=0) as file:
-            self._before += file.tell()
+        with self._writing, log.open("ab") as file:
+            earlier = file.tell()
             file.write(self.log.read_bytes())
+            file.flush()
+            self._before += earlier
             self.log, before = log, self.log
             if not self._file.closed:
                 self._file.close()
@@ -183,9 +185,9 @@ class Console:
         with self._writing:
             if not self._is_complete:
                 raise OSError("something could not be written")
-            file = self.log.open("rb")
+            file, place = self.log.open("rb"), self._before + start  # before another is the log
         with file:
-            file.seek(self._before + start)
+            file.seek(place)
             while data := file.read(_BLOCK):
                 yield data
 

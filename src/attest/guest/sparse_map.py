@@ -18,7 +18,10 @@ Part = tuple[int, int]
 """The offset and the size of a part of a file that holds data."""
 
 _MOST: Final = 1 << 13
-"""Parts of a file, at most; what comes after so many is taken for data."""
+"""Parts of a file that is sent, at most; what comes after so many is taken for data."""
+
+_MOST_READ: Final = 1 << 18
+"""Parts of a file that comes, at most: a guest's own `tar` names each of them."""
 
 _PREFIX: Final = "GNU.sparse."
 _FORM: Final = {"major": "1", "minor": "0"}
@@ -109,7 +112,7 @@ def read_map(block: Callable[[], bytes], size: int) -> list[Part]:
         *lines, rest = bytes(text).split(b"\n")
         numbers += [_number(line) for line in lines]
         text = bytearray(rest.rstrip(b"\0"))
-        if len(text) > 20 or (numbers and numbers[0] > _MOST):
+        if len(text) > 20 or (numbers and numbers[0] > _MOST_READ):
             raise ValueError("a map of a sparse file that cannot be read")
     parts = list(zip(numbers[1::2], numbers[2::2], strict=False))[: numbers[0]]
     end = 0

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec.structs import replace
 
-from attest.errors import HostError, UsageError
+from attest.errors import HostError, UsageError, host_error
 from attest.image.content import FILES, Content
 from attest.image.layer import Layer
 from attest.image.model import Image
@@ -114,6 +114,8 @@ class ImageStore:
                 content = self._build_content(recipe, progress, refresh)
             return self.assemble(_record(recipe, content), progress)
         except OSError as error:
+            if host_error(error) is None:  # of the network, or attest's own mistake
+                raise
             place = error.filename or self.directory
             raise HostError(
                 f"cannot make the image {recipe.name}: {place}: {error.strerror or error}",

@@ -39,6 +39,8 @@ def fetch_logs(
         OSError: A file cannot be written.
     """
     told = channel.run(Command(_CLOCKS, timeout=limit)).stdout.split()
+    if len(told) != 3:
+        raise MachineError(name, "did not tell its clocks in time")
     uptime, now = float(told[0]), float(told[-1])
     kernel = _fetch(channel, _KERNEL, directory / f"kernel-{name}.log", limit)
     journal = _fetch(channel, _JOURNAL, directory / f"journal-{name}.log", limit)

@@ -421,9 +421,7 @@ class Instance:
             command: For the guest's shell.
             timeout: Seconds in which it must have said it.
         """
-        with self._lock:
-            channel = self._channel if self._state.up else None
-        if channel is None:
+        if (channel := self.answering()) is None:
             return ""
         try:
             process = channel.start(Command(command, timeout=timeout))

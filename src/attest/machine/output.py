@@ -54,6 +54,7 @@ class Output:
         self._untold = (bytearray(), bytearray())
         self._left = _TOLD
         self._is_live = False
+        self._soon = _SOON
         self._noted = ""
 
     def output(self, channel: int, data: bytes) -> None:
@@ -79,12 +80,16 @@ class Output:
         Raises:
             TimeoutError: It did not end in ``timeout`` seconds.
         """
-        if not self._is_live and (timeout is None or timeout > _SOON):
+        if not self._is_live:
+            first = self._soon if timeout is None else min(timeout, self._soon)
             try:
-                return process.wait(_SOON)
+                return process.wait(first)
             except TimeoutError:
-                timeout = None if timeout is None else timeout - _SOON
+                self._soon -= first
+                if self._soon > 0:  # it is waited for in pieces, see `conditions.watched`
+                    raise
                 self._go_live()
+                timeout = None if timeout is None else timeout - first
         return process.wait(timeout)
 
     def end(self, completed: Completed | None) -> dict[str, str]:
@@ -121,7 +126,7 @@ class Output:
         text = plain_text(data.decode(errors="replace")).removesuffix("\n")
         lines = [excerpt(line, _LINE) for line in text.split("\n")]
         if self._left <= 0:
-            lines.append("[… what it prints from here on is shown when it has ended …]")
+            lines.append("[… what it prints from here on is not shown …]")
         text = "\n".join(lines)
         stream = _STREAMS[channel]
         self._events.emit_in(self._span, Kind.OUTPUT, text, machine=self._machine, stream=stream)

@@ -11,7 +11,6 @@ from attest.errors import MachineError, WaitFailed
 from attest.events import EventLog, Kind
 from attest.guest.channel import Channel, PowerAction
 from attest.machine.contracts import MachineHost
-from attest.machine.end_jobs import what_hangs
 from attest.machine.instance import Instance
 from attest.machine.instance_states import Stage
 from attest.machine.lifecycle import Lifecycle
@@ -180,6 +179,8 @@ class Power:
             instance.kill()
 
     def _hangs(self, instance: Instance, message: str) -> MachineError:
+        from attest.machine.end_jobs import what_hangs
+
         return MachineError(
             self.name,
             f"{message}{what_hangs(instance)}",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from attest.errors import WaitFailed
 from attest.events import Kind
 from attest.guest.channel import Command, WaitFor, WaitKind, unmet
-from attest.guest.unit_probe import FinishProbe, HopelessError, UnitProbe, as_user
 from attest.machine.completed import text_of
 from attest.machine.waits import Waits
 from attest.support import arguments
@@ -16,6 +15,9 @@ from attest.support.durations import Duration, seconds
 from attest.support.polling import DEFAULT_TIMEOUT, tries
 from attest.support.text import last_lines
 from attest.support.validation import check_choice
+
+if TYPE_CHECKING:
+    from attest.guest.unit_probe import FinishProbe, UnitProbe
 
 __all__ = ["Units"]
 
@@ -71,6 +73,8 @@ class Units(Waits):
             if user is None:
                 self._wait(what, WaitFor(WaitKind.UNIT, name, limit, wanted=state))
             else:
+                from attest.guest.unit_probe import UnitProbe
+
                 probe = UnitProbe(name, state, user)
                 self._probe_unit(what, name, f"become {state}", limit, user, probe)
         except WaitFailed as error:
@@ -99,6 +103,8 @@ class Units(Waits):
                 conditions were not met, it is masked or not there; or ``timeout`` seconds passed.
                 Has the last lines of its journal.
         """
+        from attest.guest.unit_probe import FinishProbe
+
         method = f"{self.name}: wait_until_unit_finishes"
         name = _full_name(unit, user, method)
         limit = seconds(timeout, f"{method}: timeout")
@@ -135,6 +141,8 @@ class Units(Waits):
 
         The agent watches the system's manager only: whoever asks a user's must be that user.
         """
+        from attest.guest.unit_probe import HopelessError
+
         with self._events.span(Kind.WAIT, f"wait for {what}", machine=self.name) as span:
             if self._channel.welcome.init != "systemd":
                 seen = "this guest's init is not systemd"
@@ -178,6 +186,8 @@ class Units(Waits):
         _check_user(user, f"{self.name}: systemctl")
         if user is None:
             return self.execute(f"systemctl {q}")
+        from attest.guest.unit_probe import as_user
+
         return self.execute(as_user(f"systemctl --user {q}", user))
 
     def get_unit_info(self, unit: str, user: str | None = None) -> dict[str, str]:
@@ -205,6 +215,8 @@ class Units(Waits):
         Raises:
             MachineError: It failed; says why.
         """
+        from attest.guest.unit_probe import as_user
+
         call = f"systemctl {'' if user is None else '--user '}show {what}"
         status, output = self.execute(f"{{ {as_user(f'{call} --no-pager', user)}; }} 2>&1")
         if status != 0:

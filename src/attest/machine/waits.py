@@ -99,7 +99,7 @@ class Waits(Commands):
             for _ in tries(timeout):
                 if wanted.found_in(self._look_at(wanted.command)):
                     return
-        raise self._wait_failed(f"nothing listened on {wanted} in {timeout:g} s")
+            raise self._wait_failed(f"nothing listened on {wanted} in {timeout:g} s")
 
     def wait_for_open_unix_socket(
         self, addr: str, is_datagram: bool = False, timeout: Duration = DEFAULT_TIMEOUT

@@ -60,6 +60,16 @@ def bounded(lines: list[str]) -> list[str]:
 
 
 def _told(error: BaseException, filename: str, seen: set[int]) -> Iterator[str]:
+    yield from _told_alone(error, filename, seen)
+    # A loop, as a script that calls itself may have as many of them as Python has calls.
+    while (before := _before(error, filename)) and id(before[1]) not in seen:
+        why, error = before
+        yield why
+        yield from _told_alone(error, filename, seen)
+
+
+def _told_alone(error: BaseException, filename: str, seen: set[int]) -> Iterator[str]:
+    """The same, without what had gone wrong before."""
     seen.add(id(error))
     yield from script_lines(error, filename)
     yield from said(error)
@@ -71,9 +81,6 @@ def _told(error: BaseException, filename: str, seen: set[int]) -> Iterator[str]:
         for number, part in enumerate(error.exceptions[:_PARTS], start=1):
             yield f"Part {number} of {len(error.exceptions)}:"
             yield from (f"  {line}" for line in _told(part, filename, seen))
-    if (before := _before(error, filename)) and id(before[1]) not in seen:
-        yield before[0]
-        yield from _told(before[1], filename, seen)
 
 
 def _before(error: BaseException, filename: str) -> tuple[str, BaseException] | None:

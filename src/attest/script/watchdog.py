@@ -14,7 +14,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TextIO
 
 __all__ = ["Watchdog"]
 
@@ -80,25 +80,33 @@ class Watchdog:
         Args:
             filename: The script's name in tracebacks.
             limit: Its time limit in seconds.
+
+        Raises:
+            OSError: No process can be started.
         """
         theirs, ours = os.pipe()
         _pipes.add(ours)
-        os.set_blocking(ours, False)
-        with os.fdopen(theirs) as stdin:
-            self._process = subprocess.Popen(
-                ["sh", "-c", _WATCH, "watchdog", self._name, str(os.getpid()), filename,
-                 f"{limit:g}", f"{self._grace:g}"],
-                stdin=stdin, stdout=2, cwd="/",
-                start_new_session=True,  # Ctrl-C is for the driver
-            )  # fmt: skip
-        before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
-        faulthandler.dump_traceback_later(limit + self._grace, exit=True, file=ours)
         try:
-            yield
+            with os.fdopen(theirs) as stdin:
+                self._start(stdin, filename, limit)
+            os.set_blocking(ours, False)
+            before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+            faulthandler.dump_traceback_later(limit + self._grace, exit=True, file=ours)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+                signal.set_wakeup_fd(before)
         finally:
-            faulthandler.cancel_dump_traceback_later()
-            signal.set_wakeup_fd(before)
             _close(ours)
+
+    def _start(self, stdin: TextIO, filename: str, limit: float) -> None:
+        self._process = subprocess.Popen(
+            ["sh", "-c", _WATCH, "watchdog", self._name, str(os.getpid()), filename,
+             f"{limit:g}", f"{self._grace:g}"],
+            stdin=stdin, stdout=2, cwd="/",
+            start_new_session=True,  # Ctrl-C is for the driver
+        )  # fmt: skip
 
     def close(self) -> None:
         """Wait until its process has ended, as it does a moment after the script."""

@@ -18,6 +18,7 @@ from attest.guest.agent.stream import NOTE, Limit, Stream, StreamEnded
 from attest.guest.channel import Completed, Follower, Sink
 from attest.support.durations import Duration, limit
 from attest.support.polling import deadline
+from attest.support.text import plain_text
 
 __all__ = ["Process"]
 
@@ -181,7 +182,7 @@ class Process:
             case Status.SIGNALLED:
                 return Completed(128 + result.code, stdout, stderr, signal=result.code)
             case Status.TIMED_OUT:
-                held = result.message
+                held = plain_text(result.message)
                 return Completed(124, stdout, stderr, timed_out=True, signal=9, held=held)
             case Status.CANCELLED:
                 return Completed(128 + 9, stdout, stderr, signal=9)
