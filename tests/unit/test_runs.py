@@ -85,6 +85,7 @@ def test_what_a_run_before_has_left_goes_and_nothing_else(manifest: Path, tmp_pa
     [
         ("import sys; sys.exit(0)", 0, "trial: passed in"),
         ("raise SystemExit", 0, "trial: passed in"),
+        ("import os, sys; sys.path.remove(os.path.dirname(__file__))", 0, "trial: passed in"),
         ("import sys\nwith subtest('s'): sys.exit()", 0, "trial: passed in"),
         ("import sys; sys.exit(1)", 1, "SystemExit: 1"),
         ("import sys; sys.exit('no leader')", 1, "SystemExit: no leader"),

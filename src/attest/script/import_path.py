@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attest.support.own_files import INSTALLED
@@ -28,4 +28,5 @@ def importable(script: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(place)
+        with suppress(ValueError):  # the script has done so itself
+            sys.path.remove(place)
