@@ -15,7 +15,7 @@
 
 /* What is to be left for processes, in KiB: systemd with its services needs the first, a shell and its commands the
  * second. A tmpfs that has less than the last does not do for what every system keeps in it. */
-enum { SYSTEM_RESERVE = 32 << 10, SHELL_RESERVE = 6 << 10, LEAST = 2 << 10 };
+enum { SYSTEM_RESERVE = 32 << 10, SHELL_RESERVE = 10 << 10, LEAST = 2 << 10 };
 
 /* KiB of /run, the most and the least, with which systemd takes a daemon-reload (it wants 16 MiB free), and the part of
  * the memory that it would give /run itself: a guest where that is less cannot have it, and keeps its memory. */
