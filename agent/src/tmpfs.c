@@ -15,7 +15,11 @@
 
 /* What is to be left for processes, in KiB: systemd with its services needs the first, a shell and its commands the
  * second. A tmpfs that has less than the last does not do for what every system keeps in it. */
-enum { SYSTEM_RESERVE = 32 << 10, SHELL_RESERVE = 6 << 10, LEAST = 2 << 10 };
+enum { SYSTEM_RESERVE = 32 << 10, SHELL_RESERVE = 10 << 10, LEAST = 2 << 10 };
+
+/* KiB of /run, the most and the least, with which systemd takes a daemon-reload (it wants 16 MiB free), and the part of
+ * the memory that it would give /run itself: a guest where that is less cannot have it, and keeps its memory. */
+enum { RELOAD_ROOM = 20 << 10, LEAST_RELOAD_ROOM = 17 << 10, SYSTEMD_PART = 5 };
 
 static uint64_t share_kib(enum share share)
 {
@@ -23,12 +27,16 @@ static uint64_t share_kib(enum share share)
     if (sysinfo(&memory) < 0)
         return LEAST;
     char *root = kernel_parameter("attest.root");
+    uint64_t total_kib = (uint64_t)memory.totalram * memory.mem_unit / 1024;
+    uint64_t least = LEAST;
+    if (root && share == RUN_SHARE && total_kib / SYSTEMD_PART >= LEAST_RELOAD_ROOM)
+        least = total_kib / SYSTEMD_PART < RELOAD_ROOM ? total_kib / SYSTEMD_PART : RELOAD_ROOM;
     uint64_t free_kib = (uint64_t)(memory.freeram + memory.bufferram) * memory.mem_unit / 1024;
     uint64_t reserve = root ? SYSTEM_RESERVE : SHELL_RESERVE;
     free(root);
     uint64_t all = free_kib > reserve + free_kib / 4 ? free_kib - reserve : free_kib / 4;
     uint64_t mine = all * share / 8;
-    return mine > LEAST ? mine : LEAST;
+    return mine > least ? mine : least;
 }
 
 int mount_tmpfs(const char *place, unsigned long flags, const char *mode, enum share share)

@@ -667,7 +667,10 @@ def check_names(names: Iterable[str], *, source: str) -> None:
             )
         if name.lower() in _LOOPBACK:
             raise ManifestError(f"{source}: nodes.{name}: so each machine calls itself")
-        if other := hosts.get(name.lower()):
+        other = hosts.get(name.lower())
+        if other == name:
+            raise ManifestError(f"{source}: nodes.{name}: there is a nodes.{name}")
+        if other:
             raise ManifestError(
                 f"{source}: nodes.{name}: host names differ in more than capitals, and there is "
                 f"nodes.{other}"

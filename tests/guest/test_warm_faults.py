@@ -116,7 +116,7 @@ class Home:
         out = self.path / "out"
         return subprocess.Popen(
             [
-                *inside, sys.executable, *attest, "run", "--accel", "tcg", *options, "-o", out,
+                *inside, sys.executable, *attest, "run", "--accel", "tcg", "-o", out, *options,
                 manifest,
             ],
             env={**os.environ, "XDG_CACHE_HOME": str(self.path), **environment},
@@ -502,7 +502,7 @@ def test_a_machine_that_boots_goes_on_where_the_disk_fills_up(home: Home, moment
 def test_a_disk_that_fills_up_while_another_is_made_from_a_snapshot_is_told(home: Home) -> None:
     node = {**NODE, "memory": 128}
     # A step that needs more of the memory of what has booted and was saved.
-    larger = {**node, "warm_steps": ["dd if=/dev/zero of=/large bs=1M count=30"]}
+    larger = {**node, "warm_steps": ["dd if=/dev/zero of=/large bs=1M count=20"]}
     said = home.run(
         {"one": node, "two": larger}, happens="fill attest.provision.making _await_return",
         inside=disk(home, "500m"), script="one.succeed('true')",
@@ -577,7 +577,7 @@ def test_of_two_runs_one_makes_the_snapshot_and_the_other_waits(home: Home) -> N
         await_claim(home)
         maker.send_signal(signal.SIGSTOP)  # so that it is not too quick for the other
         try:
-            with home.start({"one": NODE}) as waiter:
+            with home.start({"one": NODE}, "-o", str(home.path / "other")) as waiter:
                 assert waiter.stdout is not None
                 heard = waiter.stdout.readline()
                 assert "another run makes the snapshot: wait for it" in heard

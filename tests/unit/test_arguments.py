@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,6 +110,18 @@ def test_a_port(machine: Machine, port: Any) -> None:
         ("succeed", (["a"],), "command"),
         ("fail", (None,), "command"),
         ("execute", (b"true",), "command"),
+        ("run", (b"true",), "command"),
+        ("run", (None,), "command"),
+        ("run", ([],), "command"),
+        ("run", (["sleep", 3],), "command"),
+        ("spawn", (["true"],), "command"),
+        ("copy_from_host", ("", "/x"), "source"),
+        ("copy_from_host", (None, "/x"), "source"),
+        ("copy_from_host", (b"x", "/x"), "source"),
+        ("copy_from_host", ("a\0b", "/x"), "source"),
+        ("copy_from_host", (__file__, ""), "target"),
+        ("copy_from_machine", (None,), "source"),
+        ("copy_from_machine", ("",), "source"),
         ("wait_until_succeeds", (["a"],), "command"),
         ("wait_for_open_port", (80, ""), "addr"),
         ("wait_for_closed_port", (80, 4), "addr"),
@@ -186,4 +198,6 @@ def test_what_is_right_is_taken() -> None:
     assert arguments.port(65_535, "x") == 65_535
     assert arguments.text("", "x") == ""
     assert arguments.name("a", "x") == "a"
+    assert arguments.path(PurePosixPath("/a/b"), "x") == "/a/b"
+    assert arguments.command_line(("a", "b"), "x") == ["a", "b"]
     assert seconds(timedelta(minutes=1), "x") == 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
 import threading
@@ -102,6 +103,17 @@ def test_the_journal_reads_back_as_the_events(tmp_path: Path) -> None:
     events.emit(Kind.LOG, "after the end")
     lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
     assert [msgspec.json.decode(line, type=Event) for line in lines] == seen[:-1]
+
+
+def test_the_journal_takes_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    events, seen = _recorded()
+    with journal(events, tmp_path / "events.jsonl"):
+        events.emit(Kind.LOG, "name \udcff", machine="web")
+        events.emit(Kind.LOG, "done")
+    assert _warnings(seen) == []
+    first, second = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert json.loads(first)["text"] == "name \udcff"
+    assert msgspec.json.decode(second, type=Event) == seen[-1]
 
 
 def test_a_long_command_is_shown_by_its_first_line() -> None:

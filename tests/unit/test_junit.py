@@ -7,6 +7,7 @@ from pathlib import Path
 import junitparser
 import pytest
 
+from attest.errors import HostError
 from attest.events import Event, EventLog, Kind
 from attest.report.junit import junit
 
@@ -50,4 +51,13 @@ def test_a_report_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     with junit(events, path), events.span(Kind.RUN, "the test"):
         pass
     assert seen[-1].kind is Kind.WARNING
-    assert "report.xml was not written: [Errno 28]" in seen[-1].text
+    assert "report.xml was not written: No space left on device" in seen[-1].text
+
+
+def test_the_directory_of_a_report_is_made_before_anything_is_run(tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "of-today" / "report.xml"
+    with junit(EventLog(), path):
+        assert path.parent.is_dir()
+    assert path.exists()
+    with pytest.raises(HostError, match=r"cannot make .*/report.xml/x .*: Not a directory"):
+        junit(EventLog(), path / "x" / "report.xml").__enter__()

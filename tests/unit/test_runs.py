@@ -202,6 +202,7 @@ def test_a_cell_ends_with_its_driver_and_not_with_the_drivers_forks(
 
 _STUCK = """
 import signal, sys
+from pathlib import Path
 from attest.errors import Terminated
 from attest.script.watchdog import Watchdog
 
@@ -210,7 +211,7 @@ def terminate(*_):
 
 signal.signal(signal.SIGTERM, terminate)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-with Watchdog("trial", grace=0.2).watch("test.py", float(sys.argv[1])):
+with Watchdog("trial", Path("/logs"), grace=0.2).watch("test.py", float(sys.argv[1])):
     exec(compile(sys.argv[2], "test.py", "exec"), {})
 """
 
@@ -236,7 +237,7 @@ def test_the_time_limit_ends_a_call_that_nothing_interrupts() -> None:
         "",
         "test.py:2: the script is here",
         "the test took longer than its 0.1 s, and its script could not be ended",
-        "trial: FAILED, and was killed",
+        "trial: FAILED, and was killed; logs: /logs",
         "",
     ]
 
@@ -254,4 +255,4 @@ def test_a_signal_ends_a_script_that_goes_on(number: signal.Signals, why: str) -
         stuck.send_signal(number)
         said = stuck.communicate(timeout=60)[1]
     assert stuck.returncode == -signal.SIGKILL
-    assert said == f"trial: {why}, and killed: its script did not end within 0.2 s\n"
+    assert said == f"trial: {why}, and killed: its script did not end within 0.2 s; logs: /logs\n"

@@ -292,7 +292,10 @@ class _Run:
         """Open the cluster and do with it what is to be done."""
         self._cluster = self._cluster or self._new_cluster()
         # It is closed last, as it ends while the machines do.
-        with closing(Watchdog(self._test.name)) as watchdog, self._cluster as cluster:
+        with (
+            closing(Watchdog(self._test.name, self._directory)) as watchdog,
+            self._cluster as cluster,
+        ):
 
             def show_consoles(show: bool) -> None:
                 shown.consoles = show

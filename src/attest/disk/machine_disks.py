@@ -117,7 +117,7 @@ class Disks:
                 status = Path(each.image).stat()
                 yield f"{each.image} {status.st_size} {status.st_mtime_ns}"
         if self._root:
-            yield f"root of {self._root.size} MiB: {self._root.holds} {self._root.label}"
+            yield f"root of {self._root.size} MiB: {self._root.holds} {self._root.label}".rstrip()
 
     def fresh(self, directory: Path) -> tuple[Path, ...]:
         """Files as declared, named ``disk0`` and so on, in another directory."""

@@ -25,7 +25,7 @@ from attest.machine.completed import (
 from attest.machine.conditions import watched
 from attest.machine.output import Output
 from attest.machine.power import Power
-from attest.support.arguments import text
+from attest.support.arguments import command_line, text
 from attest.support.cancellation import cancellable
 from attest.support.durations import Duration, limit, seconds
 from attest.support.polling import DEFAULT_TIMEOUT, tries
@@ -92,8 +92,9 @@ class Commands(Power):
                 guest cannot do, which is to give a command standard input.
         """
         timeout = limit(timeout, f"{self.name}: run: timeout")
+        command = command_line(command, f"{self.name}: run: command")
         if not isinstance(command, str):
-            command, cwd = list(command), cwd or _DIRECTORY
+            cwd = cwd or _DIRECTORY
         data = stdin.encode() if isinstance(stdin, str) else stdin
         ended = self._run(
             Command(
@@ -176,6 +177,7 @@ class Commands(Power):
             stdin: Its standard input is to be written.
             pty: Rows and columns of a terminal for it.
         """
+        text(command, f"{self.name}: spawn: command")
         channel = self._channel
         self._events.emit(Kind.COMMAND, f"start: {command}", machine=self.name)
         return channel.start(Command(command, user=user, env=env, stdin=stdin, pty=pty))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from attest.errors import UsageError
 from attest.events import Kind
 from attest.machine.power import Power
+from attest.support import arguments
 
 __all__ = ["Files"]
 
@@ -16,7 +17,7 @@ __all__ = ["Files"]
 class Files(Power):
     """Copies of files and trees."""
 
-    def copy_from_host(self, source: str | Path, target: str) -> None:
+    def copy_from_host(self, source: str | Path, target: str | PurePath) -> None:
         """Copy a file or a directory tree into the machine, with modes, owners, times and links.
 
         A relative path is looked for beside the script, then in the working directory.
@@ -24,18 +25,22 @@ class Files(Power):
         Raises:
             UsageError: There is no such file or directory, or it cannot be read.
         """
-        self._copy_from_host(self._channel.put, source, target)
+        path, target = self._from_host(source), self._into(target)
+        self._put(self._channel.put, path, f"copy {source} to {target}", target)
 
-    def copy_from_host_via_shell(self, source: str | Path, target: str) -> None:
+    def copy_from_host_via_shell(self, source: str | Path, target: str | PurePath) -> None:
         """As `copy_from_host`, but not through a directory that host and machine share."""
-        self._copy_from_host(self._channel.put_directly, source, target)
+        path, target = self._from_host(source), self._into(target)
+        self._put(self._channel.put_directly, path, f"copy {source} to {target}", target)
 
-    def _copy_from_host(
-        self, put: Callable[[Path, str], list[str]], source: str | Path, target: str
+    def _into(self, target: str | PurePath) -> str:
+        return arguments.path(target, f"{self.name}: copy_from_host: target")
+
+    def _put(
+        self, put: Callable[[Path, str], list[str]], path: Path, headline: str, target: str
     ) -> None:
-        path = self._on_host(Path(source))
         with (
-            self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),
+            self._events.span(Kind.COPY, headline, machine=self.name),
             self._lifecycle.explained(),
         ):
             try:
@@ -49,7 +54,8 @@ class Files(Power):
             for warning in left_out:
                 self._events.emit(Kind.WARNING, warning, machine=self.name)
 
-    def _on_host(self, source: Path) -> Path:
+    def _from_host(self, given: str | Path) -> Path:
+        source = Path(arguments.path(given, f"{self.name}: copy_from_host: source"))
         beside = self._host.files_dir.absolute() / source
         path = beside if os.path.lexists(beside) else source.absolute()
         if not os.path.lexists(path):
@@ -67,8 +73,9 @@ class Files(Power):
             self._events.emit(Kind.LOG, text, machine=self.name)
         return path
 
-    def copy_from_machine(self, source: str, target_dir: str = "") -> None:
+    def copy_from_machine(self, source: str | PurePath, target_dir: str | Path = "") -> None:
         """Copy a file or a directory tree into ``target_dir`` below the output directory."""
+        source = arguments.path(source, f"{self.name}: copy_from_machine: source")
         channel = self._channel
         name = Path(source).name
         if name in ("", ".."):  # the copy would take the place of a directory that holds more

@@ -63,8 +63,17 @@ class Network(Power):
         )
 
     def forward_port(self, host_port: int = 8080, guest_port: int = 80) -> None:
-        """Carry TCP connections to ``127.0.0.1:host_port`` into the machine; needs no network."""
-        port(host_port, f"{self.name}: forward_port: host_port")
+        """Carry TCP connections to ``127.0.0.1:host_port`` into the machine; needs no network.
+
+        Args:
+            host_port: The port of this host; 0: any that is free.
+            guest_port: The machine's port.
+
+        Raises:
+            UsageError: One is no port.
+        """
+        if host_port != 0:
+            port(host_port, f"{self.name}: forward_port: host_port")
         port(guest_port, f"{self.name}: forward_port: guest_port")
         self._channel.forward(host_port, guest_port)
 

@@ -90,7 +90,7 @@ class Units(Waits):
 
         Example::
 
-            machine.succeed("systemctl start --no-block backup.service")
+            machine.succeed("systemd-run --no-block --unit=backup --property=Type=oneshot sleep 1")
             machine.wait_until_unit_finishes("backup.service")
 
         Args:

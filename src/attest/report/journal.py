@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -56,10 +57,16 @@ class _Lines:
         """
         if event.kind is Kind.OUTPUT:
             return
-        rest = memoryview(self._encoder.encode(event) + b"\n")
+        rest = memoryview(self._encoded(event) + b"\n")
         if self._torn:
             self._file.write(b"\n")
             self._torn = False
         while rest:
             rest = rest[self._file.write(rest) :]
             self._torn = bool(rest)
+
+    def _encoded(self, event: Event) -> bytes:
+        try:
+            return self._encoder.encode(event)
+        except UnicodeEncodeError:  # of a name that is no UTF-8, which JSON can only escape
+            return json.dumps(msgspec.to_builtins(event)).encode()

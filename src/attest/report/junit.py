@@ -25,10 +25,10 @@ _NOT_IN_XML: Final = "[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def junit(events: EventLog, path: Path) -> Iterator[None]:
     """Write a report of what happened in the ``with`` block.
 
-    When it cannot be written, that is a warning among the events.
+    Its directory is made. When it cannot be written in the end, that is a warning.
 
     Raises:
-        HostError: The package junitparser is not installed.
+        HostError: The package junitparser is not installed, or the directory cannot be made.
     """
     try:
         import junitparser
@@ -36,6 +36,10 @@ def junit(events: EventLog, path: Path) -> Iterator[None]:
         raise HostError(
             "JUnit reports need the package junitparser", hint=how_to_install("junit")
         ) from None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"cannot make {path.parent} for the report: {error.strerror}") from error
     cases = _Cases()
     events.subscribe(cases.take, str(path))
     try:
@@ -47,7 +51,7 @@ def junit(events: EventLog, path: Path) -> Iterator[None]:
         try:
             report.write(str(path), pretty=True)
         except OSError as error:
-            events.emit(Kind.WARNING, f"the report {path} was not written: {error}")
+            events.emit(Kind.WARNING, f"the report {path} was not written: {error.strerror}")
 
 
 class _Case(msgspec.Struct):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from attest.errors import AttestError
+from attest.errors import AttestError, Terminated
 from attest.support.excerpt import excerpt
 from attest.support.own_files import is_own
 
@@ -41,7 +41,7 @@ def failure_lines(error: BaseException, filename: str) -> list[str]:
 
 def said(error: BaseException) -> list[str]:
     """What an error says, in full, with its notes."""
-    if isinstance(error, AttestError):
+    if isinstance(error, AttestError | Terminated):
         return "\n".join([str(error), *getattr(error, "__notes__", [])]).splitlines()
     # With its notes, and in full: an OSError names its file.
     return "".join(traceback.format_exception_only(error)).splitlines()

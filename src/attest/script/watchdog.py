@@ -14,6 +14,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, TextIO
 
 __all__ = ["Watchdog"]
@@ -24,7 +25,7 @@ _GRACE: Final = 10.0
 # A byte is a signal's number, or the first of "Timeout (…)!", which the threads' frames follow: the
 # main thread last, and its innermost frame first.
 _WATCH: Final = """
-name=$1 driver=$2 file=$3 limit=$4 grace=$5
+name=$1 driver=$2 file=$3 limit=$4 grace=$5 logs=$6
 while byte=$(od -An -tu1 -N1) && [ "$byte" ]; do
     case $byte in
     *' 2') why=interrupted ;;
@@ -41,13 +42,13 @@ while byte=$(od -An -tu1 -N1) && [ "$byte" ]; do
         echo
         [ -z "$place" ] || echo "$file:$place: the script is here"
         echo "the test took longer than its $limit s, and its script could not be ended"
-        echo "$name: FAILED, and was killed"
+        echo "$name: FAILED, and was killed; logs: $logs"
         exit ;;
     *) continue ;;
     esac
     timeout "$grace" cat >/dev/null
     [ $? = 124 ] || exit
-    echo "$name: $why, and killed: its script did not end within $grace s"
+    echo "$name: $why, and killed: its script did not end within $grace s; logs: $logs"
     kill -9 "$driver"
     exit
 done
@@ -65,11 +66,13 @@ class Watchdog:
 
     Args:
         name: The test's name.
+        logs: The directory of the run's files.
         grace: Seconds that a script has when it must end.
     """
 
-    def __init__(self, name: str, *, grace: float = _GRACE) -> None:
+    def __init__(self, name: str, logs: Path, *, grace: float = _GRACE) -> None:
         self._name = name
+        self._logs = logs
         self._grace = grace
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -103,7 +106,7 @@ class Watchdog:
     def _start(self, stdin: TextIO, filename: str, limit: float) -> None:
         self._process = subprocess.Popen(
             ["sh", "-c", _WATCH, "watchdog", self._name, str(os.getpid()), filename,
-             f"{limit:g}", f"{self._grace:g}"],
+             f"{limit:g}", f"{self._grace:g}", str(self._logs)],
             stdin=stdin, stdout=2, cwd="/",
             start_new_session=True,  # Ctrl-C is for the driver
         )  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 
 from attest.errors import UsageError
 
-__all__ = ["name", "pattern", "port", "text"]
+__all__ = ["command_line", "name", "path", "pattern", "port", "text"]
 
 
 def text(value: object, what: str) -> str:
@@ -33,6 +35,34 @@ def name(value: object, what: str) -> str:
     if not text(value, what):
         raise UsageError(f"{what}: expected a text that is not empty")
     return text(value, what)
+
+
+def command_line(value: object, what: str) -> str | list[str]:
+    """A command: a text for a shell, or a program and its arguments.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if isinstance(value, str):
+        return value
+    words = list(value) if isinstance(value, Sequence) and not isinstance(value, bytes) else []
+    if not words or not all(isinstance(word, str) for word in words):
+        raise UsageError(f"{what}: expected a text, or a list of texts, found {value!r}")
+    return words
+
+
+def path(value: object, what: str) -> str:
+    """A path: a text, or an object such as `pathlib.Path`.
+
+    Raises:
+        UsageError: It is none, is empty, or no file system has such names.
+    """
+    given = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(given, str):
+        raise UsageError(f"{what}: expected a path, found {value!r}")
+    if not given or "\0" in given:
+        raise UsageError(f"{what}: expected a path, not empty and without NUL, found {value!r}")
+    return given
 
 
 def port(value: object, what: str) -> int:
