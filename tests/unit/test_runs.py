@@ -90,6 +90,15 @@ def test_what_a_run_before_has_left_goes_and_nothing_else(manifest: Path, tmp_pa
         ("import sys; sys.exit(1)", 1, "SystemExit: 1"),
         ("import sys; sys.exit('no leader')", 1, "SystemExit: no leader"),
         ("import sys; wait_all([1, 2], lambda _: sys.exit(0))", 0, "trial: passed in"),
+        ("os._exit(0)", 1, "os._exit(0) would end attest without a result"),
+        ("if os.fork() == 0:\n    os._exit(7)\nassert os.wait()[1] == 7 << 8", 0, "passed in"),
+        (
+            "import threading\n"
+            "thread = threading.Thread(target=lambda: [][0])\n"
+            "thread.start()\nthread.join()",
+            0,
+            "warning: a thread of the script has failed; the test goes on:",
+        ),
         ("import sys; wait_all([1], lambda _: sys.exit(2))", 1, "SystemExit: 2"),
         ("import asyncio; raise asyncio.CancelledError", 1, "CancelledError"),
         ("raise BaseExceptionGroup('several', [KeyboardInterrupt()])", 1, "several"),

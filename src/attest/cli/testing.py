@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import (
@@ -133,6 +134,7 @@ def run_test(
             _junit(events, options.junit),
             events.span(Kind.RUN, test.name, started=events.started) as span,
             _first_answer(events, orders) as answer,
+            _threads_told(events, script),
         ):
             try:
                 run.go(shown, keeping)
@@ -168,6 +170,29 @@ def _report(orders: Orders, answer: FirstAnswer, run: _Run, failure: BaseExcepti
         _say(line)
     modules = imported_files(failure)
     orders.report(passed=failure is None, started=run.started(), modules=modules)
+
+
+@contextmanager
+def _threads_told(events: EventLog, script: ScriptRun) -> Iterator[None]:
+    """Warn of the script's threads that fail: Python lets that end the thread and nothing else."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        from attest.report.traceback import failure_lines, script_lines
+
+        error = args.exc_value
+        if error is None or not script_lines(error, script.filename):
+            before(args)
+            return
+        lines = ["a thread of the script has failed; the test goes on:"]
+        lines += failure_lines(error, script.filename)
+        events.emit(Kind.WARNING, "\n".join(lines))
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _first_answer(

@@ -65,8 +65,12 @@ def exit_error(name: str, exit: VmmExit, state: State, console: Console) -> Mach
     if state.panic:
         return error_at(name, f"kernel panic: {state.panic}", state, console)
     error = error_at(name, f"the VMM ended ({exit})", state, console)
-    if state.stage is Stage.VMM and exit.status == 0 and not exit.stderr:
-        error.hint = "a kernel that ends without a word mostly has too little memory"
+    if exit.status == 0 and not exit.stderr:
+        error.hint = (
+            "a kernel that ends without a word mostly has too little memory"
+            if state.stage is Stage.VMM
+            else "the guest powered off, or rebooted, which `allow_reboot = true` lets it"
+        )
     return error
 
 

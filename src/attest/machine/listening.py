@@ -17,6 +17,9 @@ _STATES: Final = {"tcp": "0A", "udp": "07"}
 
 _Address = IPv4Address | IPv6Address
 
+_OWN: Final = "own"
+"""What the command says of an address that the machine has."""
+
 _LOCALHOST: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 
@@ -44,6 +47,8 @@ class Listening:
         tables = f"/proc/net/{protocol} /proc/net/{protocol}6"  # without IPv6, one is not there
         line = f":{port:04X} [0-9A-F]*:[0-9A-F]* {_STATES[protocol]} "
         self.command = f"grep -hs '{line}' {tables} || true"
+        if self._addresses and not all(each.is_loopback for each in self._addresses):
+            self.command += f"; {_look_for(self._addresses[0])}"
         if self._addresses and isinstance(self._addresses[0], IPv4Address):
             # Whether [::] is for IPv4, too, is not in the tables.
             self.command += f"; ss -6Hln{protocol[0]} 'sport = :{port}' 2>/dev/null || true"
@@ -57,10 +62,19 @@ class Listening:
         bound = {_bound(words[1]) for words in lines if words[0].endswith(":")}
         if self._addresses is None:
             return bool(bound)
+        if not all(each.is_loopback for each in self._addresses) and [_OWN] not in lines:
+            return False  # what is bound to any address is reached at the machine's own only
         named = [words[3] for words in lines if words[0] in ("LISTEN", "UNCONN")]
         only_ipv6 = any(each.startswith("[::]:") for each in named)
         dual = any(each.startswith("*:") for each in named) or not only_ipv6
         return any(bound & _covering(address, dual=dual) for address in self._addresses)
+
+
+def _look_for(address: _Address) -> str:
+    """A command that says whether the machine has an address."""
+    if isinstance(address, IPv6Address):
+        return f"grep -qs ^{address.packed.hex()} /proc/net/if_inet6 && echo {_OWN} || true"
+    return f"grep -qs -- '-- {address}$' /proc/net/fib_trie && echo {_OWN} || true"
 
 
 def _addresses(addr: str, what: str) -> tuple[_Address, ...]:

@@ -145,7 +145,8 @@ class ScriptRun:
         process = os.getpid()
         failure: BaseException | None = None
         try:
-            exec(self._code, names)
+            with _ends_in_order(process):
+                exec(self._code, names)
         except BaseException as error:
             failure = error
             raise
@@ -177,6 +178,25 @@ class ScriptRun:
             if frame.f_code is self._code:  # else it has ended, and `run` is about to say so
                 raise _Ended(str(self._reason))
             frame = frame.f_back
+
+
+@contextmanager
+def _ends_in_order(process: int) -> Iterator[None]:
+    """Let `os._exit` of the driver be an error, as it would end a test without a result."""
+    leave = os._exit
+
+    def refuse(status: int) -> NoReturn:
+        if os.getpid() != process:  # a fork, which ends so
+            leave(status)
+        raise TestFailure(
+            f"os._exit({status}) would end attest without a result", hint="sys.exit() ends a test"
+        )
+
+    os._exit = refuse
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 class _Script(ModuleType):

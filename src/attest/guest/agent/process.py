@@ -131,6 +131,8 @@ class Process:
                 except ChannelError:
                     self._drop_output()
                     raise
+                except TimeoutError:
+                    raise TimeoutError(f"{self._machine}: `{self._command}` still runs") from None
                 self._completed = self._evaluate(self._stream.result())
             return self._completed
 
