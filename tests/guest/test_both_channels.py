@@ -228,13 +228,16 @@ _UNITS = {
 
 
 @pytest.fixture
-def units(one: Machine) -> Machine:
-    """A machine with units of all kinds."""
+def units(one: Machine) -> Iterator[Machine]:
+    """A machine with units of all kinds, which others have as it was."""
     for name, text in _UNITS.items():
         path = f"/run/systemd/system/{name}.service"
         one.succeed(f"echo {shlex.quote(text)} > {path}" if text else f"ln -sf /dev/null {path}")
     one.succeed("systemctl daemon-reload")
-    return one
+    yield one
+    files = " ".join(f"/run/systemd/system/{name}.service" for name in _UNITS)
+    one.succeed("systemctl stop stays", "systemctl reset-failed", f"rm {files}")
+    one.succeed("systemctl daemon-reload")
 
 
 def test_a_unit_that_cannot_come_ends_the_wait(units: Machine) -> None:

@@ -147,9 +147,8 @@ def test_errors_name_the_place_in_the_guest(channel: AgentChannel, tmp_path: Pat
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").touch()
     (tmp_path / "target" / "file" / "in").mkdir(parents=True)
-    with pytest.raises(MachineError, match=f"{tmp_path}/target/file: Is a directory") as met:
+    with pytest.raises(MachineError, match=f": {tmp_path}/target/file: Is a directory$"):
         channel.place(tmp_path / "tree", str(tmp_path / "target"))
-    assert "root" not in met.value.message
 
 
 def test_links_that_lead_out_are_left_out_and_reported(

@@ -22,6 +22,8 @@ BY_CLICK = "from attest.cli.command import run; run()"
 UNTIL_VMM = """
 import gc, json, os, sys
 
+leave = os._exit  # that which a script finds is another one
+
 collects = {}
 order = []
 
@@ -36,7 +38,7 @@ def look(event, arguments):
         collects["from modules"] = gc.get_freeze_count() == 0
         found = {"modules": list(sys.modules), "collects": collects, "order": order}
         print(json.dumps(found), flush=True)
-        os._exit(0)
+        leave(0)
 
 sys.addaudithook(look)
 from attest.cli import main
