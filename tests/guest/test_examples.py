@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-LONG: Final = {"podman", "postgresql", "wheel"}
+LONG: Final = {"etcd", "keepalived", "nfs", "podman", "postgresql"}
 """Those that `make test-long` runs, and `make test` does not."""
 
 _EXAMPLES: Final = [
