@@ -137,7 +137,9 @@ def differences(checkout: Checkout) -> Iterator[str]:
     yield from _of_class(checkout, "DebugAbstract", Debug, None)
     yield from _of_class(checkout, "VLan", VLan, None)
     if (retry := checkout.functions.get("retry")) is not None:
-        yield from _of_signatures("retry", _signature(retry, first=0), _ours(_driver().retry))
+        yield from _of_signatures(
+            "retry", _signature(retry, first=0), inspect.signature(_driver().retry)
+        )
 
 
 def _of_class(
@@ -153,7 +155,7 @@ def _of_class(
             if table is None or name not in table or table[name].verdict != "unsupported":
                 yield f"{place}: missing"
         elif signature is not None:
-            yield from _of_signatures(place, signature, _ours(getattr(ours, name)))
+            yield from _of_signatures(place, signature, inspect.signature(getattr(ours, name)))
 
 
 def _of_signatures(place: str, theirs: Signature, ours: Signature) -> Iterator[str]:
@@ -189,10 +191,6 @@ def _same(ours: object, theirs: object) -> bool:
     if isinstance(theirs, timedelta):
         theirs = theirs.total_seconds()
     return ours == theirs
-
-
-def _ours(function: Any) -> Signature:
-    return inspect.signature(function)
 
 
 def _driver() -> Driver:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path, PurePath
 
 from attest.errors import UsageError
@@ -25,22 +24,21 @@ class Files(Power):
         Raises:
             UsageError: There is no such file or directory, or it cannot be read.
         """
-        path, target = self._from_host(source), self._into(target)
-        self._put(self._channel.put, path, f"copy {source} to {target}", target)
+        self._copy_from_host(source, target)
 
     def copy_from_host_via_shell(self, source: str | Path, target: str | PurePath) -> None:
         """As `copy_from_host`, but not through a directory that host and machine share."""
-        path, target = self._from_host(source), self._into(target)
-        self._put(self._channel.put_directly, path, f"copy {source} to {target}", target)
+        self._copy_from_host(source, target, directly=True)
 
-    def _into(self, target: str | PurePath) -> str:
-        return arguments.path(target, f"{self.name}: copy_from_host: target")
-
-    def _put(
-        self, put: Callable[[Path, str], list[str]], path: Path, headline: str, target: str
+    def _copy_from_host(
+        self, source: str | Path, target: str | PurePath, *, directly: bool = False
     ) -> None:
+        path = self._from_host(source)
+        target = arguments.path(target, f"{self.name}: copy_from_host: target")
+        channel = self._channel  # which a machine is started for
+        put = channel.put_directly if directly else channel.put
         with (
-            self._events.span(Kind.COPY, headline, machine=self.name),
+            self._events.span(Kind.COPY, f"copy {source} to {target}", machine=self.name),
             self._lifecycle.explained(),
         ):
             try:

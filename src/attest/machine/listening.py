@@ -41,13 +41,15 @@ class Listening:
 
     def __init__(self, method: str, port: int, addr: str | None, protocol: str) -> None:
         check_choice(protocol, _STATES, f"{method}: protocol")
-        self._addresses = None if addr is None else _addresses(addr, f"{method}: addr")
+        self._addresses = () if addr is None else _addresses(addr, f"{method}: addr")
         self._name = f"{protocol.upper()} port {arguments.port(port, f'{method}: port')}"
         self._name += "" if addr is None else f" of {addr}"
         tables = f"/proc/net/{protocol} /proc/net/{protocol}6"  # without IPv6, one is not there
         line = f":{port:04X} [0-9A-F]*:[0-9A-F]* {_STATES[protocol]} "
         self.command = f"grep -hs '{line}' {tables} || true"
-        if self._addresses and not all(each.is_loopback for each in self._addresses):
+        # What is bound to any address is reached at those only that the machine has.
+        self._is_looked_for = any(not each.is_loopback for each in self._addresses)
+        if self._is_looked_for:
             self.command += f"; {_look_for(self._addresses[0])}"
         if self._addresses and isinstance(self._addresses[0], IPv4Address):
             # Whether [::] is for IPv4, too, is not in the tables.
@@ -60,10 +62,10 @@ class Listening:
         """Whether there is such a socket, as the command has printed it."""
         lines = [line.split() for line in output.splitlines()]
         bound = {_bound(words[1]) for words in lines if words[0].endswith(":")}
-        if self._addresses is None:
+        if not self._addresses:
             return bool(bound)
-        if not all(each.is_loopback for each in self._addresses) and [_OWN] not in lines:
-            return False  # what is bound to any address is reached at the machine's own only
+        if self._is_looked_for and [_OWN] not in lines:
+            return False
         named = [words[3] for words in lines if words[0] in ("LISTEN", "UNCONN")]
         only_ipv6 = any(each.startswith("[::]:") for each in named)
         dual = any(each.startswith("*:") for each in named) or not only_ipv6

@@ -25,10 +25,10 @@ class TextConsoles(Commands):
         Raises:
             UsageError: It is none.
         """
-        return self._tty_text(tty, "get_tty_text")
+        self._check_tty(tty, "get_tty_text")
+        return self._tty_text(tty)
 
-    def _tty_text(self, tty: str, method: str) -> str:
-        self._check_tty(tty, method)
+    def _tty_text(self, tty: str) -> str:
         return self._look_at(
             f"fold -w$(stty -F /dev/tty{tty} size | awk '{{print $2}}') /dev/vcs{tty}"
         )
@@ -52,7 +52,7 @@ class TextConsoles(Commands):
         self._check_tty(tty, method)
         with self._events.span(Kind.WAIT, f"wait for {regexp!r} on tty{tty}", machine=self.name):
             for _ in tries(timeout):
-                text = self._tty_text(tty, method)
+                text = self._tty_text(tty)
                 if wanted.search(text):
                     return
             message = f"tty{tty} did not show {regexp!r} in {timeout:g} s"

@@ -32,9 +32,10 @@ def name(value: object, what: str) -> str:
     Raises:
         UsageError: It is none.
     """
-    if not text(value, what):
+    given = text(value, what)
+    if not given:
         raise UsageError(f"{what}: expected a text that is not empty")
-    return text(value, what)
+    return given
 
 
 def command_line(value: object, what: str) -> str | list[str]:

@@ -200,8 +200,8 @@ class ShellWait:
             self._running = self._start(self._probe.command)
         end = self._looked_until
         try:
-            limits = [limit for limit in (until, end) if limit is not None]
-            completed = self._running.wait(max(min(limits) - time.monotonic(), 0))
+            first = end if until is None else min(until, end)
+            completed = self._running.wait(max(first - time.monotonic(), 0))
         except TimeoutError:
             if time.monotonic() < end:
                 raise
